@@ -1,0 +1,89 @@
+#pragma once
+/* Devices: where tensor data lives and which kernels touch it.
+ *
+ *   cpu     the processor; the kernel table is chosen by instruction set at run time
+ *   poison  a cpu device that behaves like a GPU: its memory is unreadable outside device calls and fresh memory is NaN,
+ *           so that a missing copy is found without a GPU
+ *   count   no data at all: kernels only add their flops; pointers it hands out must never be read
+ *
+ * Tensor data is touched only through the calls below. Messages use host buffers (lh_host_alloc);
+ * pack_rows, unpack_rows and add_rows move rows between them and tensors. */
+#include "core/kernels.h"
+
+typedef struct lh_device lh_device;
+
+typedef struct lh_device_ops {
+    const char *name;
+    /* required */
+    lh_status (*alloc)(lh_device *d, size_t bytes,
+                       void **out); /* at least 64-byte aligned; bytes 0 is allowed */
+    void (*release)(lh_device *d, void *ptr);
+    void (*copy_in)(lh_device *d, void *device_dst, const void *host_src, size_t bytes);
+    void (*copy_out)(lh_device *d, void *host_dst, const void *device_src, size_t bytes);
+    /* optional (NULL: nothing): around every kernel and copy */
+    void (*open)(lh_device *d);
+    void (*close)(lh_device *d);
+    void (*fresh)(lh_device *d, void *ptr,
+                  size_t bytes);   /* memory that starts a new life: poison fills it with NaN */
+    void (*destroy)(lh_device *d); /* releases state */
+} lh_device_ops;
+
+struct lh_device {
+    const lh_device_ops *ops;
+    const lh_kernels *kernels;
+    int threads;
+    bool counting; /* no data: host decisions must not depend on values */
+    double flops;  /* counted by the calls below on every device; reset by the owner */
+    void *state;
+};
+
+/* lh_device_create_cpu - the processor. isa: "auto", "avx512", "avx2" or "portable". Local. threads
+ * >= 1. The caller destroys *out. Errors: LH_ERR_UNSUP when this processor or build lacks the isa;
+ * LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_device_create_cpu(const char *isa, int threads, lh_device **out);
+
+/* lh_device_create_poison - as cpu, with memory that is protected outside device calls. Local. */
+LH_NODISCARD lh_status lh_device_create_poison(const char *isa, int threads, lh_device **out);
+
+/* lh_device_create_count - no data; needs the kernel table (of the same isa) only for scratch
+ * sizes. Local. */
+LH_NODISCARD lh_status lh_device_create_count(const char *isa, int threads, lh_device **out);
+
+/* lh_device_destroy - nulls the handle. Local. Memory handed out must have been released. */
+void lh_device_destroy(lh_device **device);
+
+/* lh_device_alloc - device memory (uninitialised; NaN on poison). Local. Release with
+ * lh_device_release. */
+LH_NODISCARD lh_status lh_device_alloc(lh_device *d, size_t bytes, void **out);
+void lh_device_release(lh_device *d, void **ptr);
+
+/* lh_copy_in, lh_copy_out - bytes between host and device memory. Local. On count: nothing
+ * (copy_out zeroes host_dst). */
+void lh_copy_in(lh_device *d, void *device_dst, const void *host_src, size_t bytes);
+void lh_copy_out(lh_device *d, void *host_dst, const void *device_src, size_t bytes);
+
+/* lh_device_fresh - tell the device that this memory starts a new life. Local. */
+void lh_device_fresh(lh_device *d, void *ptr, size_t bytes);
+
+/* lh_read_scalar - one element as double: the only way in which the host decides on data. Local. On
+ * count: 0. */
+double lh_read_scalar(lh_device *d, const void *device_src, lh_dtype dtype);
+
+/* lh_host_alloc - host memory for messages, 64-byte aligned. Local. Release with lh_host_release. */
+LH_NODISCARD lh_status lh_host_alloc(size_t bytes, void **out);
+void lh_host_release(void **ptr);
+
+/* lh_attend_scratch - device scratch bytes that attend and attend_grad need. Local. */
+size_t lh_attend_scratch(const lh_device *d, int64_t heads, int64_t kv_heads, int64_t width,
+                         int64_t k_rows);
+
+/* lh_kernel_flops - floating-point operations that a call stands for (products and attention only;
+ * 2 per multiply-add). Local. */
+double lh_gemm_flops(const lh_gemm_args *a);
+double lh_attend_flops(const lh_attend_args *a);
+double lh_attend_grad_flops(const lh_attend_grad_args *a);
+
+/* lh_run_NAME(device, &args) - run kernel NAME. Local. */
+#define LH_KERNEL_CALL(name) void lh_run_##name(lh_device *d, const lh_##name##_args *args);
+LH_KERNEL_LIST(LH_KERNEL_CALL)
+#undef LH_KERNEL_CALL

@@ -1,0 +1,340 @@
+#pragma once
+/* The kernels of a device: one typed argument record and one slot each.
+ *
+ * Pointers are device pointers of element type `real` (lh_real of the table: float or double)
+ * unless the comment says otherwise; host pointers are named so. Matrices are row-major.
+ * `accumulate`: add into the result instead of overwriting it (the tape's gradients add). Kernels
+ * never allocate; what they need beyond registers comes as scratch. Sums over rows run in the order
+ * of the rows, whatever the number of threads: the same call gives the same bits. */
+#include "core/tensor.h"
+
+/* C[m,n] = alpha * A[m,k] B[k,n] + (accumulate ? C : 0); every operand has row and column strides
+ * in elements, so transposed operands need no copy. k = 0 gives zeros (or leaves C). flops: 2 m n
+ * k. */
+typedef struct lh_gemm_args {
+    int64_t m, n, k;
+    double alpha;
+    const void *a;
+    int64_t a_rs, a_cs;
+    const void *b;
+    int64_t b_rs, b_cs;
+    void *c;
+    int64_t c_rs, c_cs;
+    bool accumulate;
+} lh_gemm_args;
+
+/* x[i] = value, i < n. */
+typedef struct lh_fill_args {
+    int64_t n;
+    double value;
+    void *x;
+} lh_fill_args;
+
+/* y[i] = alpha x[i] + (accumulate ? y[i] : 0). x == y is allowed. Also the copy and the residual
+ * addition. */
+typedef struct lh_axpy_args {
+    int64_t n;
+    double alpha;
+    const void *x;
+    void *y;
+    bool accumulate;
+} lh_axpy_args;
+
+/* y[i] = a[i] + b[i]. */
+typedef struct lh_add_args {
+    int64_t n;
+    const void *a, *b;
+    void *y;
+} lh_add_args;
+
+/* y[r, :] += bias[:]. y [rows, width]. */
+typedef struct lh_bias_args {
+    int64_t rows, width;
+    const void *bias;
+    void *y;
+} lh_bias_args;
+
+/* dbias[:] += sum over r of dy[r, :]. */
+typedef struct lh_bias_grad_args {
+    int64_t rows, width;
+    const void *dy;
+    void *dbias;
+} lh_bias_grad_args;
+
+/* Layer norm (Ba, Kiros, Hinton 2016): y = (x - mean) rstd w + b, rstd = 1 / sqrt(var + eps), var
+ * over width, biased. rms (Zhang and Sennrich 2019): mean is taken as 0 and var as mean(x^2). b may
+ * be NULL. x, y [rows, width]; w, b [width]; stats [rows, 2] = {mean, rstd} out. Sums in double or
+ * in wide lanes. */
+typedef struct lh_norm_args {
+    int64_t rows, width;
+    double eps;
+    bool rms;
+    const void *x, *w, *b;
+    void *y, *stats;
+} lh_norm_args;
+
+/* Its adjoint. dx [rows, width] (accumulate or overwrite; NULL: not wanted); dw, db [width] always
+ * add (NULL: not wanted). */
+typedef struct lh_norm_grad_args {
+    int64_t rows, width;
+    bool rms;
+    const void *x, *w, *stats, *dy;
+    void *dx, *dw, *db;
+    bool accumulate;
+} lh_norm_grad_args;
+
+typedef enum lh_act_kind { LH_ACT_GELU, LH_ACT_RELU, LH_ACT_SWIGLU } lh_act_kind;
+
+/* y = act(x); LH_ACT_SWIGLU: y = silu(x) * gate (Shazeer 2020: SwiGLU; x = W_gate h, gate = W_up
+ * h). GELU is the exact one, x Phi(x), by erf (Hendrycks and Gimpel 2016). n elements. */
+typedef struct lh_act_args {
+    lh_act_kind kind;
+    int64_t n;
+    const void *x, *gate; /* gate: SwiGLU only, else NULL */
+    void *y;
+} lh_act_args;
+
+/* dx = dy act'(x) (SwiGLU: and dgate); overwrites. dx may be dy. */
+typedef struct lh_act_grad_args {
+    lh_act_kind kind;
+    int64_t n;
+    const void *x, *gate, *dy;
+    void *dx, *dgate;
+} lh_act_grad_args;
+
+/* y[r, :] = table[ids[r], :]. ids: int32 on the device, each in [0, vocab). */
+typedef struct lh_embed_args {
+    int64_t rows, width, vocab;
+    const int32_t *ids;
+    const void *table;
+    void *y;
+} lh_embed_args;
+
+/* dtable[ids[r], :] += dy[r, :], in the order of r. */
+typedef struct lh_embed_grad_args {
+    int64_t rows, width, vocab;
+    const int32_t *ids;
+    const void *dy;
+    void *dtable;
+} lh_embed_grad_args;
+
+/* Angles of rotary position embedding (Su et al. 2021, eq. 15): table[r, i] = {cos, sin}(p_r
+ * base^(-2 i / width)), i < width / 2, p_r = position + r * stride; computed in double. table
+ * [rows, width / 2, 2]. */
+typedef struct lh_rotary_table_args {
+    int64_t rows, width, position, stride;
+    double base;
+    void *table;
+} lh_rotary_table_args;
+
+/* Rotates the pairs (i, i + width/2) of every head: y = R(p) x; inverse: y = R(p)^T x, which is the
+ * adjoint. x, y [rows, heads, width]; table [rows, width / 2, 2]. y may be x (then accumulate is
+ * false). */
+typedef struct lh_rotary_args {
+    int64_t rows, heads, width;
+    const void *x, *table;
+    void *y;
+    bool inverse, accumulate;
+} lh_rotary_args;
+
+/* Sinusoidal positions (Vaswani et al. 2017, section 3.5): y[r, 2i] += sin(p 10000^(-2i/width)),
+ * y[r, 2i+1] += cos(..). */
+typedef struct lh_sinusoid_args {
+    int64_t rows, width, position, stride;
+    void *y;
+} lh_sinusoid_args;
+
+/* y[i] = keep(index + i) ? x[i] / (1 - rate) : 0 (accumulate adds). keep(j) is word j of (seed,
+ * stream) compared with rate * 2^32: the same mask for the same global index. Its own adjoint. */
+typedef struct lh_dropout_args {
+    int64_t n;
+    double rate;
+    uint64_t seed, stream;
+    int64_t index;
+    const void *x;
+    void *y;
+    bool accumulate;
+} lh_dropout_args;
+
+/* Softmax cross-entropy over rows of logits [rows, vocab]; labels int32, -1: not counted. lse
+ * [rows] out = log sum exp; sums: f64[2], sums[0] += sum of (lse - logit[label]), sums[1] += number
+ * of rows whose largest logit (the first of equals) is the label. */
+typedef struct lh_cross_entropy_args {
+    int64_t rows, vocab;
+    const void *logits;
+    const int32_t *labels;
+    void *lse;
+    double *sums;
+} lh_cross_entropy_args;
+
+/* logits := scale * (softmax - onehot(label)), 0 in rows without label, in place. lse as written by
+ * the forward. scale: scale_host * (*scale_device), the incoming gradient of the loss (f64 on the
+ * device). */
+typedef struct lh_cross_entropy_grad_args {
+    int64_t rows, vocab;
+    void *logits;
+    const int32_t *labels;
+    const void *lse;
+    double scale_host;
+    const double *scale_device;
+} lh_cross_entropy_grad_args;
+
+/* AdamW (Loshchilov and Hutter 2019, algorithm 2): with g = grad * grad_scale,
+ * m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; x = x - lr decay x - lr (m/c1) / (sqrt(v/c2) + eps).
+ * The decay uses x before the update, as torch.optim.AdamW does. c1 = 1 - b1^t, c2 = 1 - b2^t. */
+typedef struct lh_adamw_args {
+    int64_t n;
+    double lr, beta1, beta2, eps, decay, c1, c2, grad_scale;
+    void *x, *m, *v;
+    const void *grad;
+} lh_adamw_args;
+
+/* *sum (f64) += sum of x[i]^2, summed in double in blocks of fixed size. */
+typedef struct lh_sum_squares_args {
+    int64_t n;
+    const void *x;
+    double *sum;
+} lh_sum_squares_args;
+
+/* A span of rows of a tensor: rows row, row + stride, ... (count of them). */
+typedef struct lh_span {
+    int64_t row, count, stride;
+} lh_span;
+
+/* Rows between a tensor [batch, tensor_rows, width] and a packed host buffer [batch, sum of counts,
+ * width], in the order of the spans (host array). pack_rows: host = tensor; unpack_rows: tensor =
+ * host; add_rows: tensor += host. element_bytes: of the dtype (add_rows: real only). */
+typedef struct lh_rows_args {
+    int64_t batch, tensor_rows, width, n_spans;
+    const lh_span *spans;
+    size_t element_bytes;
+    void *tensor;
+    void *host;
+} lh_rows_args;
+
+/* A tile: queries q_row + i * q_stride (i < nq <= LH_TILE_Q) against keys k_row + j * k_stride (j <
+ * nk, any number) of the current key block, all of one head group. Score (i, j) is visible when lo
+ * <= j - i <= hi and, if bits >= 0, bit (bits + i * nk + j) of the bit array is 1. A FULL tile has
+ * lo = -LH_TILE_FAR, hi = LH_TILE_FAR, bits = -1. k_position, k_step: global position of key j =
+ * k_position + j * k_step, for the valid length of a batch row. The kernel itself skips what a band
+ * leaves empty and masks only what the band cuts. */
+enum { LH_TILE_Q = 96, LH_TILE_FAR = 1 << 30 };
+typedef struct lh_tile {
+    int32_t q_row, nq, q_stride;
+    int32_t k_row, nk, k_stride;
+    int32_t lo, hi;
+    int64_t bits;
+    int64_t k_position, k_step;
+} lh_tile;
+
+/* Fused attention forward over a list of tiles (Dao et al. 2022; online softmax of Milakov and
+ * Gimelshein 2018). Heads head .. head + n_heads - 1 of `heads` are computed; query head h uses
+ * key/value head h / (heads / kv_heads). q, o [batch, q_rows, heads, width]; k, v [batch, k_rows,
+ * kv_heads, width]; max, sum [batch, heads, q_rows]: running maximum and sum. On the first call of
+ * an operation the caller has filled o and sum with 0 and max with -inf; o holds the unnormalised
+ * output between calls (attend_finish divides). tiles: host array, ordered by q_row; bits: host
+ * array or NULL. valid: host array [batch] or NULL: keys at positions >= valid[b] are not seen in
+ * batch row b. scale multiplies the scores.
+ * scratch: device memory of lh_attend_scratch bytes. flops counted: 4 * width per visible score and
+ * head. */
+typedef struct lh_attend_args {
+    int64_t batch, heads, kv_heads, width, q_rows, k_rows;
+    int64_t head, n_heads;
+    double scale;
+    const void *q, *k, *v;
+    void *o, *max, *sum;
+    const lh_tile *tiles;
+    int64_t n_tiles;
+    const uint64_t *bits;
+    const int64_t *valid;
+    void *scratch;
+} lh_attend_args;
+
+/* o /= sum; lse = max + log(sum); a query that saw nothing gets o = 0 and lse = -inf. lse may be
+ * max. o [batch, q_rows, heads, width]; max, sum, lse [batch, heads, q_rows]. */
+typedef struct lh_attend_finish_args {
+    int64_t batch, heads, width, q_rows;
+    void *o;
+    const void *max, *sum;
+    void *lse;
+} lh_attend_finish_args;
+
+/* delta[b, h, i] = sum over width of do * o - dlse (dlse may be NULL), for the backward. o
+ * normalised. */
+typedef struct lh_attend_delta_args {
+    int64_t batch, heads, width, q_rows;
+    const void *o, *d_o, *dlse;
+    void *delta;
+} lh_attend_delta_args;
+
+/* Backward over the same kind of tile list; scores are recomputed: P = exp(scale q.k - lse), dS = P
+ * (dO.v - delta), dq += scale dS k; dk += scale dS^T q; dv += P^T dO. dq [as q], dk, dv [as k, v]
+ * always add. scratch: device memory of lh_attend_scratch bytes. flops counted: 10 * width per
+ * visible score and head. */
+typedef struct lh_attend_grad_args {
+    int64_t batch, heads, kv_heads, width, q_rows, k_rows;
+    int64_t head, n_heads;
+    double scale;
+    const void *q, *k, *v, *d_o, *lse, *delta;
+    void *dq, *dk, *dv;
+    const lh_tile *tiles;
+    int64_t n_tiles;
+    const uint64_t *bits;
+    const int64_t *valid;
+    void *scratch;
+} lh_attend_grad_args;
+
+/* Every kernel of the table, by name: lh_NAME_args above, slot NAME below, call lh_run_NAME(device,
+ * &args) in device.h. */
+#define LH_KERNEL_LIST(X)                                                                          \
+    X(gemm)                                                                                        \
+    X(fill)                                                                                        \
+    X(axpy)                                                                                        \
+    X(add)                                                                                         \
+    X(bias)                                                                                        \
+    X(bias_grad)                                                                                   \
+    X(norm)                                                                                        \
+    X(norm_grad)                                                                                   \
+    X(act)                                                                                         \
+    X(act_grad)                                                                                    \
+    X(embed)                                                                                       \
+    X(embed_grad)                                                                                  \
+    X(rotary_table)                                                                                \
+    X(rotary)                                                                                      \
+    X(sinusoid)                                                                                    \
+    X(dropout)                                                                                     \
+    X(cross_entropy)                                                                               \
+    X(cross_entropy_grad)                                                                          \
+    X(adamw)                                                                                       \
+    X(sum_squares)                                                                                 \
+    X(pack_rows)                                                                                   \
+    X(unpack_rows)                                                                                 \
+    X(add_rows)                                                                                    \
+    X(attend)                                                                                      \
+    X(attend_finish)                                                                               \
+    X(attend_delta)                                                                                \
+    X(attend_grad)
+
+typedef lh_rows_args lh_pack_rows_args;
+typedef lh_rows_args lh_unpack_rows_args;
+typedef lh_rows_args lh_add_rows_args;
+
+/* One table per (element type, instruction set). threads: at most this many are used by the call. */
+typedef struct lh_kernels {
+    const char *isa; /* "portable", "avx2", "avx512" */
+#define LH_KERNEL_SLOT(name) void (*name)(const lh_##name##_args *args, int threads);
+    LH_KERNEL_LIST(LH_KERNEL_SLOT)
+#undef LH_KERNEL_SLOT
+    /* scratch bytes for attend and attend_grad (the larger of both), for key blocks of up to k_rows
+     * rows */
+    size_t (*attend_scratch)(int64_t kv_heads, int64_t heads, int64_t width, int64_t k_rows,
+                             int threads);
+} lh_kernels;
+
+/* The tables that this build has. lh_kernels_f64 and lh_kernels_f32 (portable) are in every build;
+ * the vector tables exist for float on x86-64 and are NULL elsewhere or when this processor cannot
+ * run them. */
+const lh_kernels *lh_kernels_f64(void);
+const lh_kernels *lh_kernels_f32(void);
+const lh_kernels *lh_kernels_f32_avx2(void);
+const lh_kernels *lh_kernels_f32_avx512(void);

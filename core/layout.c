@@ -1,0 +1,409 @@
+#include "core/layout.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int64_t layout_min(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Position of the last element; runs are never empty. */
+static int64_t run_last(const lh_run *r)
+{
+    return r->start + (r->count - 1) * r->stride;
+}
+
+/* --- lists of runs --- */
+
+lh_status lh_runs_add(lh_runs *runs, int64_t start, int64_t count, int64_t stride)
+{
+    lh_status st = LH_OK;
+    if (count == 0) return LH_OK;
+    LH_CHECK(count > 0 && stride >= 1, LH_ERR_BUG, "run of %lld positions with stride %lld",
+             (long long)count, (long long)stride);
+    if (runs->count > 0) {
+        lh_run *last = &runs->run[runs->count - 1];
+        if (last->stride == stride && last->start + last->count * stride == start) {
+            last->count += count;
+            return LH_OK;
+        }
+    }
+    LH_TRY(lh_grow(&runs->run, &runs->capacity, runs->count + 1, sizeof *runs->run));
+    runs->run[runs->count++] = (lh_run){start, count, stride};
+done:
+    return st;
+}
+
+static int run_compare(const void *a, const void *b)
+{
+    const lh_run *x = a;
+    const lh_run *y = b;
+    return (x->start > y->start) - (x->start < y->start);
+}
+
+lh_status lh_runs_normalise(lh_runs *runs)
+{
+    lh_status st = LH_OK;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < runs->count; i++) {
+        LH_CHECK(runs->run[i].stride == 1 || runs->run[i].count == 1, LH_ERR_BUG,
+                 "run %lld has stride %lld; only runs of stride 1 can be merged", (long long)i,
+                 (long long)runs->run[i].stride);
+        runs->run[i].stride = 1;
+    }
+    if (runs->count > 1) qsort(runs->run, (size_t)runs->count, sizeof *runs->run, run_compare);
+    for (int64_t i = 0; i < runs->count; i++) {
+        lh_run next = runs->run[i];
+        lh_run *last = kept > 0 ? &runs->run[kept - 1] : NULL;
+        if (last != NULL && next.start <= last->start + last->count) {
+            int64_t end = next.start + next.count;
+            if (end > last->start + last->count) last->count = end - last->start;
+        } else {
+            runs->run[kept++] = next;
+        }
+    }
+    runs->count = kept;
+done:
+    return st;
+}
+
+int64_t lh_runs_total(const lh_runs *runs)
+{
+    int64_t total = 0;
+    for (int64_t i = 0; i < runs->count; i++) total += runs->run[i].count;
+    return total;
+}
+
+void lh_runs_clear(lh_runs *runs)
+{
+    runs->count = 0;
+}
+
+void lh_runs_free(lh_runs *runs)
+{
+    lh_free(&runs->run);
+    runs->count = runs->capacity = 0;
+}
+
+/* --- layouts --- */
+
+static lh_status layout_check_size(int64_t n, int ranks, int64_t chunk)
+{
+    if (n >= 0 && ranks >= 1 && chunk >= 1) return LH_OK;
+    return LH_RAISE(LH_ERR_BUG, "layout of %lld positions over %d ranks in chunks of %lld",
+                    (long long)n, ranks, (long long)chunk);
+}
+
+static lh_status layout_new(int64_t n, int ranks, int64_t chunk, const char *name, int64_t n_runs,
+                            lh_layout **out)
+{
+    lh_status st = LH_OK;
+    lh_layout *l = NULL;
+    *out = NULL;
+    LH_TRY(lh_new(sizeof *l, &l));
+    l->n = n;
+    l->chunk = chunk;
+    l->ranks = ranks;
+    (void)snprintf(l->name, sizeof l->name, "%s", name);
+    LH_TRY(lh_new(((size_t)ranks + 1) * sizeof *l->first, &l->first));
+    LH_TRY(lh_new((size_t)n_runs * sizeof *l->run, &l->run));
+    LH_TRY(lh_new((size_t)ranks * sizeof *l->rows, &l->rows));
+    *out = l;
+    l = NULL;
+done:
+    lh_layout_destroy(&l);
+    return st;
+}
+
+lh_status lh_layout_from_sizes(const int64_t *sizes, int ranks, int64_t chunk, lh_layout **out)
+{
+    lh_status st = LH_OK;
+    lh_layout *l = NULL;
+    int64_t n = 0;
+    int64_t used = 0;
+    *out = NULL;
+    for (int r = 0; r < ranks; r++) {
+        LH_CHECK(sizes[r] >= 0 && sizes[r] <= INT64_MAX - n, LH_ERR_BUG,
+                 "rank %d has a shard of %lld positions", r, (long long)sizes[r]);
+        n += sizes[r];
+    }
+    LH_TRY(layout_check_size(n, ranks, chunk));
+    LH_TRY(layout_new(n, ranks, chunk, "contiguous", ranks, &l));
+    n = 0;
+    for (int r = 0; r < ranks; r++) {
+        l->rows[r] = sizes[r];
+        if (sizes[r] > 0) l->run[used++] = (lh_run){n, sizes[r], 1};
+        l->first[r + 1] = used;
+        n += sizes[r];
+        if (sizes[r] > l->max_rows) l->max_rows = sizes[r];
+    }
+    *out = l;
+done:
+    return st;
+}
+
+lh_status lh_layout_contiguous(int64_t n, int ranks, int64_t chunk, bool align_chunk,
+                               lh_layout **out)
+{
+    lh_status st = LH_OK;
+    int64_t *sizes = NULL;
+    int64_t placed = 0;
+    *out = NULL;
+    LH_TRY(layout_check_size(n, ranks, chunk));
+    LH_TRY(lh_new((size_t)ranks * sizeof *sizes, &sizes));
+    int64_t unit = align_chunk ? chunk : 1;
+    int64_t units = n / unit + (n % unit != 0);
+    for (int r = 0; r < ranks; r++) {
+        int64_t mine = units / ranks + (r < units % ranks);
+        /* only the last unit of all can be short */
+        sizes[r] = mine > (n - placed) / unit ? n - placed : mine * unit;
+        placed += sizes[r];
+    }
+    LH_TRY(lh_layout_from_sizes(sizes, ranks, chunk, out));
+done:
+    lh_free(&sizes);
+    return st;
+}
+
+/* Every position of 0 .. n - 1 once: exact for runs of stride 1 without looking at single positions. */
+static lh_status layout_check_dense(const lh_layout *l, bool *ok)
+{
+    lh_status st = LH_OK;
+    lh_runs all = {0};
+    int64_t n_runs = l->first[l->ranks];
+    *ok = false;
+    LH_TRY(lh_grow(&all.run, &all.capacity, n_runs, sizeof *all.run));
+    for (int64_t i = 0; i < n_runs; i++)
+        LH_TRY(lh_runs_add(&all, l->run[i].start, l->run[i].count, 1));
+    LH_TRY(lh_runs_normalise(&all));
+    *ok = l->n == 0 || (all.count == 1 && all.run[0].start == 0 && all.run[0].count == l->n);
+done:
+    lh_runs_free(&all);
+    return st;
+}
+
+static lh_status layout_check_bits(const lh_layout *l, bool *ok)
+{
+    lh_status st = LH_OK;
+    uint64_t *seen = NULL;
+    *ok = true;
+    LH_TRY(lh_new((size_t)(l->n / 64 + 1) * sizeof *seen, &seen));
+    for (int64_t i = 0; i < l->first[l->ranks] && *ok; i++) {
+        for (int64_t k = 0; k < l->run[i].count; k++) {
+            int64_t p = l->run[i].start + k * l->run[i].stride;
+            if (seen[p / 64] >> (p % 64) & 1) *ok = false;
+            seen[p / 64] |= (uint64_t)1 << (p % 64);
+        }
+    }
+done:
+    lh_free(&seen);
+    return st;
+}
+
+static lh_status layout_check(const lh_layout *l)
+{
+    lh_status st = LH_OK;
+    int64_t total = 0;
+    bool dense = true;
+    bool ok = true;
+    for (int64_t i = 0; i < l->first[l->ranks]; i++) {
+        const lh_run *r = &l->run[i];
+        LH_CHECK(r->count >= 1 && r->stride >= 1 && r->start >= 0 && r->start < l->n &&
+                     r->count - 1 <= (l->n - 1 - r->start) / r->stride,
+                 LH_ERR_BUG,
+                 "run %lld (start %lld, count %lld, stride %lld) does not fit %lld positions",
+                 (long long)i, (long long)r->start, (long long)r->count, (long long)r->stride,
+                 (long long)l->n);
+        dense = dense && (r->stride == 1 || r->count == 1);
+        LH_CHECK(r->count <= l->n - total, LH_ERR_BUG,
+                 "a layout holds more rows than its %lld positions", (long long)l->n);
+        total += r->count;
+    }
+    LH_CHECK(total == l->n, LH_ERR_BUG, "a layout of %lld positions holds %lld rows",
+             (long long)l->n, (long long)total);
+    LH_TRY(dense ? layout_check_dense(l, &ok) : layout_check_bits(l, &ok));
+    LH_CHECK(ok, LH_ERR_BUG, "a layout of %lld positions holds one twice", (long long)l->n);
+done:
+    return st;
+}
+
+lh_status lh_layout_from_runs(int64_t n, int ranks, int64_t chunk, const int64_t *first,
+                              const lh_run *run, lh_layout **out)
+{
+    lh_status st = LH_OK;
+    lh_layout *l = NULL;
+    *out = NULL;
+    LH_TRY(layout_check_size(n, ranks, chunk));
+    LH_CHECK(first[0] == 0, LH_ERR_BUG, "the first run has number %lld", (long long)first[0]);
+    for (int r = 0; r < ranks; r++)
+        LH_CHECK(first[r] <= first[r + 1], LH_ERR_BUG, "rank %d has %lld runs", r,
+                 (long long)(first[r + 1] - first[r]));
+    LH_TRY(layout_new(n, ranks, chunk, "runs", first[ranks], &l));
+    memcpy(l->first, first, ((size_t)ranks + 1) * sizeof *first);
+    if (first[ranks] > 0) memcpy(l->run, run, (size_t)first[ranks] * sizeof *run);
+    LH_TRY(layout_check(l));
+    for (int r = 0; r < ranks; r++) {
+        for (int64_t i = first[r]; i < first[r + 1]; i++) l->rows[r] += run[i].count;
+        if (l->rows[r] > l->max_rows) l->max_rows = l->rows[r];
+    }
+    *out = l;
+    l = NULL;
+done:
+    lh_layout_destroy(&l);
+    return st;
+}
+
+void lh_layout_destroy(lh_layout **layout)
+{
+    lh_layout *l = *layout;
+    if (l == NULL) return;
+    lh_free(&l->first);
+    lh_free(&l->run);
+    lh_free(&l->rows);
+    lh_free(layout);
+}
+
+const lh_run *lh_layout_runs(const lh_layout *l, int rank, int64_t *count)
+{
+    *count = l->first[rank + 1] - l->first[rank];
+    return l->run + l->first[rank];
+}
+
+int64_t lh_layout_position(const lh_layout *l, int rank, int64_t row)
+{
+    int64_t i = l->first[rank];
+    while (row >= l->run[i].count) row -= l->run[i++].count;
+    return l->run[i].start + row * l->run[i].stride;
+}
+
+/* --- pieces --- */
+
+lh_pieces lh_pieces_of(const lh_layout *l, int rank)
+{
+    return (lh_pieces){l, rank, l->first[rank], 0, 0};
+}
+
+bool lh_piece_next(lh_pieces *it, lh_piece *out)
+{
+    const lh_layout *l = it->layout;
+    if (it->run >= l->first[it->rank + 1]) return false;
+    const lh_run *r = &l->run[it->run];
+    int64_t position = r->start + it->done * r->stride;
+    int64_t room = l->chunk - position % l->chunk; /* positions to the next chunk edge */
+    int64_t count = layout_min(r->count - it->done, (room - 1) / r->stride + 1);
+    *out = (lh_piece){it->row, count, position, r->stride};
+    it->row += count;
+    it->done += count;
+    if (it->done == r->count) {
+        it->run++;
+        it->done = 0;
+    }
+    return true;
+}
+
+/* --- intersection --- */
+
+/* Greatest common divisor g of a, b >= 1, and x with a x = g (mod b). */
+static int64_t layout_gcd(int64_t a, int64_t b, int64_t *x)
+{
+    int64_t x0 = 1;
+    int64_t x1 = 0;
+    while (b != 0) {
+        int64_t q = a / b;
+        int64_t t = a % b;
+        a = b;
+        b = t;
+        t = x0 - q * x1;
+        x0 = x1;
+        x1 = t;
+    }
+    *x = x0;
+    return a;
+}
+
+/* Positions that two runs share, again a run (count 0: none), by the Chinese remainder theorem: the first index i of a
+ * at or after both starts with a.start + i a.stride = b.start (mod b.stride), then every b.stride / g indices. */
+static lh_run run_intersect(const lh_run *a, const lh_run *b)
+{
+    lh_run none = {0, 0, 1};
+    int64_t low = a->start > b->start ? a->start : b->start;
+    int64_t high = layout_min(run_last(a), run_last(b));
+    if (low > high) return none;
+    int64_t inverse = 0;
+    int64_t g = layout_gcd(a->stride, b->stride, &inverse);
+    int64_t difference = b->start - a->start;
+    if (difference % g != 0) return none;
+    int64_t step = b->stride / g; /* in indices of a */
+    /* NOLINTNEXTLINE(clang-analyzer-core.DivideZero): g divides the stride, which is at least 1 */
+    int64_t index = (difference / g % step + step) % step * ((inverse % step + step) % step) % step;
+    int64_t reached = (low - a->start + a->stride - 1) / a->stride; /* the first at or after low */
+    if (reached > index) index += (reached - index + step - 1) / step * step;
+    int64_t start = a->start + index * a->stride;
+    if (start > high) return none;
+    int64_t stride = step * a->stride;
+    lh_run shared = {start, (high - start) / stride + 1, stride};
+    if (shared.count == 1) shared.stride = 1;
+    return shared;
+}
+
+static lh_status spans_add(lh_span **spans, int64_t *n, int64_t *capacity, int64_t mine, lh_span s)
+{
+    if (*n >
+        mine) { /* merge with the last of this call only: the caller may have ended a message there */
+        lh_span *last = &(*spans)[*n - 1];
+        if (last->stride == s.stride && last->row + last->count * last->stride == s.row) {
+            last->count += s.count;
+            return LH_OK;
+        }
+    }
+    lh_status st = lh_grow(spans, capacity, *n + 1, sizeof s);
+    if (st == LH_OK) (*spans)[(*n)++] = s;
+    return st;
+}
+
+/* First run of needs that ends at or after position: the runs ascend, so their ends do. */
+static int64_t needs_from(const lh_runs *needs, int64_t position)
+{
+    int64_t low = 0;
+    int64_t high = needs->count;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (run_last(&needs->run[middle]) < position)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+lh_status lh_layout_intersect(const lh_layout *l, int rank, const lh_runs *needs, lh_span **spans,
+                              int64_t *n_spans, int64_t *capacity, int64_t *rows,
+                              lh_runs *positions)
+{
+    lh_status st = LH_OK;
+    int64_t mine = *n_spans;
+    int64_t row = 0;
+    *rows = 0;
+    for (int64_t i = 1; i < needs->count; i++)
+        LH_CHECK(needs->run[i].start > run_last(&needs->run[i - 1]), LH_ERR_BUG,
+                 "needed runs %lld and %lld do not ascend", (long long)(i - 1), (long long)i);
+    for (int64_t i = l->first[rank]; i < l->first[rank + 1]; i++) {
+        const lh_run *a = &l->run[i];
+        for (int64_t k = needs_from(needs, a->start); k < needs->count; k++) {
+            if (needs->run[k].start > run_last(a)) break;
+            lh_run shared = run_intersect(a, &needs->run[k]);
+            if (shared.count == 0) continue;
+            lh_span span = {row + (shared.start - a->start) / a->stride, shared.count, 1};
+            if (shared.count > 1) span.stride = shared.stride / a->stride;
+            LH_TRY(spans_add(spans, n_spans, capacity, mine, span));
+            if (positions != NULL)
+                LH_TRY(lh_runs_add(positions, shared.start, shared.count, shared.stride));
+            *rows += shared.count;
+        }
+        row += a->count;
+    }
+done:
+    return st;
+}

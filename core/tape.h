@@ -1,0 +1,134 @@
+#pragma once
+/* The tape: define-by-run reverse-mode differentiation over placed values.
+ *
+ * A model is written once, forward, by recording operations. Each operation is a const record
+ * {name, reads, place, forward, vjp}: `place` checks the inputs' placements and gives the outputs';
+ * `forward` computes; `vjp` adds into the inputs' gradients, in a fixed order (the reverse of
+ * recording). Gradients have the dual placement, so the adjoint of an all-reduce is an all-reduce
+ * and a forgotten reduction is an error with a message.
+ *
+ * Memory comes from lh_memory, so a value lives exactly until its last use. `reads` declares which
+ * values the vjp uses; asking for another is LH_ERR_BUG. Recomputation: operations of a segment
+ * drop their outputs after the forward pass and run `forward` again before their vjp. */
+#include "core/memory.h"
+#include "core/params.h"
+
+typedef struct lh_tape lh_tape;
+typedef struct lh_call lh_call; /* one running operation */
+
+typedef struct lh_var {
+    int32_t id; /* 1-based; 0: none */
+} lh_var;
+
+enum { LH_OP_INPUTS = 8, LH_OP_OUTPUTS = 10 };
+#define LH_READS_IN(i) (1u << (i))
+#define LH_READS_OUT(i) (1u << (16 + (i)))
+
+typedef struct lh_op {
+    const char *name;
+    unsigned reads; /* what vjp reads, besides gradients: LH_READS_IN | LH_READS_OUT */
+    lh_status (*place)(const lh_call *c, const lh_place *in, lh_place *out); /* required */
+    lh_status (*forward)(lh_call *c);                                        /* required */
+    lh_status (*vjp)(
+        lh_call *c); /* NULL: recording it for an input that needs a gradient fails at once */
+} lh_op;
+
+/* lh_tape_create - an empty tape for the rank at coord of a mesh of the given size. Local. The
+ * caller destroys *out. */
+LH_NODISCARD lh_status lh_tape_create(const int size[LH_AXES], const int coord[LH_AXES],
+                                      lh_tape **out);
+void lh_tape_destroy(lh_tape **t);
+
+/* lh_tape_reset - forget all values; the next step uses this device and memory (borrowed).
+ * gradients: a backward pass will follow; without, segments and gradient bookkeeping cost nothing.
+ * Local. */
+void lh_tape_reset(lh_tape *t, lh_device *device, lh_memory *memory, bool gradients);
+
+/* lh_tape_input - a value from outside: device data borrowed until the next reset; no gradient.
+ * Local. */
+LH_NODISCARD lh_status lh_tape_input(lh_tape *t, const void *data, lh_shape shape, lh_place place,
+                                     lh_var *out);
+
+/* lh_tape_leaf - a value from outside with a gradient buffer of the same shape, which backward adds
+ * to. Local. Borrowed. */
+LH_NODISCARD lh_status lh_tape_leaf(lh_tape *t, const void *data, void *grad, lh_shape shape,
+                                    lh_place place, lh_var *out);
+
+/* lh_tape_param - a parameter as a leaf; the same variable each time in one step. Local. */
+LH_NODISCARD lh_status lh_tape_param(lh_tape *t, lh_param *p, lh_var *out);
+
+/* lh_record - run an operation and put it on the tape. Local, or as collective as the operation is.
+ * attrs: copied. out_shapes, outs [n_out]. Errors: the operation's; LH_ERR_BUG for placements that
+ * do not fit. */
+LH_NODISCARD lh_status lh_record(lh_tape *t, const lh_op *op, const void *attrs, size_t attrs_bytes,
+                                 int n_in, const lh_var *in, int n_out, const lh_shape *out_shapes,
+                                 lh_var *outs);
+
+/* lh_stop_gradient - the same value, through which no gradient passes. Local. */
+LH_NODISCARD lh_status lh_stop_gradient(lh_tape *t, lh_var x, lh_var *out);
+
+/* lh_reshape - the same data with other dimensions; sharded dimensions, and those before them,
+ * stay. Local. */
+LH_NODISCARD lh_status lh_reshape(lh_tape *t, lh_var x, lh_shape shape, lh_var *out);
+
+/* lh_tape_segment_begin, lh_tape_segment_end - operations recorded between are recomputed in the
+ * backward. Local. Not nested. lh_tape_recomputing: is this forward call a recomputation? */
+LH_NODISCARD lh_status lh_tape_segment_begin(lh_tape *t);
+LH_NODISCARD lh_status lh_tape_segment_end(lh_tape *t);
+
+/* lh_tape_backward - gradients of `loss` (one element, PARTIAL on every axis of more than one rank;
+ * started with 1 on every rank) into leaves and parameters. Local, or as collective as the recorded
+ * operations are. */
+LH_NODISCARD lh_status lh_tape_backward(lh_tape *t, lh_var loss);
+
+/* lh_tape_backward_from - as above, from given gradients: seeds [n] device data of the shapes of
+ * vars. For tests. */
+LH_NODISCARD lh_status lh_tape_backward_from(lh_tape *t, int n, const lh_var *vars,
+                                             const void *const *seeds);
+
+/* Queries. Local. */
+const lh_shape *lh_var_shape(const lh_tape *t, lh_var v);
+const lh_place *lh_var_place(const lh_tape *t, lh_var v);
+LH_NODISCARD lh_status lh_var_data(lh_tape *t, lh_var v, const void **data); /* counts as a use */
+lh_device *lh_tape_device(const lh_tape *t);
+int lh_tape_coord(const lh_tape *t, int axis);
+int lh_tape_size(const lh_tape *t, int axis);
+bool lh_tape_recomputing(const lh_tape *t);
+
+/* --- inside an operation --- */
+
+/* lh_call_* - the running operation's tape, attributes, shapes and layout. Local. */
+lh_tape *lh_call_tape(const lh_call *c);
+lh_device *lh_call_device(const lh_call *c);
+const void *lh_call_attrs(const lh_call *c);
+const lh_shape *lh_call_in_shape(const lh_call *c, int i);
+const lh_shape *lh_call_out_shape(const lh_call *c, int i);
+const lh_place *lh_call_in_place(const lh_call *c, int i);
+int lh_call_inputs(const lh_call *c);
+
+/* lh_in, lh_out - device data of input or output i. In a vjp only what `reads` declares. Errors:
+ * LH_ERR_BUG. */
+LH_NODISCARD lh_status lh_in(lh_call *c, int i, const void **data);
+LH_NODISCARD lh_status lh_out(lh_call *c, int i, void **data);
+
+/* lh_out_grad - gradient of output i; *data NULL when none reached it. In a vjp. */
+LH_NODISCARD lh_status lh_out_grad(lh_call *c, int i, const void **data);
+
+/* lh_in_grad - where to put the gradient of input i: *data NULL when not wanted; *accumulate: add
+ * instead of overwrite. Ask once per vjp and input, and write all of it. In a vjp. */
+LH_NODISCARD lh_status lh_in_grad(lh_call *c, int i, void **data, bool *accumulate);
+
+/* lh_in_grad_zeroed - as lh_in_grad, filled with zeros when it is new: then always add. */
+LH_NODISCARD lh_status lh_in_grad_zeroed(lh_call *c, int i, void **data);
+
+/* lh_scratch, lh_host_scratch - memory that dies with this call. */
+LH_NODISCARD lh_status lh_scratch(lh_call *c, size_t bytes, void **data);
+LH_NODISCARD lh_status lh_host_scratch(lh_call *c, size_t bytes, void **data);
+
+/* lh_call_has_in - was optional input i given? lh_wants_grad: must its gradient be computed? Local. */
+bool lh_call_has_in(const lh_call *c, int i);
+bool lh_wants_grad(const lh_call *c, int i);
+
+/* lh_call_layout - the layout by which input i is sharded along the sequence; NULL when it is not.
+ * Local. Borrowed. */
+const lh_layout *lh_call_layout(const lh_call *c, int i);

@@ -1,0 +1,1067 @@
+/* Attention tiles: one source for every element type and vector width. Included once by each tiles_*.c, which
+ * defines before:
+ *   TILE_SLOT(slot)        the exported name of a slot
+ *   real, vec, ivec, LANES element, vector of LANES elements, signed integer vector of the same shape
+ *   SCORE_ROWS, SCORE_VECS register block of the score products: keys x vectors of queries (SCORE_VECS <= 3)
+ *   OUT_ROWS, OUT_VECS     register block of the other products (OUT_VECS == 2)
+ *   TILE_OWN_BASICS        if it brings vec_splat, vec_max and vec_transpose of its own, with its own instructions
+ *   TILE_OWN_EXP2          if it brings vec_exp2 of its own; else
+ *   EXP2_SHIFT, EXP2_LOWEST, EXP2_COEFFICIENTS   of the generic one
+ * Needs -ffp-contract=fast: products and sums become fused multiply-adds.
+ *
+ * How it works. A work item is one (batch row, key/value head): its keys and values are packed once, row by row with
+ * padded width, and serve all query blocks and all query heads of the head group. A query block (<= 96 rows) is packed
+ * transposed, so that scores are made transposed, P^T[key][query]: the query index is the vector lane, maxima and sums
+ * over keys need no shuffles, and P^T is already the left operand that the product with V wants. With K, V, Q, dO kept
+ * row by row and Q, dO also transposed, all seven products read contiguous memory. Key blocks of TILE_KEYS rows are cut
+ * at fixed offsets from the first key that the tile's band leaves. Within one, score blocks outside the band are
+ * skipped, inside it computed without any mask work, and only those on its edges masked.
+ *
+ * Scores carry the factor log2(e), so that exp is exp2; running maxima are kept in natural units. */
+#include <math.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "core/kernels_internal.h"
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+#define LOG2_E ((real)1.4426950408889634074)
+#define LN_2 ((real)0.69314718055994530942)
+#define MINUS_INF ((real)(-INFINITY))
+
+enum {
+    TILE_KEYS = 96,             /* keys per block */
+    GROUP = SCORE_VECS * LANES, /* queries per column of score blocks */
+    ROW_PAD = 16,               /* rows behind a buffer that a register block may read or write */
+    SPAN_BYTES =
+        512 * 1024 /* of packed keys, values and gradients that should stay in a core's own cache */
+};
+_Static_assert(LH_TILE_Q % GROUP == 0 && LH_TILE_Q % OUT_ROWS == 0,
+               "register blocks divide a query block");
+_Static_assert(OUT_ROWS <= ROW_PAD && SCORE_ROWS <= ROW_PAD, "padding covers a register block");
+
+/* ---- Vectors ---- */
+
+/* A vector at any element address. */
+typedef real vec_any __attribute__((vector_size(LANES * sizeof(real)), aligned(sizeof(real))));
+
+static ALWAYS_INLINE vec load(const real *x)
+{
+    return *(const vec *)x;
+}
+
+static ALWAYS_INLINE void store(real *x, vec value)
+{
+    *(vec *)x = value;
+}
+
+/* mask ? a : b, lane by lane. */
+static ALWAYS_INLINE vec choose(ivec mask, vec a, vec b)
+{
+    return (vec)(((ivec)a & mask) | ((ivec)b & ~mask));
+}
+
+#ifndef TILE_OWN_BASICS
+static ALWAYS_INLINE vec vec_splat(real x)
+{
+    vec y;
+    UNROLL for (int l = 0; l < LANES; l++) y[l] = x;
+    return y;
+}
+
+/* The larger one; b where a is not a number. */
+static ALWAYS_INLINE vec vec_max(vec a, vec b)
+{
+    return choose((ivec)(a > b), a, b);
+}
+
+/* dst = transposed src, LANES x LANES. */
+static ALWAYS_INLINE void vec_transpose(const real *src, int64_t src_stride, real *dst,
+                                        int64_t dst_stride)
+{
+    for (int r = 0; r < LANES; r++)
+        for (int l = 0; l < LANES; l++) dst[l * dst_stride + r] = src[r * src_stride + l];
+}
+#endif
+
+#ifndef TILE_OWN_EXP2
+/* 2^x: x = n + f, |f| <= 1/2, found by adding 1.5 * 2^EXP2_SHIFT, which also leaves n in the low bits; a polynomial for
+ * 2^f (Remez, relative error); n goes into the exponent. Below the normal numbers, and at -inf: 0. NaN stays. */
+static ALWAYS_INLINE vec vec_exp2(vec x)
+{
+    static const real coefficient[] = {EXP2_COEFFICIENTS};
+    const int degree = (int)(sizeof coefficient / sizeof coefficient[0]) - 1;
+    const vec shifter = vec_splat((real)1.5 * (real)((int64_t)1 << EXP2_SHIFT));
+    const vec lowest = vec_splat(EXP2_LOWEST), highest = vec_splat(-EXP2_LOWEST);
+    ivec under = (ivec)(x < lowest);
+    vec y = choose(under, lowest, x);
+    y = choose((ivec)(y > highest), highest, y);
+    vec whole = y + shifter;
+    vec f = y - (whole - shifter);
+    vec p = vec_splat(coefficient[degree]);
+    UNROLL for (int i = degree - 1; i >= 0; i--) p = p * f + vec_splat(coefficient[i]);
+    return (vec)(((ivec)p + ((ivec)whole << EXP2_SHIFT)) & ~under);
+}
+#endif
+
+static ALWAYS_INLINE int64_t min_of(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static ALWAYS_INLINE int64_t max_of(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* ---- Register blocks ---- */
+
+/* acc[r][v] += sum over p of a[r * a_row + p * a_step] * b[p * b_step + v]. */
+#define PRODUCT(name, rows, vecs)                                                                  \
+    static ALWAYS_INLINE void name(int64_t depth, const real *a, int64_t a_row, int64_t a_step,    \
+                                   const real *b, int64_t b_step, vec acc[rows][vecs])             \
+    {                                                                                              \
+        for (int64_t p = 0; p < depth; p++) {                                                      \
+            vec right[vecs];                                                                       \
+            UNROLL for (int v = 0; v < (vecs); v++) right[v] = load(b + p * b_step + v * LANES);   \
+            UNROLL for (int r = 0; r < (rows); r++)                                                \
+            {                                                                                      \
+                vec left = vec_splat(a[r * a_row + p * a_step]);                                   \
+                UNROLL for (int v = 0; v < (vecs); v++) acc[r][v] += left * right[v];              \
+            }                                                                                      \
+        }                                                                                          \
+    }
+
+/* SCORE_ROWS keys against some vectors of queries. c, and p: rows of LH_TILE_Q. */
+typedef struct score_block {
+    int64_t width;
+    const real *keys; /* K or V, row by row */
+    int64_t stride;
+    const real *queries; /* Q^T or dO^T */
+    const real *p, *delta;
+    real *c;
+} score_block;
+
+/* score_N: c = keys queries. slope_N: c = p (keys queries - delta), the gradient of the scores. */
+#define SCORE_BLOCK(vecs)                                                                          \
+    PRODUCT(score_product_##vecs, SCORE_ROWS, vecs)                                                \
+    static void score_##vecs(const score_block *s)                                                 \
+    {                                                                                              \
+        vec acc[SCORE_ROWS][vecs] = {{{0}}};                                                       \
+        score_product_##vecs(s->width, s->keys, s->stride, 1, s->queries, LH_TILE_Q, acc);         \
+        real *c = s->c;                                                                            \
+        UNROLL for (int r = 0; r < SCORE_ROWS; r++) UNROLL for (int v = 0; v < (vecs); v++)        \
+            store(c + r * LH_TILE_Q + v * LANES, acc[r][v]);                                       \
+    }                                                                                              \
+    static void slope_##vecs(const score_block *s)                                                 \
+    {                                                                                              \
+        vec acc[SCORE_ROWS][vecs] = {{{0}}};                                                       \
+        score_product_##vecs(s->width, s->keys, s->stride, 1, s->queries, LH_TILE_Q, acc);         \
+        real *c = s->c;                                                                            \
+        const real *p = s->p, *delta = s->delta;                                                   \
+        UNROLL for (int v = 0; v < (vecs); v++)                                                    \
+        {                                                                                          \
+            vec d = load(delta + v * LANES);                                                       \
+            UNROLL for (int r = 0; r < SCORE_ROWS; r++)                                            \
+                store(c + r * LH_TILE_Q + v * LANES,                                               \
+                      load(p + r * LH_TILE_Q + v * LANES) * (acc[r][v] - d));                      \
+        }                                                                                          \
+    }
+
+SCORE_BLOCK(1)
+SCORE_BLOCK(2)
+#if SCORE_VECS == 3
+SCORE_BLOCK(3)
+#endif
+
+static void score_block_run(const score_block *s, int64_t vecs, bool slope)
+{
+#if SCORE_VECS == 3
+    if (vecs == 3) {
+        slope ? slope_3(s) : score_3(s);
+        return;
+    }
+#endif
+    if (vecs == 2)
+        slope ? slope_2(s) : score_2(s);
+    else if (vecs == 1)
+        slope ? slope_1(s) : score_1(s);
+}
+
+/* c[r] = c[r] * row_scale[r] + sum over p of a[r * a_row + p * a_step] b[p * stride ...], r < rows. */
+typedef struct out_block {
+    int64_t rows, depth;
+    const real *a;
+    const real *b;
+    real *c;
+    int64_t stride;        /* of b and c */
+    const real *row_scale; /* NULL: 1 */
+} out_block;
+
+/* add_byrow_N reads A row by row (a_row = LH_TILE_Q), add_bycol_N column by column (a_step = LH_TILE_Q). */
+#define OUT_BLOCK(name, vecs, a_row, a_step)                                                       \
+    PRODUCT(name##_product_##vecs, OUT_ROWS, vecs)                                                 \
+    static void name##_##vecs(const out_block *s)                                                  \
+    {                                                                                              \
+        vec acc[OUT_ROWS][vecs] = {{{0}}};                                                         \
+        const int64_t stride = s->stride, rows = s->rows;                                          \
+        const real *row_scale = s->row_scale;                                                      \
+        real *c = s->c;                                                                            \
+        UNROLL for (int r = 0; r < OUT_ROWS; r++) if (r < rows)                                    \
+        {                                                                                          \
+            UNROLL for (int v = 0; v < (vecs); v++) acc[r][v] = load(c + r * stride + v * LANES);  \
+        }                                                                                          \
+        if (row_scale != NULL) {                                                                   \
+            UNROLL for (int r = 0; r < OUT_ROWS; r++)                                              \
+            {                                                                                      \
+                vec scale = vec_splat(row_scale[r]);                                               \
+                UNROLL for (int v = 0; v < (vecs); v++) acc[r][v] *= scale;                        \
+            }                                                                                      \
+        }                                                                                          \
+        name##_product_##vecs(s->depth, s->a, a_row, a_step, s->b, stride, acc);                   \
+        UNROLL for (int r = 0; r < OUT_ROWS; r++) if (r < rows)                                    \
+        {                                                                                          \
+            UNROLL for (int v = 0; v < (vecs); v++) store(c + r * stride + v * LANES, acc[r][v]);  \
+        }                                                                                          \
+    }
+
+OUT_BLOCK(add_byrow, 1, LH_TILE_Q, 1)
+OUT_BLOCK(add_byrow, 2, LH_TILE_Q, 1)
+OUT_BLOCK(add_bycol, 1, 1, LH_TILE_Q)
+OUT_BLOCK(add_bycol, 2, 1, LH_TILE_Q)
+
+/* ---- One call: what forward and backward share ---- */
+
+typedef struct job {
+    bool backward;
+    int64_t batch, heads, kv_heads, width, q_rows, k_rows, head, n_heads;
+    int64_t stride; /* width rounded up to whole vectors */
+    real scale;
+    const real *q, *k, *v;
+    real *o, *max, *sum;           /* forward */
+    const real *d_o, *lse, *delta; /* backward */
+    real *dq, *dk, *dv;
+    const lh_tile *tiles;
+    int64_t n_tiles;
+    const uint64_t *bits;
+    const int64_t *valid;
+    real *scratch;
+} job;
+
+/* The pieces of one thread's scratch. */
+enum piece {
+    PIECE_K, /* packed rows [k_rows, stride] */
+    PIECE_V,
+    PIECE_DK,
+    PIECE_DV,
+    PIECE_K_BLOCK, /* [TILE_KEYS, stride]: rows of a tile with k_stride != 1 */
+    PIECE_V_BLOCK,
+    PIECE_DK_BLOCK,
+    PIECE_DV_BLOCK,
+    PIECE_Q,   /* [LH_TILE_Q, stride], times scale log2(e) */
+    PIECE_DO,  /* [LH_TILE_Q, stride] */
+    PIECE_OUT, /* [LH_TILE_Q, stride]: O or dQ */
+    PIECE_QT,  /* [stride, LH_TILE_Q] */
+    PIECE_DOT,
+    PIECE_P, /* [TILE_KEYS, LH_TILE_Q] */
+    PIECE_DS,
+    PIECE_MAX,    /* [LH_TILE_Q]; backward: lse log2(e) */
+    PIECE_SUM,    /* [LH_TILE_Q]; backward: delta */
+    PIECE_SHRINK, /* [LH_TILE_Q]: factor by which a new maximum shrinks O and sum */
+    PIECE_COUNT
+};
+
+typedef struct work {
+    real *piece[PIECE_COUNT];
+} work;
+
+static int64_t round_up(int64_t n, int64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+/* Elements of one thread's scratch; offset[] of each piece. Every piece starts on a cache line. */
+static int64_t work_layout(int64_t stride, int64_t k_rows, int64_t offset[PIECE_COUNT])
+{
+    int64_t at = 0;
+    for (int i = 0; i < PIECE_COUNT; i++) {
+        int64_t n = LH_TILE_Q;
+        if (i <= PIECE_DV)
+            n = (k_rows + ROW_PAD) * stride;
+        else if (i <= PIECE_DV_BLOCK)
+            n = (TILE_KEYS + ROW_PAD) * stride;
+        else if (i <= PIECE_DOT)
+            n = LH_TILE_Q * stride;
+        else if (i <= PIECE_DS)
+            n = (TILE_KEYS + ROW_PAD) * LH_TILE_Q;
+        offset[i] = at;
+        at += round_up(n, 16);
+    }
+    return at;
+}
+
+static void work_place(const job *s, int thread, work *w)
+{
+    int64_t offset[PIECE_COUNT];
+    int64_t size = work_layout(s->stride, s->k_rows, offset);
+    for (int i = 0; i < PIECE_COUNT; i++) w->piece[i] = s->scratch + thread * size + offset[i];
+}
+
+size_t TILE_SLOT(attend_scratch)(int64_t kv_heads, int64_t heads, int64_t width, int64_t k_rows,
+                                 int threads)
+{
+    (void)kv_heads;
+    (void)heads;
+    int64_t offset[PIECE_COUNT];
+    int64_t size = work_layout(round_up(width, LANES), k_rows, offset);
+    return (size_t)size * sizeof(real) * (size_t)max_of(threads, 1);
+}
+
+/* Keys [*begin, *end) of the tile that queries [i0, i1) may see, by band and valid length. Empty: *end <= *begin. */
+static void key_range(const job *s, const lh_tile *t, int64_t b, int64_t i0, int64_t i1,
+                      int64_t range[2])
+{
+    range[0] = max_of(0, i0 + t->lo);
+    range[1] = min_of(t->nk, i1 + t->hi);
+    if (s->valid == NULL) return;
+    int64_t room = s->valid[b] - t->k_position;
+    if (t->k_step > 0)
+        range[1] = min_of(range[1], room <= 0 ? 0 : (room - 1) / t->k_step + 1);
+    else if (t->k_step == 0)
+        range[1] = room > 0 ? range[1] : 0;
+    else
+        range[0] = max_of(range[0], room > 0 ? 0 : -room / -t->k_step + 1);
+}
+
+/* ---- Packing ---- */
+
+/* dst[i, :] = scale * src[i, :], padded with 0 to whole vectors. */
+static void pack_rows(real *dst, int64_t stride, const real *src, int64_t src_stride, int64_t rows,
+                      int64_t width, real scale)
+{
+    vec factor = vec_splat(scale);
+    for (int64_t i = 0; i < rows; i++) {
+        const real *x = src + i * src_stride;
+        real *y = dst + i * stride;
+        int64_t p = 0;
+        for (; p + LANES <= width; p += LANES) store(y + p, *(const vec_any *)(x + p) * factor);
+        for (; p < width; p++) y[p] = x[p] * scale;
+        for (; p < stride; p++) y[p] = 0;
+    }
+}
+
+/* dst[i, :] += scale * src[i, :], for the width without padding. */
+static void unpack_add(real *dst, int64_t dst_stride, const real *src, int64_t stride, int64_t rows,
+                       int64_t width, real scale)
+{
+    vec factor = vec_splat(scale);
+    for (int64_t i = 0; i < rows; i++) {
+        const real *x = src + i * stride;
+        real *y = dst + i * dst_stride;
+        int64_t p = 0;
+        for (; p + LANES <= width; p += LANES) *(vec_any *)(y + p) += load(x + p) * factor;
+        for (; p < width; p++) y[p] += x[p] * scale;
+    }
+}
+
+/* Address of row `row` of head h in a tensor [batch, rows, heads, width]. */
+static ALWAYS_INLINE int64_t row_at(int64_t b, int64_t rows, int64_t row, int64_t heads, int64_t h,
+                                    int64_t width)
+{
+    return ((b * rows + row) * heads + h) * width;
+}
+
+/* Rows [range[0], range[1]) of the key block that any tile touches for batch row b. */
+static void rows_touched(const job *s, int64_t b, int64_t range[2])
+{
+    range[0] = s->k_rows;
+    range[1] = 0;
+    for (int64_t i = 0; i < s->n_tiles; i++) {
+        const lh_tile *t = s->tiles + i;
+        int64_t keys[2];
+        key_range(s, t, b, 0, t->nq, keys);
+        if (keys[1] <= keys[0]) continue;
+        int64_t first = t->k_row + keys[0] * t->k_stride;
+        int64_t last = t->k_row + (keys[1] - 1) * t->k_stride;
+        range[0] = min_of(range[0], min_of(first, last));
+        range[1] = max_of(range[1], max_of(first, last) + 1);
+    }
+}
+
+/* Part `part` of `parts` of the rows: keys and values in, their gradients to 0. */
+static void pack_keys(const job *s, int64_t b, int64_t kv, const work *w, int64_t part,
+                      int64_t parts)
+{
+    int64_t range[2];
+    rows_touched(s, b, range);
+    int64_t n = range[1] - range[0];
+    if (n <= 0) return;
+    int64_t first = range[0] + n * part / parts, rows = range[0] + n * (part + 1) / parts - first;
+    int64_t from = row_at(b, s->k_rows, first, s->kv_heads, kv, s->width);
+    int64_t to = first * s->stride, row = s->kv_heads * s->width;
+    pack_rows(w->piece[PIECE_K] + to, s->stride, s->k + from, row, rows, s->width, 1);
+    pack_rows(w->piece[PIECE_V] + to, s->stride, s->v + from, row, rows, s->width, 1);
+    size_t bytes = (size_t)(rows * s->stride) * sizeof(real);
+    if (s->backward) {
+        memset(w->piece[PIECE_DK] + to, 0, bytes);
+        memset(w->piece[PIECE_DV] + to, 0, bytes);
+    }
+    if (part + 1 < parts) return;
+    /* register blocks read past the last row; what they make of it is dropped */
+    size_t pad = (size_t)(ROW_PAD * s->stride) * sizeof(real);
+    memset(w->piece[PIECE_K] + range[1] * s->stride, 0, pad);
+    memset(w->piece[PIECE_V] + range[1] * s->stride, 0, pad);
+}
+
+static void add_key_gradients(const job *s, int64_t b, int64_t kv, const work *w)
+{
+    int64_t range[2];
+    rows_touched(s, b, range);
+    int64_t n = range[1] - range[0];
+    if (n <= 0) return;
+    int64_t to = row_at(b, s->k_rows, range[0], s->kv_heads, kv, s->width);
+    int64_t from = range[0] * s->stride, row = s->kv_heads * s->width;
+    /* the packed queries carried scale log2(e) */
+    unpack_add(s->dk + to, row, w->piece[PIECE_DK] + from, s->stride, n, s->width, LN_2);
+    unpack_add(s->dv + to, row, w->piece[PIECE_DV] + from, s->stride, n, s->width, 1);
+}
+
+/* dst [stride, LH_TILE_Q] = transposed src [rows, stride]; the rows are zero up to whole vectors. */
+static void transpose_block(real *dst, const real *src, int64_t stride, int64_t rows)
+{
+    for (int64_t i = 0; i < rows; i += LANES)
+        for (int64_t p = 0; p < stride; p += LANES)
+            vec_transpose(src + i * stride + p, stride, dst + p * LH_TILE_Q + i, LH_TILE_Q);
+}
+
+/* ---- One query block of one head ---- */
+
+typedef struct query_block {
+    const job *s;
+    const work *w;
+    int64_t b, h;
+    int64_t from, to;     /* rows of the key block that are looked at */
+    int64_t row, n, step; /* rows row, row + step, ... of the queries */
+    int64_t padded;       /* n rounded up to whole groups of columns */
+} query_block;
+
+static void pack_queries(const query_block *q, enum piece rows, enum piece columns, const real *src,
+                         real scale)
+{
+    const job *s = q->s;
+    real *dst = q->w->piece[rows];
+    const real *from = src + row_at(q->b, s->q_rows, q->row, s->heads, q->h, s->width);
+    pack_rows(dst, s->stride, from, q->step * s->heads * s->width, q->n, s->width, scale);
+    int64_t rest = q->padded - q->n;
+    memset(dst + q->n * s->stride, 0, (size_t)(rest * s->stride) * sizeof(real));
+    transpose_block(q->w->piece[columns], dst, s->stride, q->padded);
+}
+
+/* x[i] = row statistics of the block's queries, `rest` in the padding. src [batch, heads, q_rows]. */
+static void load_stats(const query_block *q, enum piece to, const real *src, real rest)
+{
+    const real *from = src + (q->b * q->s->heads + q->h) * q->s->q_rows + q->row;
+    real *x = q->w->piece[to];
+    for (int64_t i = 0; i < q->n; i++) x[i] = from[i * q->step];
+    for (int64_t i = q->n; i < LH_TILE_Q; i++) x[i] = rest;
+}
+
+static void store_stats(const query_block *q, enum piece from, real *dst)
+{
+    real *to = dst + (q->b * q->s->heads + q->h) * q->s->q_rows + q->row;
+    const real *x = q->w->piece[from];
+    for (int64_t i = 0; i < q->n; i++) to[i * q->step] = x[i];
+}
+
+static void begin_queries(const query_block *q)
+{
+    const job *s = q->s;
+    const work *w = q->w;
+    pack_queries(q, PIECE_Q, PIECE_QT, s->q, s->scale * LOG2_E);
+    real *out = w->piece[PIECE_OUT];
+    if (!s->backward) {
+        const real *from = s->o + row_at(q->b, s->q_rows, q->row, s->heads, q->h, s->width);
+        pack_rows(out, s->stride, from, q->step * s->heads * s->width, q->n, s->width, 1);
+        memset(out + q->n * s->stride, 0, (size_t)((LH_TILE_Q - q->n) * s->stride) * sizeof(real));
+        load_stats(q, PIECE_MAX, s->max, MINUS_INF);
+        load_stats(q, PIECE_SUM, s->sum, 0);
+        return;
+    }
+    pack_queries(q, PIECE_DO, PIECE_DOT, s->d_o, 1);
+    memset(out, 0, (size_t)(LH_TILE_Q * s->stride) * sizeof(real));
+    load_stats(q, PIECE_MAX, s->lse, MINUS_INF);
+    load_stats(q, PIECE_SUM, s->delta, 0);
+    real *lse = w->piece[PIECE_MAX];
+    /* a query that saw nothing has P = 0 */
+    for (int i = 0; i < LH_TILE_Q; i++) lse[i] = lse[i] == MINUS_INF ? -MINUS_INF : lse[i] * LOG2_E;
+}
+
+static void end_queries(const query_block *q)
+{
+    const job *s = q->s;
+    const real *out = q->w->piece[PIECE_OUT];
+    int64_t at = row_at(q->b, s->q_rows, q->row, s->heads, q->h, s->width);
+    int64_t row = q->step * s->heads * s->width;
+    if (s->backward) {
+        unpack_add(s->dq + at, row, out, s->stride, q->n, s->width, s->scale);
+        return;
+    }
+    for (int64_t i = 0; i < q->n; i++)
+        memcpy(s->o + at + i * row, out + i * s->stride, (size_t)s->width * sizeof(real));
+    store_stats(q, PIECE_MAX, s->max);
+    store_stats(q, PIECE_SUM, s->sum);
+}
+
+/* ---- One block of keys against a query block ---- */
+
+typedef struct key_block {
+    const lh_tile *tile;
+    int64_t first, n; /* keys first .. first + n - 1 of the tile */
+    const real *k, *v;
+    real *dk, *dv;
+} key_block;
+
+/* Rows of P^T [from, to) that queries [i0, i1) may see, as rows of the key block. */
+static void visible_keys(const key_block *kb, int64_t i0, int64_t i1, int64_t range[2])
+{
+    range[0] = min_of(kb->n, max_of(0, i0 + kb->tile->lo - kb->first));
+    range[1] = max_of(range[0], min_of(kb->n, i1 + kb->tile->hi - kb->first));
+}
+
+/* Vectors [vecs[0], vecs[1]) of group i0 in which a key of rows [r, r + rows) is visible; true: everything is. */
+static bool visible_vecs(const query_block *q, const key_block *kb, int64_t i0, int64_t r,
+                         int64_t rows, int64_t vecs[2])
+{
+    const lh_tile *t = kb->tile;
+    int64_t j = kb->first + r, last = j + rows - 1;
+    vecs[0] = SCORE_VECS;
+    vecs[1] = 0;
+    for (int64_t v = 0; v < SCORE_VECS; v++) {
+        int64_t i = i0 + v * LANES;
+        bool some = i < q->n && j - (i + LANES - 1) <= t->hi && last - i >= t->lo;
+        if (some) vecs[0] = min_of(vecs[0], v);
+        if (some) vecs[1] = v + 1;
+    }
+    vecs[0] = min_of(vecs[0], vecs[1]);
+    return vecs[0] == 0 && vecs[1] == SCORE_VECS && t->bits < 0 && last - i0 <= t->hi &&
+           j - (i0 + GROUP - 1) >= t->lo;
+}
+
+/* Lanes of the vector at query i that see key j by the band. */
+static ALWAYS_INLINE ivec band_lanes(const lh_tile *t, int64_t i, int64_t j)
+{
+    vec lane;
+    UNROLL for (int l = 0; l < LANES; l++) lane[l] = (real)l;
+    int64_t from = max_of(-1, min_of(LANES, j - t->hi - i)),
+            to = max_of(-1, min_of(LANES, j - t->lo - i));
+    return (ivec)((lane >= vec_splat((real)from)) & (lane <= vec_splat((real)to)));
+}
+
+/* What is not visible in score rows [r, r + SCORE_ROWS) of group i0 becomes -inf. */
+static void mask_scores(const query_block *q, const key_block *kb, int64_t i0, int64_t r,
+                        int64_t rows)
+{
+    const lh_tile *t = kb->tile;
+    real *p = q->w->piece[PIECE_P] + r * LH_TILE_Q + i0;
+    vec nothing = vec_splat(MINUS_INF);
+    for (int64_t x = 0; x < rows; x++)
+        for (int64_t v = 0; v < SCORE_VECS; v++) {
+            real *at = p + x * LH_TILE_Q + v * LANES;
+            int64_t i = i0 + v * LANES;
+            store(at, i < q->n ? choose(band_lanes(t, i, kb->first + r + x), load(at), nothing)
+                               : nothing);
+        }
+    if (t->bits < 0) return;
+    for (int64_t i = i0; i < min_of(i0 + GROUP, q->n); i++) {
+        int64_t bit = t->bits + i * t->nk + kb->first + r;
+        for (int64_t x = 0; x < rows; x++, bit++)
+            if (!(q->s->bits[bit / 64] >> (bit % 64) & 1)) p[x * LH_TILE_Q + i - i0] = MINUS_INF;
+    }
+}
+
+/* Scores (times log2 e, masked) of the block's rows range[] against the queries of group i0, into P^T. */
+static void score_group(const query_block *q, const key_block *kb, int64_t i0,
+                        const int64_t range[2])
+{
+    const job *s = q->s;
+    score_block block = {.width = s->width, .stride = s->stride};
+    for (int64_t r = range[0]; r < range[1]; r += SCORE_ROWS) {
+        int64_t rows = min_of(SCORE_ROWS, range[1] - r), vecs[2];
+        bool full = visible_vecs(q, kb, i0, r, rows, vecs);
+        int64_t column = i0 + vecs[0] * LANES;
+        block.keys = kb->k + r * s->stride;
+        block.queries = q->w->piece[PIECE_QT] + column;
+        block.c = q->w->piece[PIECE_P] + r * LH_TILE_Q + column;
+        score_block_run(&block, vecs[1] - vecs[0], false);
+        if (!full) mask_scores(q, kb, i0, r, rows);
+    }
+}
+
+/* dS = P (dO.v - delta) for the same rows and queries. P is 0 wherever it was masked. */
+static void slope_group(const query_block *q, const key_block *kb, int64_t i0,
+                        const int64_t range[2])
+{
+    const job *s = q->s;
+    const work *w = q->w;
+    score_block block = {.width = s->width, .stride = s->stride};
+    for (int64_t r = range[0]; r < range[1]; r += SCORE_ROWS) {
+        int64_t rows = min_of(SCORE_ROWS, range[1] - r), vecs[2];
+        (void)visible_vecs(q, kb, i0, r, rows, vecs);
+        int64_t column = i0 + vecs[0] * LANES, at = r * LH_TILE_Q + column;
+        block.keys = kb->v + r * s->stride;
+        block.queries = w->piece[PIECE_DOT] + column;
+        block.p = w->piece[PIECE_P] + at;
+        block.delta = w->piece[PIECE_SUM] + column;
+        block.c = w->piece[PIECE_DS] + at;
+        score_block_run(&block, vecs[1] - vecs[0], true);
+        for (int64_t v = 0; v < SCORE_VECS; v++)
+            for (int64_t x = 0; (v < vecs[0] || v >= vecs[1]) && x < SCORE_ROWS; x++)
+                store(w->piece[PIECE_DS] + (r + x) * LH_TILE_Q + i0 + v * LANES, vec_splat(0));
+    }
+}
+
+/* Zeros in the rows of P^T (or dS^T) that the group's queries cannot see: neighbours' register blocks read them. */
+static void clear_outside(real *p, const key_block *kb, int64_t i0, const int64_t range[2])
+{
+    for (int64_t r = 0; r < kb->n; r++) {
+        if (r == range[0]) r = range[1];
+        for (int64_t v = 0; r < kb->n && v < SCORE_VECS; v++)
+            store(p + r * LH_TILE_Q + i0 + v * LANES, vec_splat(0));
+    }
+}
+
+/* Online softmax of one group: P^T = exp2(S - max) in place; running max and sum, and the factor for O. */
+static void softmax_group(const work *w, int64_t i0, const int64_t range[2])
+{
+    real *p = w->piece[PIECE_P] + i0, *max = w->piece[PIECE_MAX] + i0,
+         *sum = w->piece[PIECE_SUM] + i0;
+    vec top[SCORE_VECS], total[SCORE_VECS], reference[SCORE_VECS];
+    UNROLL for (int v = 0; v < SCORE_VECS; v++) top[v] = vec_splat(MINUS_INF);
+    for (int64_t r = range[0]; r < range[1]; r++)
+        UNROLL for (int v = 0; v < SCORE_VECS; v++) top[v] =
+            vec_max(load(p + r * LH_TILE_Q + v * LANES), top[v]);
+    UNROLL for (int v = 0; v < SCORE_VECS; v++)
+    {
+        vec old = load(max + v * LANES), now = vec_max(top[v] * LN_2, old);
+        /* while nothing was seen the reference is 0, so that exp2(-inf - reference) is 0 and not NaN */
+        reference[v] = choose((ivec)(now == vec_splat(MINUS_INF)), vec_splat(0), now * LOG2_E);
+        vec shrink = vec_exp2(old * LOG2_E - reference[v]);
+        shrink = choose((ivec)(now == old), vec_splat(1), shrink);
+        store(max + v * LANES, now);
+        store(w->piece[PIECE_SHRINK] + i0 + v * LANES, shrink);
+        total[v] = load(sum + v * LANES) * shrink;
+    }
+    for (int64_t r = range[0]; r < range[1]; r++) UNROLL for (int v = 0; v < SCORE_VECS; v++)
+        {
+            vec e = vec_exp2(load(p + r * LH_TILE_Q + v * LANES) - reference[v]);
+            store(p + r * LH_TILE_Q + v * LANES, e);
+            total[v] += e;
+        }
+    UNROLL for (int v = 0; v < SCORE_VECS; v++) store(sum + v * LANES, total[v]);
+}
+
+/* P^T = exp2(S - lse) in place, for the backward. */
+static void probability_group(const work *w, int64_t i0, const int64_t range[2])
+{
+    real *p = w->piece[PIECE_P] + i0;
+    const real *lse = w->piece[PIECE_MAX] + i0;
+    for (int64_t r = range[0]; r < range[1]; r++) UNROLL for (int v = 0; v < SCORE_VECS; v++)
+        {
+            real *at = p + r * LH_TILE_Q + v * LANES;
+            store(at, vec_exp2(load(at) - load(lse + v * LANES)));
+        }
+}
+
+/* Did any query's maximum move? */
+static bool any_shrink(const real *shrink)
+{
+    bool any = false;
+    for (int i = 0; i < LH_TILE_Q; i++) any |= shrink[i] != 1;
+    return any;
+}
+
+/* out[i, :] = out[i, :] * shrink[i] + sum over keys of p[key][i] rows[key, :]: O += P V, or dQ += dS K. */
+static void add_to_queries(const query_block *q, const key_block *kb, const real *p,
+                           const real *rows, const real *shrink)
+{
+    const int64_t stride = q->s->stride;
+    for (int64_t d = 0; d < stride; d += OUT_VECS * LANES)
+        for (int64_t i = 0; i < q->n; i += OUT_ROWS) {
+            int64_t range[2];
+            visible_keys(kb, i, i + OUT_ROWS, range);
+            if (shrink == NULL && range[0] >= range[1]) continue;
+            out_block block = {.rows = OUT_ROWS, .depth = range[1] - range[0], .stride = stride};
+            block.a = p + range[0] * LH_TILE_Q + i;
+            block.b = rows + range[0] * stride + d;
+            block.c = q->w->piece[PIECE_OUT] + i * stride + d;
+            block.row_scale = shrink == NULL ? NULL : shrink + i;
+            d + LANES < stride ? add_bycol_2(&block) : add_bycol_1(&block);
+        }
+}
+
+/* out[key, :] += sum over queries of p[key][i] rows[i, :]: dV += P^T dO, or dK += dS^T Q. */
+static void add_to_keys(const query_block *q, const key_block *kb, const real *p, const real *rows,
+                        real *out)
+{
+    const int64_t stride = q->s->stride;
+    const lh_tile *t = kb->tile;
+    for (int64_t d = 0; d < stride; d += OUT_VECS * LANES)
+        for (int64_t r = 0; r < kb->n; r += OUT_ROWS) {
+            int64_t n = min_of(OUT_ROWS, kb->n - r), j = kb->first + r;
+            int64_t from = max_of(0, j - t->hi), to = min_of(q->n, j + n - t->lo);
+            if (to <= from) continue;
+            out_block block = {.rows = n, .depth = to - from, .stride = stride};
+            block.a = p + r * LH_TILE_Q + from;
+            block.b = rows + from * stride + d;
+            block.c = out + r * stride + d;
+            d + LANES < stride ? add_byrow_2(&block) : add_byrow_1(&block);
+        }
+}
+
+static void forward_block(const query_block *q, const key_block *kb)
+{
+    real *p = q->w->piece[PIECE_P], *shrink = q->w->piece[PIECE_SHRINK];
+    for (int64_t i0 = 0; i0 < LH_TILE_Q; i0 += GROUP) {
+        int64_t range[2] = {0, 0};
+        if (i0 < q->n) visible_keys(kb, i0, min_of(i0 + GROUP, q->n), range);
+        if (i0 < q->n) score_group(q, kb, i0, range);
+        softmax_group(q->w, i0, range);
+        if (i0 < q->padded) clear_outside(p, kb, i0, range);
+    }
+    add_to_queries(q, kb, p, kb->v, any_shrink(shrink) ? shrink : NULL);
+}
+
+static void backward_block(const query_block *q, const key_block *kb)
+{
+    const work *w = q->w;
+    real *p = w->piece[PIECE_P], *ds = w->piece[PIECE_DS];
+    for (int64_t i0 = 0; i0 < q->padded; i0 += GROUP) {
+        int64_t range[2];
+        visible_keys(kb, i0, min_of(i0 + GROUP, q->n), range);
+        score_group(q, kb, i0, range);
+        probability_group(w, i0, range);
+        clear_outside(p, kb, i0, range);
+        slope_group(q, kb, i0, range);
+        clear_outside(ds, kb, i0, range);
+    }
+    add_to_keys(q, kb, p, w->piece[PIECE_DO], kb->dv);
+    add_to_keys(q, kb, ds, w->piece[PIECE_Q], kb->dk);
+    add_to_queries(q, kb, ds, kb->k, NULL);
+}
+
+/* Rows of a strided tile between their places and a block of their own. */
+static void move_rows(const query_block *q, const key_block *kb, enum piece whole, enum piece block,
+                      bool in)
+{
+    const int64_t stride = q->s->stride;
+    for (int64_t r = 0; r < kb->n; r++) {
+        int64_t row = kb->tile->k_row + (kb->first + r) * kb->tile->k_stride;
+        real *there = q->w->piece[whole] + row * stride, *here = q->w->piece[block] + r * stride;
+        memcpy(in ? here : there, in ? there : here, (size_t)stride * sizeof(real));
+    }
+}
+
+static void run_block(const query_block *q, key_block *kb)
+{
+    const job *s = q->s;
+    const work *w = q->w;
+    bool strided = kb->tile->k_stride != 1;
+    if (!strided) {
+        int64_t at = (kb->tile->k_row + kb->first) * s->stride;
+        kb->k = w->piece[PIECE_K] + at;
+        kb->v = w->piece[PIECE_V] + at;
+        kb->dk = w->piece[PIECE_DK] + at;
+        kb->dv = w->piece[PIECE_DV] + at;
+    } else {
+        kb->k = w->piece[PIECE_K_BLOCK];
+        kb->v = w->piece[PIECE_V_BLOCK];
+        kb->dk = w->piece[PIECE_DK_BLOCK];
+        kb->dv = w->piece[PIECE_DV_BLOCK];
+        for (int i = 0; i < (s->backward ? 4 : 2); i++)
+            move_rows(q, kb, (enum piece)(PIECE_K + i), (enum piece)(PIECE_K_BLOCK + i), true);
+    }
+    s->backward ? backward_block(q, kb) : forward_block(q, kb);
+    for (int i = 2; strided && s->backward && i < 4; i++)
+        move_rows(q, kb, (enum piece)(PIECE_K + i), (enum piece)(PIECE_K_BLOCK + i), false);
+}
+
+/* ---- Work items ---- */
+
+static bool same_queries(const lh_tile *a, const lh_tile *b)
+{
+    return a->q_row == b->q_row && a->nq == b->nq && a->q_stride == b->q_stride;
+}
+
+/* First tile after `begin` that has other queries. */
+static int64_t group_end(const job *s, int64_t begin)
+{
+    int64_t end = begin + 1;
+    while (end < s->n_tiles && same_queries(s->tiles + begin, s->tiles + end)) end++;
+    return end;
+}
+
+/* Long rows of keys are worked through in spans that fit a core's own cache, all query blocks for one span before the
+ * next. Returns the rows of a span: whole tiles where they are short, whole key blocks where they are long, and
+ * everything where no query block sees much more than a span. */
+static int64_t span_rows(const job *s, int64_t b)
+{
+    int64_t target = SPAN_BYTES / (s->stride * (int64_t)sizeof(real) * (s->backward ? 4 : 2));
+    int64_t longest = 1, most = 0;
+    target = max_of(target / TILE_KEYS, 2) * TILE_KEYS;
+    for (int64_t begin = 0, end; begin < s->n_tiles; begin = end) {
+        int64_t seen = 0;
+        end = group_end(s, begin);
+        for (int64_t i = begin; i < end; i++) {
+            const lh_tile *t = s->tiles + i;
+            int64_t range[2];
+            if (t->k_stride < 1) return INT32_MAX;
+            key_range(s, t, b, 0, t->nq, range);
+            seen += max_of(0, range[1] - range[0]);
+            longest = max_of(longest, t->nk);
+        }
+        most = max_of(most, seen);
+    }
+    if (most <= 2 * target) return INT32_MAX;
+    return longest > target ? target : target / longest * longest;
+}
+
+/* Keys of the tile that the query block may see in its span. */
+static void span_range(const query_block *q, const lh_tile *t, int64_t range[2])
+{
+    key_range(q->s, t, q->b, 0, t->nq, range);
+    if (t->k_stride < 1) return; /* then there is one span */
+    if (q->from > t->k_row) range[0] = max_of(range[0], (q->from - t->k_row - 1) / t->k_stride + 1);
+    range[1] = min_of(range[1], q->to > t->k_row ? (q->to - t->k_row - 1) / t->k_stride + 1 : 0);
+}
+
+/* Tiles [begin, end) share their queries: one query block stays in scratch for all of them. */
+static void run_queries(query_block *q, int64_t begin, int64_t end)
+{
+    const lh_tile *t = q->s->tiles + begin;
+    bool begun = false;
+    q->row = t->q_row;
+    q->n = t->nq;
+    q->step = t->q_stride;
+    q->padded = round_up(q->n, GROUP);
+    for (int64_t i = begin; i < end; i++) {
+        t = q->s->tiles + i;
+        int64_t range[2];
+        span_range(q, t, range);
+        for (int64_t j = range[0]; j < range[1] && q->n > 0; j += TILE_KEYS) {
+            key_block kb = {.tile = t, .first = j, .n = min_of(TILE_KEYS, range[1] - j)};
+            if (!begun) begin_queries(q);
+            begun = true;
+            run_block(q, &kb);
+        }
+    }
+    if (begun) end_queries(q);
+}
+
+/* Every parts-th query block of one item, from number `part`, for all query heads of the item's head group. */
+static void run_part(const job *s, const work *w, int64_t b, int64_t kv, int64_t part,
+                     int64_t parts)
+{
+    int64_t group = s->heads / s->kv_heads;
+    int64_t first = max_of(s->head, kv * group),
+            last = min_of(s->head + s->n_heads, (kv + 1) * group);
+    int64_t rows[2], span = span_rows(s, b);
+    rows_touched(s, b, rows);
+    for (int64_t from = rows[0]; from < rows[1]; from += span) {
+        query_block q = {.s = s, .w = w, .b = b, .from = from, .to = from + span};
+        int64_t number = 0;
+        for (int64_t begin = 0, end; begin < s->n_tiles; begin = end, number++) {
+            end = group_end(s, begin);
+            if (number % parts != part) continue;
+            for (q.h = first; q.h < last; q.h++) run_queries(&q, begin, end);
+        }
+    }
+}
+
+static void run_item(const job *s, int thread, int64_t b, int64_t kv)
+{
+    work w;
+    work_place(s, thread, &w);
+    pack_keys(s, b, kv, &w, 0, 1);
+    run_part(s, &w, b, kv, 0, 1);
+    if (s->backward) add_key_gradients(s, b, kv, &w);
+}
+
+#ifdef _OPENMP
+/* May threads share one item's query blocks? Not if two blocks might hold the same row. */
+static bool blocks_disjoint(const job *s)
+{
+    for (int64_t i = 0; i < s->n_tiles; i++) {
+        const lh_tile *t = s->tiles + i;
+        if (t->q_stride != 1) return false;
+        if (i > 0 && !same_queries(t, t - 1) && t->q_row < (t - 1)->q_row + (t - 1)->nq)
+            return false;
+    }
+    return true;
+}
+
+/* Forward of one item by all threads of the team: keys packed together, query blocks dealt out in turn. */
+static void run_item_shared(const job *s, int thread, int threads, int64_t b, int64_t kv)
+{
+    work own, first;
+    work_place(s, thread, &own);
+    work_place(s, 0, &first);
+    own.piece[PIECE_K] = first.piece[PIECE_K];
+    own.piece[PIECE_V] = first.piece[PIECE_V];
+#pragma omp barrier
+    pack_keys(s, b, kv, &own, thread, threads);
+#pragma omp barrier
+    run_part(s, &own, b, kv, thread, threads);
+}
+
+static void run_team(const job *s, int threads, int64_t first, int64_t n_kv)
+{
+    int64_t items = s->batch * n_kv;
+    bool shared = !s->backward && items % threads != 0 && blocks_disjoint(s);
+    if (shared) {
+#pragma omp parallel num_threads(threads)
+        for (int64_t i = 0; i < items; i++)
+            run_item_shared(s, omp_get_thread_num(), omp_get_num_threads(), i / n_kv,
+                            first + i % n_kv);
+        return;
+    }
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (int64_t i = 0; i < items; i++)
+        run_item(s, omp_get_thread_num(), i / n_kv, first + i % n_kv);
+}
+#endif
+
+static void run(const job *s, int threads)
+{
+    if (s->n_tiles <= 0 || s->n_heads <= 0 || s->batch <= 0) return;
+    int64_t group = s->heads / s->kv_heads;
+    int64_t first = s->head / group, n_kv = (s->head + s->n_heads - 1) / group - first + 1;
+#ifdef _OPENMP
+    if (threads > 1) {
+        run_team(s, threads, first, n_kv);
+        return;
+    }
+#endif
+    (void)threads;
+    for (int64_t b = 0; b < s->batch; b++)
+        for (int64_t kv = first; kv < first + n_kv; kv++) run_item(s, 0, b, kv);
+}
+
+/* ---- Slots ---- */
+
+void TILE_SLOT(attend)(const lh_attend_args *a, int threads)
+{
+    job s = {.backward = false, .batch = a->batch, .heads = a->heads, .kv_heads = a->kv_heads};
+    s.width = a->width;
+    s.stride = round_up(a->width, LANES);
+    s.q_rows = a->q_rows;
+    s.k_rows = a->k_rows;
+    s.head = a->head;
+    s.n_heads = a->n_heads;
+    s.scale = (real)a->scale;
+    s.q = a->q;
+    s.k = a->k;
+    s.v = a->v;
+    s.o = a->o;
+    s.max = a->max;
+    s.sum = a->sum;
+    s.tiles = a->tiles;
+    s.n_tiles = a->n_tiles;
+    s.bits = a->bits;
+    s.valid = a->valid;
+    s.scratch = a->scratch;
+    run(&s, threads);
+}
+
+void TILE_SLOT(attend_grad)(const lh_attend_grad_args *a, int threads)
+{
+    job s = {.backward = true, .batch = a->batch, .heads = a->heads, .kv_heads = a->kv_heads};
+    s.width = a->width;
+    s.stride = round_up(a->width, LANES);
+    s.q_rows = a->q_rows;
+    s.k_rows = a->k_rows;
+    s.head = a->head;
+    s.n_heads = a->n_heads;
+    s.scale = (real)a->scale;
+    s.q = a->q;
+    s.k = a->k;
+    s.v = a->v;
+    s.d_o = a->d_o;
+    s.lse = a->lse;
+    s.delta = a->delta;
+    s.dq = a->dq;
+    s.dk = a->dk;
+    s.dv = a->dv;
+    s.tiles = a->tiles;
+    s.n_tiles = a->n_tiles;
+    s.bits = a->bits;
+    s.valid = a->valid;
+    s.scratch = a->scratch;
+    run(&s, threads);
+}
+
+static void finish_row(const lh_attend_finish_args *a, int64_t row)
+{
+    real *o = a->o, *lse = a->lse;
+    const real *max = a->max, *sum = a->sum;
+    int64_t b = row / a->q_rows, i = row % a->q_rows;
+    for (int64_t h = 0; h < a->heads; h++) {
+        int64_t at = (b * a->heads + h) * a->q_rows + i;
+        bool none = max[at] == MINUS_INF && sum[at] == 0; /* a sum that is not a number shows */
+        real factor = none ? 0 : 1 / sum[at];
+        real *x = o + (row * a->heads + h) * a->width;
+        for (int64_t d = 0; d < a->width; d++) x[d] = none ? 0 : x[d] * factor;
+        lse[at] = none ? MINUS_INF : (real)(max[at] + (real)log((double)sum[at]));
+    }
+}
+
+void TILE_SLOT(attend_finish)(const lh_attend_finish_args *a, int threads)
+{
+    int64_t rows = a->batch * a->q_rows;
+#ifdef _OPENMP
+    if (threads > 1) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+        for (int64_t row = 0; row < rows; row++) finish_row(a, row);
+        return;
+    }
+#endif
+    (void)threads;
+    for (int64_t row = 0; row < rows; row++) finish_row(a, row);
+}
+
+static void delta_row(const lh_attend_delta_args *a, int64_t row)
+{
+    const real *o = a->o, *d_o = a->d_o, *dlse = a->dlse;
+    real *delta = a->delta;
+    int64_t b = row / a->q_rows, i = row % a->q_rows;
+    for (int64_t h = 0; h < a->heads; h++) {
+        int64_t at = (b * a->heads + h) * a->q_rows + i, x = (row * a->heads + h) * a->width;
+        real lanes[LANES] = {0};
+        int64_t d = 0;
+        for (; d + LANES <= a->width; d += LANES)
+            for (int l = 0; l < LANES; l++) lanes[l] += o[x + d + l] * d_o[x + d + l];
+        for (int l = 0; d < a->width; d++, l++) lanes[l] += o[x + d] * d_o[x + d];
+        real total = 0;
+        for (int l = 0; l < LANES; l++) total += lanes[l];
+        delta[at] = dlse == NULL ? total : total - dlse[at];
+    }
+}
+
+void TILE_SLOT(attend_delta)(const lh_attend_delta_args *a, int threads)
+{
+    int64_t rows = a->batch * a->q_rows;
+#ifdef _OPENMP
+    if (threads > 1) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+        for (int64_t row = 0; row < rows; row++) delta_row(a, row);
+        return;
+    }
+#endif
+    (void)threads;
+    for (int64_t row = 0; row < rows; row++) delta_row(a, row);
+}

@@ -1,0 +1,1001 @@
+/* Every kernel but attention: the double table against plain loops written here, every float table against the double
+ * one, derivatives against finite differences, and the same bits for any number of threads. */
+#include "tests/lh_test.h"
+
+#include "core/kernels.h"
+#include "core/random.h"
+#include "tests/tol.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef float real;
+#define KB_FLOAT 1
+#include "core/kernels_math.h"
+
+/* ROWS * WIDTH and GROUP_ROWS * VOCAB are large enough that two threads get to work. */
+enum { ROWS = 130, WIDTH = 258, VOCAB = 601, HEADS = 3, HEAD = 86, MANY = 60001, OPERANDS = 9 };
+
+/* One operand in both element types; what is double for every table (sums, scales) lives in d. */
+typedef struct operand {
+    int64_t n;
+    double *d;
+    float *f;
+} operand;
+
+static operand operand_new(int64_t n, uint32_t instance)
+{
+    operand o = {n, malloc((size_t)(n + 1) * sizeof(double)),
+                 malloc((size_t)(n + 1) * sizeof(float))};
+    assert_non_null(o.d);
+    assert_non_null(o.f);
+    for (int64_t i = 0; i < n; i += 4) { /* in -3 .. 3 */
+        uint32_t word[4];
+        lh_random_block(3, lh_stream_id(LH_STREAM_TEST, instance), (uint64_t)i, word);
+        for (int64_t j = i; j < n && j < i + 4; j++) {
+            o.f[j] = ((float)(word[j - i] >> 8) + 0.5f) * (6.0f * 0x1p-24f) - 3.0f;
+            o.d[j] = (double)o.f[j];
+        }
+    }
+    return o;
+}
+
+static void operand_free(operand *o)
+{
+    free(o->d);
+    free(o->f);
+    *o = (operand){0, NULL, NULL};
+}
+
+/* A run: a table, which element type it has, its operands. */
+typedef struct run {
+    const lh_kernels *k;
+    bool single;
+    int threads;
+    operand v[OPERANDS];
+} run;
+
+static void *at(const run *r, int i)
+{
+    return r->single ? (void *)r->v[i].f : (void *)r->v[i].d;
+}
+
+static int32_t token(int64_t r)
+{
+    return (int32_t)(r * 37 % 11 * 50);
+}
+
+static void tokens(int32_t *ids, bool labels)
+{
+    for (int64_t r = 0; r < ROWS; r++) ids[r] = labels && r % 9 == 4 ? -1 : token(r);
+}
+
+/* --- the operations: kernel call and plain loop ------------------------------------------------------------------ */
+
+static void do_gemm(run *r)
+{
+    r->k->gemm(
+        &(lh_gemm_args){57, 45, 83, 0.5, at(r, 0), 83, 1, at(r, 1), 1, 83, at(r, 2), 45, 1, true},
+        r->threads);
+}
+static void plain_gemm(operand *v)
+{
+    for (int i = 0; i < 57; i++)
+        for (int j = 0; j < 45; j++)
+            for (int k = 0; k < 83; k++)
+                v[2].d[i * 45 + j] += 0.5 * v[0].d[i * 83 + k] * v[1].d[j * 83 + k];
+}
+
+static void do_fill(run *r)
+{
+    r->k->fill(&(lh_fill_args){MANY, 1.25, at(r, 0)}, r->threads);
+}
+static void plain_fill(operand *v)
+{
+    for (int i = 0; i < MANY; i++) v[0].d[i] = 1.25;
+}
+
+static void do_axpy(run *r)
+{
+    r->k->axpy(&(lh_axpy_args){MANY, 1.75, at(r, 0), at(r, 1), true}, r->threads);
+    r->k->axpy(&(lh_axpy_args){MANY, 0.75, at(r, 0), at(r, 2), false}, r->threads);
+    r->k->axpy(&(lh_axpy_args){MANY, 1.0, at(r, 0), at(r, 3), false}, r->threads);
+    r->k->axpy(&(lh_axpy_args){MANY, 1.0, at(r, 0), at(r, 0), false}, r->threads);
+    r->k->axpy(&(lh_axpy_args){MANY, -2.0, at(r, 0), at(r, 0), false}, r->threads);
+}
+static void plain_axpy(operand *v)
+{
+    for (int i = 0; i < MANY; i++) {
+        v[1].d[i] += 1.75 * v[0].d[i];
+        v[2].d[i] = 0.75 * v[0].d[i];
+        v[3].d[i] = v[0].d[i];
+        v[0].d[i] *= -2.0;
+    }
+}
+
+static void do_add(run *r)
+{
+    r->k->add(&(lh_add_args){MANY, at(r, 0), at(r, 1), at(r, 2)}, r->threads);
+}
+static void plain_add(operand *v)
+{
+    for (int i = 0; i < MANY; i++) v[2].d[i] = v[0].d[i] + v[1].d[i];
+}
+
+static void do_bias(run *r)
+{
+    r->k->bias(&(lh_bias_args){ROWS, WIDTH, at(r, 0), at(r, 1)}, r->threads);
+    r->k->bias_grad(&(lh_bias_grad_args){ROWS, WIDTH, at(r, 1), at(r, 2)}, r->threads);
+}
+static void plain_bias(operand *v)
+{
+    for (int r = 0; r < ROWS; r++) {
+        for (int i = 0; i < WIDTH; i++) {
+            v[1].d[r * WIDTH + i] += v[0].d[i];
+            v[2].d[i] += v[1].d[r * WIDTH + i];
+        }
+    }
+}
+
+static void call_norm(run *r, bool rms)
+{
+    r->k->norm(&(lh_norm_args){ROWS, WIDTH, 1e-5, rms, at(r, 0), at(r, 1), rms ? NULL : at(r, 2),
+                               at(r, 3), at(r, 4)},
+               r->threads);
+}
+static void do_layer_norm(run *r)
+{
+    call_norm(r, false);
+}
+static void do_rms_norm(run *r)
+{
+    call_norm(r, true);
+}
+static void plain_norm(operand *v, bool rms)
+{
+    for (int r = 0; r < ROWS; r++) {
+        const double *x = v[0].d + r * WIDTH;
+        double mean = 0, var = 0;
+        for (int i = 0; i < WIDTH && !rms; i++) mean += x[i] / WIDTH;
+        for (int i = 0; i < WIDTH; i++) var += (x[i] - mean) * (x[i] - mean) / WIDTH;
+        v[4].d[2 * r] = mean;
+        v[4].d[2 * r + 1] = 1.0 / sqrt(var + 1e-5);
+        for (int i = 0; i < WIDTH; i++)
+            v[3].d[r * WIDTH + i] =
+                (x[i] - mean) / sqrt(var + 1e-5) * v[1].d[i] + (rms ? 0.0 : v[2].d[i]);
+    }
+}
+static void plain_layer_norm(operand *v)
+{
+    plain_norm(v, false);
+}
+static void plain_rms_norm(operand *v)
+{
+    plain_norm(v, true);
+}
+
+/* x, w, b, y, stats, dy, dx, dw, db: forward, then its adjoint; the plain version differentiates mean and rstd as
+ * functions of x by the quotient rule, entry by entry. */
+static void call_norm_grad(run *r, bool rms)
+{
+    call_norm(r, rms);
+    r->k->norm_grad(&(lh_norm_grad_args){ROWS, WIDTH, rms, at(r, 0), at(r, 1), at(r, 4), at(r, 5),
+                                         at(r, 6), at(r, 7), rms ? NULL : at(r, 8), rms},
+                    r->threads);
+}
+static void do_layer_norm_grad(run *r)
+{
+    call_norm_grad(r, false);
+}
+static void do_rms_norm_grad(run *r)
+{
+    call_norm_grad(r, true);
+}
+static void plain_norm_grad(operand *v, bool rms)
+{
+    plain_norm(v, rms);
+    for (int r = 0; r < ROWS; r++) {
+        const double *x = v[0].d + r * WIDTH, *dy = v[5].d + r * WIDTH, *w = v[1].d;
+        const double m = v[4].d[2 * r], s = v[4].d[2 * r + 1];
+        double along = 0, total = 0;
+        for (int j = 0; j < WIDTH; j++) {
+            along += dy[j] * w[j] * (x[j] - m);
+            total += dy[j] * w[j];
+            v[7].d[j] += dy[j] * (x[j] - m) * s;
+            if (!rms) v[8].d[j] += dy[j];
+        }
+        for (int i = 0; i < WIDTH; i++) {
+            const double dx = dy[i] * w[i] * s - (rms ? 0.0 : total * s / WIDTH) -
+                              s * s * s * (x[i] - m) / WIDTH * along;
+            v[6].d[r * WIDTH + i] = dx + (rms ? v[6].d[r * WIDTH + i] : 0.0);
+        }
+    }
+}
+static void plain_layer_norm_grad(operand *v)
+{
+    plain_norm_grad(v, false);
+}
+static void plain_rms_norm_grad(operand *v)
+{
+    plain_norm_grad(v, true);
+}
+
+/* x, gate, y of three kinds */
+static void do_act(run *r)
+{
+    r->k->act(&(lh_act_args){LH_ACT_GELU, MANY, at(r, 0), NULL, at(r, 2)}, r->threads);
+    r->k->act(&(lh_act_args){LH_ACT_RELU, MANY, at(r, 0), NULL, at(r, 3)}, r->threads);
+    r->k->act(&(lh_act_args){LH_ACT_SWIGLU, MANY, at(r, 0), at(r, 1), at(r, 4)}, r->threads);
+}
+static void plain_act(operand *v)
+{
+    for (int i = 0; i < MANY; i++) {
+        const double x = v[0].d[i];
+        v[2].d[i] = 0.5 * x * (1.0 + erf(x / sqrt(2.0)));
+        v[3].d[i] = x > 0 ? x : 0;
+        v[4].d[i] = x / (1.0 + exp(-x)) * v[1].d[i];
+    }
+}
+
+/* x, gate, dy (in place for GELU), dx of relu, dx and dgate of swiglu, dy of those two */
+static void do_act_grad(run *r)
+{
+    r->k->act_grad(&(lh_act_grad_args){LH_ACT_GELU, MANY, at(r, 0), NULL, at(r, 2), at(r, 2), NULL},
+                   r->threads);
+    r->k->act_grad(&(lh_act_grad_args){LH_ACT_RELU, MANY, at(r, 0), NULL, at(r, 6), at(r, 3), NULL},
+                   r->threads);
+    r->k->act_grad(
+        &(lh_act_grad_args){LH_ACT_SWIGLU, MANY, at(r, 0), at(r, 1), at(r, 6), at(r, 4), at(r, 5)},
+        r->threads);
+}
+static void plain_act_grad(operand *v)
+{
+    for (int i = 0; i < MANY; i++) {
+        const double x = v[0].d[i], s = 1.0 / (1.0 + exp(-x)), dy = v[6].d[i];
+        v[2].d[i] *=
+            0.5 * (1.0 + erf(x / sqrt(2.0))) + x * exp(-x * x / 2) / sqrt(2.0 * acos(-1.0));
+        v[3].d[i] = x > 0 ? dy : 0;
+        v[4].d[i] = dy * v[1].d[i] * s * (1.0 + x * (1.0 - s));
+        v[5].d[i] = dy * x * s;
+    }
+}
+
+static void do_embed(run *r)
+{
+    int32_t ids[ROWS];
+    tokens(ids, false);
+    r->k->embed(&(lh_embed_args){ROWS, WIDTH, VOCAB, ids, at(r, 0), at(r, 1)}, r->threads);
+    r->k->embed_grad(&(lh_embed_grad_args){ROWS, WIDTH, VOCAB, ids, at(r, 2), at(r, 3)},
+                     r->threads);
+}
+static void plain_embed(operand *v)
+{
+    for (int r = 0; r < ROWS; r++) {
+        for (int i = 0; i < WIDTH; i++) {
+            v[1].d[r * WIDTH + i] = v[0].d[token(r) * WIDTH + i];
+            v[3].d[token(r) * WIDTH + i] += v[2].d[r * WIDTH + i];
+        }
+    }
+}
+
+/* table, x, y forward, y inverse accumulated, x rotated in place; positions 1000000, 1000003, ... */
+static void do_rotary(run *r)
+{
+    lh_rotary_args a = {ROWS, HEADS, HEAD, at(r, 1), at(r, 0), at(r, 2), false, false};
+    r->k->rotary_table(&(lh_rotary_table_args){ROWS, HEAD, 1000000, 3, 10000.0, at(r, 0)},
+                       r->threads);
+    r->k->rotary(&a, r->threads);
+    a.y = at(r, 3);
+    a.inverse = a.accumulate = true;
+    r->k->rotary(&a, r->threads);
+    a.y = at(r, 1);
+    a.accumulate = false;
+    r->k->rotary(&a, r->threads);
+}
+static void plain_rotary(operand *v)
+{
+    for (int r = 0; r < ROWS; r++) {
+        for (int i = 0; i < HEAD / 2; i++) {
+            const double angle = (1000000.0 + 3 * r) * pow(10000.0, -2.0 * i / HEAD);
+            const double c = cos(angle), s = sin(angle);
+            v[0].d[(r * HEAD / 2 + i) * 2] = c;
+            v[0].d[(r * HEAD / 2 + i) * 2 + 1] = s;
+            for (int h = 0; h < HEADS; h++) {
+                const int p = (r * HEADS + h) * HEAD + i, q = p + HEAD / 2;
+                const double x = v[1].d[p], y = v[1].d[q];
+                v[2].d[p] = x * c - y * s;
+                v[2].d[q] = x * s + y * c;
+                v[3].d[p] += x * c + y * s;
+                v[3].d[q] += y * c - x * s;
+                v[1].d[p] = x * c + y * s;
+                v[1].d[q] = y * c - x * s;
+            }
+        }
+    }
+}
+
+static void do_sinusoid(run *r)
+{
+    r->k->sinusoid(&(lh_sinusoid_args){ROWS, WIDTH, 500, 2, at(r, 0)}, r->threads);
+    r->k->sinusoid(&(lh_sinusoid_args){ROWS, 7, 0, 1, at(r, 1)}, r->threads);
+}
+static void plain_sinusoid(operand *v)
+{
+    for (int r = 0; r < ROWS; r++) {
+        for (int i = 0; i < WIDTH; i++) {
+            const double angle = (500.0 + 2 * r) / pow(10000.0, (double)(i - i % 2) / WIDTH);
+            v[0].d[r * WIDTH + i] += i % 2 == 0 ? sin(angle) : cos(angle);
+        }
+        for (int i = 0; i < 7; i++) {
+            const double angle = r / pow(10000.0, (double)(i - i % 2) / 7);
+            v[1].d[r * 7 + i] += i % 2 == 0 ? sin(angle) : cos(angle);
+        }
+    }
+}
+
+static void do_dropout(run *r)
+{
+    r->k->dropout(&(lh_dropout_args){MANY, 0.3, 11, 12, 1003, at(r, 0), at(r, 1), false},
+                  r->threads);
+    r->k->dropout(&(lh_dropout_args){MANY, 0.75, 11, 12, 0, at(r, 0), at(r, 2), true}, r->threads);
+    r->k->dropout(&(lh_dropout_args){MANY, 0.0, 11, 12, 5, at(r, 0), at(r, 0), false}, r->threads);
+}
+static void plain_dropout(operand *v)
+{
+    for (uint64_t i = 0; i < MANY; i++) {
+        const double word = (double)lh_random_u32(11, 12, 1003 + i);
+        v[1].d[i] = word >= 0.3 * 0x1p32 ? v[0].d[i] / 0.7 : 0.0;
+        if ((double)lh_random_u32(11, 12, i) >= 0.75 * 0x1p32) v[2].d[i] += v[0].d[i] / 0.25;
+    }
+}
+
+/* logits, lse, sums (f64), gradient of the loss (f64); row 3 is shifted far up and row 7 has ties. */
+static void entropy_edit(operand *o)
+{
+    for (int i = 0; i < VOCAB; i++) {
+        o->f[3 * VOCAB + i] += 5000.0f;
+        o->f[7 * VOCAB + i] = i == token(7) || i == token(7) + 1 ? 4.0f : 1.0f;
+        o->f[8 * VOCAB + i] = i == token(8) || i == 0 ? 4.0f : -(float)INFINITY;
+    }
+    for (int64_t i = 0; i < o->n; i++) o->d[i] = (double)o->f[i];
+}
+static void do_cross_entropy(run *r)
+{
+    int32_t labels[ROWS];
+    tokens(labels, true);
+    entropy_edit(&r->v[0]);
+    r->k->cross_entropy(
+        &(lh_cross_entropy_args){ROWS, VOCAB, at(r, 0), labels, at(r, 1), r->v[2].d}, r->threads);
+    r->k->cross_entropy_grad(
+        &(lh_cross_entropy_grad_args){ROWS, VOCAB, at(r, 0), labels, at(r, 1), 0.5, r->v[3].d},
+        r->threads);
+}
+static void plain_cross_entropy(operand *v)
+{
+    int32_t labels[ROWS];
+    tokens(labels, true);
+    entropy_edit(&v[0]);
+    for (int r = 0; r < ROWS; r++) {
+        double *x = v[0].d + r * VOCAB, max = x[0], sum = 0;
+        int best = 0;
+        for (int i = 0; i < VOCAB; i++) max = x[i] > max ? x[best = i] : max;
+        for (int i = 0; i < VOCAB; i++) sum += exp(x[i] - max);
+        v[1].d[r] = max + log(sum);
+        if (labels[r] >= 0) v[2].d[0] += v[1].d[r] - x[labels[r]];
+        if (labels[r] >= 0) v[2].d[1] += best == labels[r];
+        for (int i = 0; i < VOCAB; i++)
+            x[i] =
+                labels[r] < 0 ? 0.0 : 0.5 * v[3].d[0] * (exp(x[i] - max) / sum - (i == labels[r]));
+    }
+}
+
+/* x, m, v, grad; two steps of torch.optim.AdamW as its documentation writes them. */
+static void adamw_edit(operand *o)
+{
+    for (int64_t i = 0; i < o->n; i++) {
+        o->f[i] = o->f[i] * o->f[i];
+        o->d[i] = (double)o->f[i];
+    }
+}
+static void do_adamw(run *r)
+{
+    adamw_edit(&r->v[2]);
+    for (int t = 1; t <= 2; t++)
+        r->k->adamw(&(lh_adamw_args){MANY, 1e-2, 0.9, 0.95, 1e-8, 0.1, 1.0 - pow(0.9, t),
+                                     1.0 - pow(0.95, t), 0.25, at(r, 0), at(r, 1), at(r, 2),
+                                     at(r, 3)},
+                    r->threads);
+}
+static void plain_adamw(operand *v)
+{
+    adamw_edit(&v[2]);
+    for (int i = 0; i < 2 * MANY; i++) {
+        const int t = i / MANY + 1, j = i % MANY;
+        const double g = v[3].d[j] * 0.25;
+        v[0].d[j] -= 1e-2 * 0.1 * v[0].d[j];
+        v[1].d[j] = 0.9 * v[1].d[j] + 0.1 * g;
+        v[2].d[j] = 0.95 * v[2].d[j] + 0.05 * g * g;
+        const double mhat = v[1].d[j] / (1.0 - pow(0.9, t)),
+                     vhat = v[2].d[j] / (1.0 - pow(0.95, t));
+        v[0].d[j] -= 1e-2 * mhat / (sqrt(vhat) + 1e-8);
+    }
+}
+
+static void do_sum_squares(run *r)
+{
+    r->k->sum_squares(&(lh_sum_squares_args){5 * MANY, at(r, 0), r->v[1].d}, r->threads);
+}
+static void plain_sum_squares(operand *v)
+{
+    long double sum = (long double)v[1].d[0];
+    for (int i = 0; i < 5 * MANY; i++) sum += (long double)v[0].d[i] * (long double)v[0].d[i];
+    v[1].d[0] = (double)sum;
+}
+
+/* tensor [2, ROWS, 5], packed [2, 21, 5] out and in, tensor that is added to */
+static const lh_span spans[] = {{10, 12, 1}, {3, 4, 7}, {120, 1, 5}, {9, 0, 1}, {50, 4, 1}};
+enum { SPANS = sizeof spans / sizeof spans[0], PACKED = 21 };
+static void do_rows(run *r)
+{
+    lh_rows_args a = {
+        2, ROWS, 5, SPANS, spans, r->single ? sizeof(float) : sizeof(double), at(r, 0), at(r, 1)};
+    r->k->pack_rows(&a, r->threads);
+    a.tensor = at(r, 2);
+    r->k->add_rows(&a, r->threads);
+    a.host = at(r, 3);
+    a.tensor = at(r, 4);
+    r->k->unpack_rows(&a, r->threads);
+}
+static void plain_rows(operand *v)
+{
+    int packed = 0;
+    for (int b = 0; b < 2; b++) {
+        for (int s = 0; s < SPANS; s++) {
+            for (int64_t i = 0; i < spans[s].count * 5; i++, packed++) {
+                const int64_t row = b * ROWS + spans[s].row + i / 5 * spans[s].stride;
+                v[1].d[packed] = v[0].d[row * 5 + i % 5];
+                v[2].d[row * 5 + i % 5] += v[1].d[packed];
+                v[4].d[row * 5 + i % 5] = v[3].d[packed];
+            }
+        }
+    }
+}
+
+/* --- the comparison ------------------------------------------------------------------------------------------------ */
+
+typedef struct op {
+    const char *name;
+    void (*call)(run *r);
+    void (*plain)(operand *v);
+    int64_t size[OPERANDS];
+    unsigned doubles; /* bit i: operand i is double for every table */
+    double
+        terms; /* of the longest sum: tolerance 8 sqrt(terms) eps of the largest entry; more where said */
+} op;
+
+enum { RW = ROWS * WIDTH, RV = ROWS * VOCAB, VW = VOCAB * WIDTH };
+
+static const op ops[] = {
+    {"gemm", do_gemm, plain_gemm, {57 * 83, 45 * 83, 57 * 45}, 0, 83},
+    {"fill", do_fill, plain_fill, {MANY}, 0, 1},
+    {"axpy", do_axpy, plain_axpy, {MANY, MANY, MANY, MANY}, 0, 1},
+    {"add", do_add, plain_add, {MANY, MANY, MANY}, 0, 1},
+    {"bias", do_bias, plain_bias, {WIDTH, RW, WIDTH}, 0, ROWS},
+    {"layer norm", do_layer_norm, plain_layer_norm, {RW, WIDTH, WIDTH, RW, 2 * ROWS}, 0, 1},
+    {"rms norm", do_rms_norm, plain_rms_norm, {RW, WIDTH, WIDTH, RW, 2 * ROWS}, 0, 1},
+    {"layer norm gradient",
+     do_layer_norm_grad,
+     plain_layer_norm_grad,
+     {RW, WIDTH, WIDTH, RW, 2 * ROWS, RW, RW, WIDTH, WIDTH},
+     0,
+     ROWS},
+    {"rms norm gradient",
+     do_rms_norm_grad,
+     plain_rms_norm_grad,
+     {RW, WIDTH, WIDTH, RW, 2 * ROWS, RW, RW, WIDTH, WIDTH},
+     0,
+     ROWS},
+    {"activation", do_act, plain_act, {MANY, MANY, MANY, MANY, MANY}, 0, 1},
+    {"activation gradient",
+     do_act_grad,
+     plain_act_grad,
+     {MANY, MANY, MANY, MANY, MANY, MANY, MANY},
+     0,
+     1},
+    {"embedding", do_embed, plain_embed, {VW, RW, RW, VW}, 0, 12},
+    {"rotary", do_rotary, plain_rotary, {ROWS * HEAD, RW, RW, RW}, 0, 1},
+    /* angles reach 760, and sine keeps their absolute error */
+    {"sinusoid", do_sinusoid, plain_sinusoid, {RW, 7 * ROWS}, 0, 760},
+    {"dropout", do_dropout, plain_dropout, {MANY, MANY, MANY}, 0, 1},
+    /* in the row near 5000, lse is rounded to 2e-4 */
+    {"cross-entropy",
+     do_cross_entropy,
+     plain_cross_entropy,
+     {RV, ROWS, 2, 1},
+     1u << 2 | 1u << 3,
+     100},
+    {"adamw", do_adamw, plain_adamw, {MANY, MANY, MANY, MANY}, 0, 1},
+    {"sum of squares", do_sum_squares, plain_sum_squares, {5 * MANY, 1}, 1u << 1, 4096},
+    {"rows",
+     do_rows,
+     plain_rows,
+     {2 * ROWS * 5, 2 * PACKED * 5, 2 * ROWS * 5, 2 * PACKED * 5, 2 * ROWS * 5},
+     0,
+     1},
+};
+enum { OPS = sizeof ops / sizeof ops[0] };
+
+static run run_new(const op *o, const lh_kernels *k, bool single, int threads)
+{
+    run r = {.k = k, .single = single, .threads = threads};
+    for (int i = 0; i < OPERANDS; i++) r.v[i] = operand_new(o->size[i], (uint32_t)i);
+    if (k != NULL)
+        o->call(&r);
+    else
+        o->plain(r.v);
+    return r;
+}
+
+static void run_free(run *r)
+{
+    for (int i = 0; i < OPERANDS; i++) operand_free(&r->v[i]);
+}
+
+/* Largest difference relative to the largest entry of the reference; infinite entries must agree. */
+static double difference(const run *r, int i, unsigned doubles, const double *want)
+{
+    double worst = 0, scale = 1e-30;
+    for (int64_t j = 0; j < r->v[i].n; j++) {
+        const bool single = r->single && (doubles >> i & 1) == 0;
+        const double x = single ? (double)r->v[i].f[j] : r->v[i].d[j];
+        if (isinf(want[j]) && x == want[j]) continue;
+        if (!isfinite(x) || !isfinite(want[j])) return HUGE_VAL;
+        worst = fmax(worst, fabs(x - want[j]));
+        scale = fmax(scale, fabs(want[j]));
+    }
+    return worst / scale;
+}
+
+static void compare(const op *o, const lh_kernels *k, bool single, const run *want)
+{
+    const double eps = single ? (double)FLT_EPSILON : DBL_EPSILON;
+    const double tolerance = 8.0 * sqrt(o->terms) * eps;
+    run one = run_new(o, k, single, 1), two = run_new(o, k, single, 2);
+    run three = run_new(o, k, single, 3);
+    for (int i = 0; i < OPERANDS; i++) {
+        const operand *a = &one.v[i], *b = &two.v[i], *c = &three.v[i];
+        const double d = difference(&one, i, o->doubles, want->v[i].d);
+        if (d > tolerance)
+            fail_msg("%s, %s %s, operand %d: difference %.3g, allowed %.3g", o->name,
+                     single ? "float" : "double", k->isa, i, d, tolerance);
+        assert_memory_equal(a->d, b->d, (size_t)a->n * sizeof(double));
+        assert_memory_equal(a->d, c->d, (size_t)a->n * sizeof(double));
+        assert_memory_equal(a->f, b->f, (size_t)a->n * sizeof(float));
+        assert_memory_equal(a->f, c->f, (size_t)a->n * sizeof(float));
+    }
+    run_free(&one);
+    run_free(&two);
+    run_free(&three);
+}
+
+static void test_double_against_plain_loops(void **state)
+{
+    (void)state;
+    for (int i = 0; i < OPS; i++) {
+        run want = run_new(&ops[i], NULL, false, 1);
+        compare(&ops[i], lh_kernels_f64(), false, &want);
+        run_free(&want);
+    }
+}
+
+static void test_float_against_double(void **state)
+{
+    const lh_kernels *tables[] = {lh_kernels_f32(), lh_kernels_f32_avx2(), lh_kernels_f32_avx512()};
+    (void)state;
+    for (int t = 0; t < 3; t++) {
+        if (tables[t] == NULL) {
+            print_message("[  NOTE    ] this processor has no %s: not compared\n",
+                          t == 1 ? "AVX2" : "AVX-512");
+            continue;
+        }
+        for (int i = 0; i < OPS; i++) {
+            run want = run_new(&ops[i], lh_kernels_f64(), false, 1);
+            compare(&ops[i], tables[t], true, &want);
+            run_free(&want);
+        }
+    }
+}
+
+/* --- shapes at the edge ------------------------------------------------------------------------------------------- */
+
+static void test_empty(void **state)
+{
+    const lh_kernels *k = lh_kernels_f64();
+    double sum = 2.0, sums[2] = {3.0, 4.0};
+    (void)state;
+    k->fill(&(lh_fill_args){.n = 0}, 2);
+    k->axpy(&(lh_axpy_args){.n = 0, .alpha = 1.0}, 2);
+    k->act(&(lh_act_args){.kind = LH_ACT_GELU}, 2);
+    k->adamw(&(lh_adamw_args){.c1 = 1, .c2 = 1}, 2);
+    k->dropout(&(lh_dropout_args){.rate = 0.5}, 2);
+    k->norm(&(lh_norm_args){.width = 4}, 2);
+    k->norm_grad(&(lh_norm_grad_args){.width = 4, .dx = &sum, .dw = &sum}, 2);
+    k->embed(&(lh_embed_args){.width = 4}, 2);
+    k->rotary(&(lh_rotary_args){.heads = 2, .width = 4}, 2);
+    k->sum_squares(&(lh_sum_squares_args){0, NULL, &sum}, 2);
+    k->cross_entropy(&(lh_cross_entropy_args){.vocab = 9, .sums = sums}, 2);
+    k->pack_rows(&(lh_rows_args){.batch = 1, .width = 3, .element_bytes = 8}, 2);
+    assert_true(sum == 2.0 && sums[0] == 3.0 && sums[1] == 4.0);
+}
+
+static double gemm_plain(const lh_gemm_args *g, int64_t i, int64_t j, double old)
+{
+    const double *a = g->a, *b = g->b;
+    double s = 0;
+    for (int64_t p = 0; p < g->k; p++)
+        s += a[i * g->a_rs + p * g->a_cs] * b[p * g->b_rs + j * g->b_cs];
+    return g->alpha * s + (g->accumulate ? old : 0.0);
+}
+
+/* One product with random strides: each operand row-major, column-major or with gaps. NaN in C must not leak. */
+static void gemm_case(uint64_t seed)
+{
+    enum { SIDE = 40, GAP = 3, ROOM = SIDE * SIDE * GAP * GAP };
+    uint64_t at_word = 0;
+#define DRAW(n) ((int64_t)(lh_random_u32(seed, 9, at_word++) % (uint32_t)(n)))
+    const int64_t m = DRAW(6) == 0 ? 1 : DRAW(SIDE), n = DRAW(6) == 0 ? 1 : DRAW(SIDE);
+    const int64_t k = DRAW(6) == 0 ? 1 : DRAW(SIDE);
+    const int64_t rows[3] = {m, k, m}, cols[3] = {k, n, n};
+    int64_t rs[3], cs[3];
+    for (int i = 0; i < 3; i++) {
+        const int64_t gap = DRAW(3) == 0 ? GAP : 1, pad = DRAW(2) * GAP;
+        const bool by_rows = DRAW(2) == 0;
+        rs[i] = by_rows ? cols[i] * gap + pad : gap;
+        cs[i] = by_rows ? gap : rows[i] * gap + pad;
+    }
+    operand a = operand_new(ROOM, 1), b = operand_new(ROOM, 2), c = operand_new(ROOM, 3);
+    operand old = operand_new(ROOM, 3);
+    lh_gemm_args g = {m,     n,           k,     DRAW(2) == 0 ? 1.0 : -0.5,
+                      a.d,   rs[0],       cs[0], b.d,
+                      rs[1], cs[1],       c.d,   rs[2],
+                      cs[2], DRAW(2) == 0};
+    lh_gemm_args h = g;
+    h.a = a.f;
+    h.b = b.f;
+    h.c = c.f;
+    if (!g.accumulate) memset(c.d, 0xFF, sizeof(double) * ROOM);
+    if (!g.accumulate) memset(c.f, 0xFF, sizeof(float) * ROOM);
+    lh_kernels_f64()->gemm(&g, (int)DRAW(2) + 1);
+    lh_kernels_f32()->gemm(&h, (int)DRAW(2) + 1);
+    for (int64_t i = 0; i < m; i++) {
+        for (int64_t j = 0; j < n; j++) {
+            const int64_t p = i * rs[2] + j * cs[2];
+            const double want = gemm_plain(&g, i, j, old.d[p]);
+            lh_assert_close(c.d[p], want, 1e-13, 1e-13);
+            lh_assert_close((double)c.f[p], want, 1e-5, 1e-5);
+            old.d[p] = c.d[p]; /* visited; everything else must be as before */
+        }
+    }
+    for (int64_t p = 0; g.accumulate && p < ROOM; p++) assert_true(c.d[p] == old.d[p]);
+#undef DRAW
+    operand_free(&a);
+    operand_free(&b);
+    operand_free(&c);
+    operand_free(&old);
+}
+
+static void test_products_with_any_strides(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 0; seed < 300; seed++) gemm_case(seed);
+}
+
+/* The number of threads changes no bit of a product. */
+static void test_products_on_threads(void **state)
+{
+    static const int64_t sizes[][3] = {{57, 45, 83}, {130, 64, 64}, {64, 258, 31}, {300, 96, 200}};
+    (void)state;
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        const int64_t m = sizes[i][0], n = sizes[i][1], k = sizes[i][2];
+        operand a = operand_new(m * k, 1), b = operand_new(k * n, 2);
+        operand one = operand_new(m * n, 3), more = operand_new(m * n, 3);
+        lh_gemm_args g = {m, n, k, 1.0, a.d, k, 1, b.d, n, 1, one.d, n, 1, false};
+        lh_gemm_args h = {m, n, k, 1.0, a.f, k, 1, b.f, n, 1, one.f, n, 1, false};
+        lh_kernels_f64()->gemm(&g, 1);
+        lh_kernels_f32()->gemm(&h, 1);
+        g.c = more.d;
+        h.c = more.f;
+        for (int threads = 2; threads <= 4; threads++) {
+            lh_kernels_f64()->gemm(&g, threads);
+            lh_kernels_f32()->gemm(&h, threads);
+            assert_memory_equal(one.d, more.d, (size_t)(m * n) * sizeof(double));
+            assert_memory_equal(one.f, more.f, (size_t)(m * n) * sizeof(float));
+        }
+        operand_free(&a);
+        operand_free(&b);
+        operand_free(&one);
+        operand_free(&more);
+    }
+}
+
+/* --- elementary functions ------------------------------------------------------------------------------------------ */
+
+static void test_float_exp(void **state)
+{
+    double worst = 0;
+    (void)state;
+    for (int i = -1740000; i <= 1774000; i++) { /* -87 .. 88.7: normal results */
+        const float x = (float)i * 5e-5f, y = k_exp(x);
+        const double want = exp((double)x);
+        const float nearest = (float)want;
+        const double ulp = (double)(nextafterf(nearest, INFINITY) - nearest);
+        worst = fmax(worst, fabs((double)y - want) / ulp);
+    }
+    print_message("[  NOTE    ] float exp: %.2f ulp\n", worst);
+    assert_true(worst <= 2.0);
+    lh_assert_close((double)k_exp(-95.0f), exp(-95.0), 0.0, 2.0 * 1.4e-45);
+    assert_true(k_exp(0.0f) == 1.0f);
+    assert_true(k_exp(-1e4f) == 0.0f && k_exp(-INFINITY) == 0.0f);
+    assert_true(isinf(k_exp(89.5f)) && isinf(k_exp(INFINITY)) && isnan(k_exp(NAN)));
+}
+
+static void test_float_normal(void **state)
+{
+    double tail = 0, body = 0, density = 0;
+    (void)state;
+    for (int i = -12000; i <= 12000; i++) {
+        const float x = (float)i * 1e-3f;
+        float pdf = 0;
+        const double phi = (double)k_normal(x, &pdf), want = 0.5 * erfc(-(double)x / sqrt(2.0));
+        const double gauss = exp(-0.5 * (double)x * (double)x) / sqrt(2.0 * acos(-1.0));
+        body = fmax(body, fabs(phi - want));
+        if (x < 0 && x > -5.0f) tail = fmax(tail, fabs(phi / want - 1.0));
+        density = fmax(density, fabs((double)pdf - gauss));
+    }
+    print_message("[  NOTE    ] float Phi: absolute %.2g, relative to -5 %.2g; density %.2g\n",
+                  body, tail, density);
+    assert_true(body <= 3e-7 && tail <= 2e-6 && density <= 1e-7);
+    float pdf = 0;
+    assert_true(k_normal(-INFINITY, &pdf) == 0.0f && k_normal(INFINITY, &pdf) == 1.0f);
+    assert_true(isnan(k_normal(NAN, &pdf)));
+    assert_true(k_sigmoid(0.0f) == 0.5f && k_sigmoid(-200.0f) == 0.0f && k_sigmoid(200.0f) == 1.0f);
+}
+
+/* --- derivatives, in double ---------------------------------------------------------------------------------------- */
+
+enum { R = 4, W = 6, V = 7 }; /* rows, width, vocabulary of the small cases */
+
+/* A loss sum(c * f(x...)) with operands that the checks move. */
+typedef struct small {
+    double x[R * W], w[W], b[W], y[R * W], stats[2 * R], c[R * W]; /* c: dy */
+    double logits[R * V], table[V * W];
+    int32_t ids[R];
+    bool rms;
+    lh_act_kind kind;
+    double rate;
+} small;
+
+typedef double (*loss_fn)(small *s);
+
+static void small_random(double *x, int n, uint32_t instance)
+{
+    for (uint64_t i = 0; i < (uint64_t)n; i++)
+        x[i] = lh_random_normal(4, lh_stream_id(LH_STREAM_TEST, instance), i);
+}
+
+static small small_new(void)
+{
+    small s = {.rms = false};
+    small_random(s.x, R * W, 1);
+    small_random(s.w, W, 2);
+    small_random(s.b, W, 3);
+    small_random(s.c, R * W, 4);
+    small_random(s.logits, R * V, 5);
+    small_random(s.table, V * W, 6);
+    for (int r = 0; r < R; r++) s.ids[r] = r == 1 ? -1 : r * 5 % V;
+    return s;
+}
+
+static double weighted(const small *s)
+{
+    double sum = 0;
+    for (int i = 0; i < R * W; i++) sum += s->c[i] * s->y[i];
+    return sum;
+}
+
+static double norm_loss(small *s)
+{
+    lh_kernels_f64()->norm(&(lh_norm_args){R, W, 1e-5, s->rms, s->x, s->w, s->b, s->y, s->stats},
+                           1);
+    return weighted(s);
+}
+
+/* The gate is the table, as a second input of R * W numbers. */
+static double act_loss(small *s)
+{
+    lh_kernels_f64()->act(&(lh_act_args){s->kind, R * W, s->x, s->table, s->y}, 1);
+    return weighted(s);
+}
+
+static double bias_loss(small *s)
+{
+    memcpy(s->y, s->x, sizeof s->y);
+    lh_kernels_f64()->bias(&(lh_bias_args){R, W, s->b, s->y}, 1);
+    return weighted(s);
+}
+
+static double embed_loss(small *s)
+{
+    const int32_t ids[R] = {2, 0, 2, 6};
+    lh_kernels_f64()->embed(&(lh_embed_args){R, W, V, ids, s->table, s->y}, 1);
+    return weighted(s);
+}
+
+static double entropy_loss(small *s)
+{
+    double sums[2] = {0, 0}, lse[R];
+    lh_kernels_f64()->cross_entropy(&(lh_cross_entropy_args){R, V, s->logits, s->ids, lse, sums},
+                                    1);
+    return sums[0];
+}
+
+/* Every entry by central differences, against the largest entry of the gradient. */
+static void check_gradient(loss_fn loss, small *s, double *x, const double *gradient, int n)
+{
+    double largest = 1e-3;
+    for (int i = 0; i < n; i++) largest = fmax(largest, fabs(gradient[i]));
+    for (int i = 0; i < n; i++) {
+        const double old = x[i], h = cbrt(DBL_EPSILON) * fmax(1.0, fabs(old));
+        x[i] = old + h;
+        const double up = loss(s);
+        x[i] = old - h;
+        const double down = loss(s);
+        x[i] = old;
+        lh_assert_close(gradient[i], (up - down) / (2.0 * h), 0.0, LH_TOL_DIFFERENCE * largest);
+    }
+}
+
+static void test_norm_derivatives(void **state)
+{
+    (void)state;
+    for (int rms = 0; rms < 2; rms++) {
+        small s = small_new();
+        double dx[R * W], dw[W] = {0}, db[W] = {0};
+        s.rms = rms == 1;
+        (void)norm_loss(&s);
+        lh_kernels_f64()->norm_grad(
+            &(lh_norm_grad_args){R, W, s.rms, s.x, s.w, s.stats, s.c, dx, dw, db, false}, 1);
+        check_gradient(norm_loss, &s, s.x, dx, R * W);
+        check_gradient(norm_loss, &s, s.w, dw, W);
+        check_gradient(norm_loss, &s, s.b, db, W);
+    }
+}
+
+static void test_activation_derivatives(void **state)
+{
+    static const lh_act_kind kinds[] = {LH_ACT_GELU, LH_ACT_RELU, LH_ACT_SWIGLU};
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        small s = small_new();
+        double dx[R * W], dgate[R * W] = {0};
+        s.kind = kinds[i];
+        lh_kernels_f64()->act_grad(&(lh_act_grad_args){s.kind, R * W, s.x, s.table, s.c, dx, dgate},
+                                   1);
+        check_gradient(act_loss, &s, s.x, dx, R * W);
+        check_gradient(act_loss, &s, s.table, dgate, R * W);
+    }
+}
+
+static void test_sum_derivatives(void **state)
+{
+    const int32_t ids[R] = {2, 0, 2, 6};
+    small s = small_new();
+    double db[W] = {0}, dtable[V * W] = {0}, logits[R * V], lse[R], sums[2] = {0, 0};
+    const double two = 2.0;
+    (void)state;
+    lh_kernels_f64()->bias_grad(&(lh_bias_grad_args){R, W, s.c, db}, 1);
+    check_gradient(bias_loss, &s, s.b, db, W);
+    lh_kernels_f64()->embed_grad(&(lh_embed_grad_args){R, W, V, ids, s.c, dtable}, 1);
+    check_gradient(embed_loss, &s, s.table, dtable, V * W);
+    memcpy(logits, s.logits, sizeof logits);
+    lh_kernels_f64()->cross_entropy(&(lh_cross_entropy_args){R, V, logits, s.ids, lse, sums}, 1);
+    lh_kernels_f64()->cross_entropy_grad(
+        &(lh_cross_entropy_grad_args){R, V, logits, s.ids, lse, 0.5, &two}, 1);
+    check_gradient(entropy_loss, &s, s.logits, logits, R * V);
+}
+
+/* <A x, y> = <x, A' y>: the rotation with its inverse, dropout with itself. */
+static void test_adjoints(void **state)
+{
+    enum { N = 5 * 2 * 8 };
+    const lh_kernels *k = lh_kernels_f64();
+    double x[N], y[N], ax[N], ay[N], pairs[5 * 8], left = 0, right = 0, dleft = 0, dright = 0;
+    (void)state;
+    small_random(x, N, 7);
+    small_random(y, N, 8);
+    k->rotary_table(&(lh_rotary_table_args){5, 8, 3, 4, 100.0, pairs}, 1);
+    k->rotary(&(lh_rotary_args){5, 2, 8, x, pairs, ax, false, false}, 1);
+    k->rotary(&(lh_rotary_args){5, 2, 8, y, pairs, ay, true, false}, 1);
+    for (int i = 0; i < N; i++) left += ax[i] * y[i];
+    for (int i = 0; i < N; i++) right += x[i] * ay[i];
+    k->dropout(&(lh_dropout_args){N, 0.4, 1, 2, 17, x, ax, false}, 1);
+    k->dropout(&(lh_dropout_args){N, 0.4, 1, 2, 17, y, ay, false}, 1);
+    for (int i = 0; i < N; i++) dleft += ax[i] * y[i];
+    for (int i = 0; i < N; i++) dright += x[i] * ay[i];
+    lh_assert_close(left, right, 1e-13, 1e-13);
+    lh_assert_close(dleft, dright, 1e-13, 1e-13);
+    assert_true(left != dleft);
+}
+
+/* A mask by pieces is the mask of the whole, at any cut: what makes it independent of the ranks. */
+static void test_dropout_by_pieces(void **state)
+{
+    enum { N = 1000 };
+    const lh_kernels *k = lh_kernels_f64();
+    double x[N], whole[N], pieces[N];
+    int64_t kept = 0;
+    (void)state;
+    for (int i = 0; i < N; i++) x[i] = 1.0;
+    k->dropout(&(lh_dropout_args){N, 0.4, 1, 2, 17, x, whole, false}, 1);
+    for (int64_t i = 0, n; i < N; i += n) {
+        n = i % 7 * 19 + 1 < N - i ? i % 7 * 19 + 1 : N - i;
+        k->dropout(&(lh_dropout_args){n, 0.4, 1, 2, 17 + i, x + i, pieces + i, false}, 1);
+    }
+    assert_memory_equal(whole, pieces, sizeof whole);
+    for (int i = 0; i < N; i++) kept += whole[i] != 0.0;
+    lh_assert_close((double)kept, 0.6 * N, 0.0, 5.0 * sqrt(0.24 * N));
+}
+
+/* The squares of floats are exact in double, and so is their sum but for the rounding of double. */
+static void test_sum_of_squares_is_double(void **state)
+{
+    const lh_kernels *tables[] = {lh_kernels_f32(), lh_kernels_f32_avx2(), lh_kernels_f32_avx512()};
+    operand x = operand_new(3 * MANY, 1);
+    double want = 0;
+    (void)state;
+    lh_kernels_f64()->sum_squares(&(lh_sum_squares_args){3 * MANY, x.d, &want}, 1);
+    for (int t = 0; t < 3; t++) {
+        double sum = 1.0;
+        if (tables[t] == NULL) continue;
+        tables[t]->sum_squares(&(lh_sum_squares_args){3 * MANY, x.f, &sum}, 1);
+        lh_assert_close(sum - 1.0, want, 1e-12, 0.0);
+    }
+    operand_free(&x);
+}
+
+/* Rows of elements that are not real. */
+static void test_rows_of_bytes(void **state)
+{
+    const lh_span span[] = {{1, 2, 1}, {0, 2, 3}};
+    const char tensor[] = "aabbccdd";
+    char packed[9] = {0}, back[9] = "........";
+    (void)state;
+    lh_rows_args a = {1, 4, 2, 2, span, 1, (void *)(uintptr_t)tensor, packed};
+    lh_kernels_f64()->pack_rows(&a, 1);
+    assert_string_equal(packed, "bbccaadd");
+    a.tensor = back;
+    lh_kernels_f64()->unpack_rows(&a, 1);
+    assert_string_equal(back, tensor);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_double_against_plain_loops),
+        cmocka_unit_test(test_float_against_double),
+        cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_products_with_any_strides),
+        cmocka_unit_test(test_products_on_threads),
+        cmocka_unit_test(test_float_exp),
+        cmocka_unit_test(test_float_normal),
+        cmocka_unit_test(test_norm_derivatives),
+        cmocka_unit_test(test_activation_derivatives),
+        cmocka_unit_test(test_sum_derivatives),
+        cmocka_unit_test(test_adjoints),
+        cmocka_unit_test(test_dropout_by_pieces),
+        cmocka_unit_test(test_sum_of_squares_is_double),
+        cmocka_unit_test(test_rows_of_bytes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,776 @@
+/* The attention tile kernels against a softmax written down plainly, in double, over the same tiles. */
+#include "core/kernels_internal.h"
+
+#include "tests/lh_test.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct variant {
+    const char *name;
+    size_t bytes; /* of an element */
+    void (*attend)(const lh_attend_args *, int);
+    void (*finish)(const lh_attend_finish_args *, int);
+    void (*delta)(const lh_attend_delta_args *, int);
+    void (*grad)(const lh_attend_grad_args *, int);
+    size_t (*scratch)(int64_t, int64_t, int64_t, int64_t, int);
+} variant;
+
+#define VARIANT(name, bytes)                                                                       \
+    {                                                                                              \
+#name, bytes, lhi_attend_##name, lhi_attend_finish_##name, lhi_attend_delta_##name,        \
+            lhi_attend_grad_##name, lhi_attend_scratch_##name                                      \
+    }
+
+static const variant variants[] = {
+    VARIANT(f64, 8),
+    VARIANT(f32, 4),
+#if defined(__x86_64__)
+    VARIANT(f32_avx2, 4),
+    VARIANT(f32_avx512, 4),
+#endif
+};
+enum { N_VARIANTS = sizeof variants / sizeof variants[0] };
+
+static bool can_run(const variant *x)
+{
+    bool yes = true;
+#if defined(__x86_64__)
+    if (strcmp(x->name, "f32_avx2") == 0)
+        yes = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (strcmp(x->name, "f32_avx512") == 0)
+        yes = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+#endif
+    if (!yes) printf("[  SKIPPED ] %s: not on this processor\n", x->name);
+    return yes;
+}
+
+/* ---- Cases ---- */
+
+enum { MAX_TILES = 64, MAX_BLOCKS = 3, MAX_BATCH = 3 };
+
+/* blocks key blocks of k_rows rows each; tile i belongs to block[i]; a call per block, in that order. */
+typedef struct scene {
+    const char *name;
+    int64_t batch, heads, kv_heads, width, q_rows, k_rows, head, n_heads;
+    double scale, size; /* size: of the random entries of Q and K */
+    int n_blocks, n_tiles;
+    lh_tile tile[MAX_TILES];
+    int block[MAX_TILES];
+    uint64_t *bits;
+    bool has_valid;
+    int64_t valid[MAX_BATCH];
+} scene;
+
+enum { Q, K, V, DO, DLSE, O, LSE, DQ, DK, DV, N_ARRAYS };
+
+typedef struct arrays {
+    double *x[N_ARRAYS];
+    int64_t n[N_ARRAYS];
+} arrays;
+
+static double uniform(uint64_t *state)
+{
+    *state = *state * 6364136223846793005U + 1442695040888963407U;
+    return (double)(*state >> 11) / 9007199254740992.0 * 2 - 1;
+}
+
+static void *new_zeroed(size_t n)
+{
+    void *p = aligned_alloc(64, (n + 127) / 64 * 64);
+    assert_non_null(p);
+    memset(p, 0, n + 64);
+    return p;
+}
+
+static arrays make_arrays(const scene *c)
+{
+    arrays a;
+    int64_t queries = c->batch * c->q_rows * c->heads;
+    int64_t keys = c->n_blocks * c->batch * c->k_rows * c->kv_heads * c->width;
+    uint64_t state = 7;
+    for (int i = 0; i < N_ARRAYS; i++) {
+        bool key = i == K || i == V || i == DK || i == DV;
+        a.n[i] = key ? keys : (i == LSE || i == DLSE ? queries : queries * c->width);
+        a.x[i] = new_zeroed((size_t)a.n[i] * sizeof(double));
+        for (int64_t j = 0; i < O && j < a.n[i]; j++)
+            a.x[i][j] = (double)(float)(uniform(&state) * (i == Q || i == K ? c->size : 1));
+    }
+    return a;
+}
+
+static void free_arrays(arrays *a)
+{
+    for (int i = 0; i < N_ARRAYS; i++) free(a->x[i]);
+}
+
+static bool sees(const scene *c, const lh_tile *t, int64_t b, int64_t i, int64_t j)
+{
+    if (j - i < t->lo || j - i > t->hi) return false;
+    if (c->has_valid && t->k_position + j * t->k_step >= c->valid[b]) return false;
+    int64_t bit = t->bits + i * t->nk + j;
+    return t->bits < 0 || (c->bits[bit / 64] >> (bit % 64) & 1);
+}
+
+/* ---- The reference: one query at a time, all its scores at once ---- */
+
+typedef struct seen {
+    int64_t n, *at; /* offsets of key rows in K and V */
+    double *score;
+} seen;
+
+static int64_t key_at(const scene *c, int block, int64_t b, int64_t row, int64_t h)
+{
+    return (((block * c->batch + b) * c->k_rows + row) * c->kv_heads +
+            h / (c->heads / c->kv_heads)) *
+           c->width;
+}
+
+static double dot(const double *x, const double *y, int64_t n)
+{
+    double s = 0;
+    for (int64_t i = 0; i < n; i++) s += x[i] * y[i];
+    return s;
+}
+
+static void collect(const scene *c, const arrays *a, int64_t b, int64_t row, int64_t h, seen *s)
+{
+    const double *q = a->x[Q] + ((b * c->q_rows + row) * c->heads + h) * c->width;
+    s->n = 0;
+    for (int x = 0; x < c->n_tiles; x++) {
+        const lh_tile *t = c->tile + x;
+        int64_t i = (row - t->q_row) / t->q_stride;
+        if (row < t->q_row || i >= t->nq || t->q_row + i * t->q_stride != row) continue;
+        for (int64_t j = 0; j < t->nk; j++) {
+            if (!sees(c, t, b, i, j)) continue;
+            s->at[s->n] = key_at(c, c->block[x], b, t->k_row + j * t->k_stride, h);
+            s->score[s->n] = c->scale * dot(q, a->x[K] + s->at[s->n], c->width);
+            s->n++;
+        }
+    }
+}
+
+static void reference_row(const scene *c, arrays *a, int64_t b, int64_t row, int64_t h, seen *s)
+{
+    int64_t stat = (b * c->heads + h) * c->q_rows + row;
+    int64_t at = ((b * c->q_rows + row) * c->heads + h) * c->width;
+    double *o = a->x[O] + at, *d_o = a->x[DO] + at, top = -INFINITY, sum = 0;
+    collect(c, a, b, row, h, s);
+    for (int64_t i = 0; i < s->n; i++) top = fmax(top, s->score[i]);
+    for (int64_t i = 0; i < s->n; i++) sum += exp(s->score[i] - top);
+    a->x[LSE][stat] = s->n > 0 ? top + log(sum) : -INFINITY;
+    for (int64_t i = 0; i < s->n; i++) {
+        s->score[i] = exp(s->score[i] - a->x[LSE][stat]);
+        for (int64_t d = 0; d < c->width; d++) o[d] += s->score[i] * a->x[V][s->at[i] + d];
+    }
+    double delta = dot(o, d_o, c->width) - a->x[DLSE][stat];
+    for (int64_t i = 0; i < s->n; i++) {
+        double p = s->score[i],
+               ds = c->scale * p * (dot(d_o, a->x[V] + s->at[i], c->width) - delta);
+        for (int64_t d = 0; d < c->width; d++) {
+            a->x[DV][s->at[i] + d] += p * d_o[d];
+            a->x[DQ][at + d] += ds * a->x[K][s->at[i] + d];
+            a->x[DK][s->at[i] + d] += ds * a->x[Q][at + d];
+        }
+    }
+}
+
+static void reference(const scene *c, arrays *a)
+{
+    int64_t most = 0;
+    for (int i = 0; i < c->n_tiles; i++) most += c->tile[i].nk;
+    seen s = {.at = new_zeroed((size_t)most * 8), .score = new_zeroed((size_t)most * 8)};
+    for (int i = O; i < N_ARRAYS; i++) memset(a->x[i], 0, (size_t)a->n[i] * sizeof(double));
+    for (int64_t i = 0; i < a->n[LSE]; i++) a->x[LSE][i] = -INFINITY;
+    for (int64_t b = 0; b < c->batch; b++)
+        for (int64_t h = c->head; h < c->head + c->n_heads; h++)
+            for (int64_t row = 0; row < c->q_rows; row++) reference_row(c, a, b, row, h, &s);
+    free(s.at);
+    free(s.score);
+}
+
+/* ---- The kernels ---- */
+
+static void *to_element(const double *x, int64_t n, size_t bytes)
+{
+    void *y = new_zeroed((size_t)n * bytes);
+    for (int64_t i = 0; i < n; i++) {
+        if (bytes == 8)
+            ((double *)y)[i] = x[i];
+        else
+            ((float *)y)[i] = (float)x[i];
+    }
+    return y;
+}
+
+static void from_element(double *x, const void *y, int64_t n, size_t bytes)
+{
+    for (int64_t i = 0; i < n; i++)
+        x[i] = bytes == 8 ? ((const double *)y)[i] : (double)((const float *)y)[i];
+}
+
+typedef struct machine {
+    const variant *kernel;
+    void *x[N_ARRAYS], *max, *sum, *delta, *scratch;
+} machine;
+
+static int tiles_of(const scene *c, int block, lh_tile *out)
+{
+    int n = 0;
+    for (int i = 0; i < c->n_tiles; i++)
+        if (c->block[i] == block) out[n++] = c->tile[i];
+    return n;
+}
+
+static void run_forward(const scene *c, machine *m, int threads)
+{
+    lh_tile tiles[MAX_TILES];
+    size_t block = (size_t)(c->batch * c->k_rows * c->kv_heads * c->width) * m->kernel->bytes;
+    lh_attend_args a = {.batch = c->batch,
+                        .heads = c->heads,
+                        .kv_heads = c->kv_heads,
+                        .width = c->width,
+                        .q_rows = c->q_rows,
+                        .k_rows = c->k_rows,
+                        .head = c->head,
+                        .n_heads = c->n_heads,
+                        .scale = c->scale,
+                        .q = m->x[Q],
+                        .o = m->x[O],
+                        .max = m->max,
+                        .sum = m->sum,
+                        .tiles = tiles,
+                        .bits = c->bits,
+                        .valid = c->has_valid ? c->valid : NULL,
+                        .scratch = m->scratch};
+    for (int i = 0; i < c->n_blocks; i++) {
+        a.n_tiles = tiles_of(c, i, tiles);
+        a.k = (const char *)m->x[K] + (size_t)i * block;
+        a.v = (const char *)m->x[V] + (size_t)i * block;
+        m->kernel->attend(&a, threads);
+    }
+    lh_attend_finish_args f = {.batch = c->batch,
+                               .heads = c->heads,
+                               .width = c->width,
+                               .q_rows = c->q_rows,
+                               .o = m->x[O],
+                               .max = m->max,
+                               .sum = m->sum,
+                               .lse = m->x[LSE]};
+    m->kernel->finish(&f, threads);
+}
+
+static void run_backward(const scene *c, machine *m, int threads)
+{
+    lh_tile tiles[MAX_TILES];
+    size_t block = (size_t)(c->batch * c->k_rows * c->kv_heads * c->width) * m->kernel->bytes;
+    lh_attend_delta_args d = {.batch = c->batch,
+                              .heads = c->heads,
+                              .width = c->width,
+                              .q_rows = c->q_rows,
+                              .o = m->x[O],
+                              .d_o = m->x[DO],
+                              .dlse = m->x[DLSE],
+                              .delta = m->delta};
+    m->kernel->delta(&d, threads);
+    lh_attend_grad_args a = {.batch = c->batch,
+                             .heads = c->heads,
+                             .kv_heads = c->kv_heads,
+                             .width = c->width,
+                             .q_rows = c->q_rows,
+                             .k_rows = c->k_rows,
+                             .head = c->head,
+                             .n_heads = c->n_heads,
+                             .scale = c->scale,
+                             .q = m->x[Q],
+                             .d_o = m->x[DO],
+                             .lse = m->x[LSE],
+                             .delta = m->delta,
+                             .dq = m->x[DQ],
+                             .tiles = tiles,
+                             .bits = c->bits,
+                             .valid = c->has_valid ? c->valid : NULL,
+                             .scratch = m->scratch};
+    for (int i = 0; i < c->n_blocks; i++) {
+        a.n_tiles = tiles_of(c, i, tiles);
+        a.k = (const char *)m->x[K] + (size_t)i * block;
+        a.v = (const char *)m->x[V] + (size_t)i * block;
+        a.dk = (char *)m->x[DK] + (size_t)i * block;
+        a.dv = (char *)m->x[DV] + (size_t)i * block;
+        m->kernel->grad(&a, threads);
+    }
+}
+
+/* Forward and backward of a variant with the inputs of `in`; results into out->x[O ...]. */
+static void run_kernels(const scene *c, const variant *kernel, const arrays *in, arrays *out,
+                        int threads)
+{
+    size_t bytes = kernel->bytes;
+    int64_t stats = in->n[LSE];
+    machine m = {.kernel = kernel};
+    for (int i = 0; i < N_ARRAYS; i++) {
+        m.x[i] = to_element(in->x[i], in->n[i], bytes);
+        if (i >= O) memset(m.x[i], 0, (size_t)in->n[i] * bytes);
+    }
+    m.sum = new_zeroed((size_t)stats * bytes);
+    m.delta = new_zeroed((size_t)stats * bytes);
+    m.max = new_zeroed((size_t)stats * bytes);
+    for (int64_t i = 0; i < stats; i++) {
+        if (bytes == 8)
+            ((double *)m.max)[i] = -INFINITY;
+        else
+            ((float *)m.max)[i] = -INFINITY;
+    }
+    size_t scratch = kernel->scratch(c->kv_heads, c->heads, c->width, c->k_rows, threads);
+    m.scratch = new_zeroed(scratch);
+    memset(m.scratch, 0xff, scratch + 64); /* NaN: nothing may rely on what was there */
+    run_forward(c, &m, threads);
+    run_backward(c, &m, threads);
+    const unsigned char *guard = (const unsigned char *)m.scratch + scratch;
+    for (int i = 0; i < 64; i++) assert_int_equal(guard[i], 0xff);
+    for (int i = O; i < N_ARRAYS; i++) from_element(out->x[i], m.x[i], in->n[i], bytes);
+    for (int i = 0; i < N_ARRAYS; i++) free(m.x[i]);
+    free(m.max);
+    free(m.sum);
+    free(m.delta);
+    free(m.scratch);
+}
+
+/* ---- Comparison ---- */
+
+static void compare(const char *what, const char *kernel, const arrays *want, const arrays *got,
+                    int i, double tolerance)
+{
+    static const char *const label[] = {"q", "k", "v", "do", "dlse", "o", "lse", "dq", "dk", "dv"};
+    double largest = 0, error = 0;
+    for (int64_t j = 0; j < want->n[i]; j++) {
+        double x = want->x[i][j], y = got->x[i][j];
+        if (isinf(x) && x == y) continue;
+        largest = fmax(largest, fabs(x));
+        if (!(fabs(x - y) <= error)) error = fabs(x - y); /* NaN counts as an error */
+    }
+    if (!(error <= tolerance * fmax(largest, 1e-3)))
+        fail_msg("%s, %s: %s differs by %g of %g", what, kernel, label[i], error, largest);
+}
+
+static void check_scene(const scene *c)
+{
+    arrays want = make_arrays(c), got = make_arrays(c), again = make_arrays(c);
+    reference(c, &want);
+    for (int k = 0; k < N_VARIANTS; k++) {
+        const variant *x = variants + k;
+        if (!can_run(x)) continue;
+        run_kernels(c, x, &want, &got, 1);
+        for (int i = O; i < N_ARRAYS; i++) {
+            double loose = i <= LSE ? 5e-6 : 2e-5;
+            compare(c->name, x->name, &want, &got, i, x->bytes == 8 ? 1e-12 : loose);
+        }
+        for (int threads = 2; threads <= 3; threads++) {
+            run_kernels(c, x, &want, &again, threads);
+            for (int i = O; i < N_ARRAYS; i++)
+                if (memcmp(got.x[i], again.x[i], (size_t)got.n[i] * sizeof(double)) != 0)
+                    fail_msg("%s, %s: %d threads give other bits", c->name, x->name, threads);
+        }
+    }
+    free_arrays(&want);
+    free_arrays(&got);
+    free_arrays(&again);
+}
+
+static scene new_scene(const char *name, int64_t heads, int64_t kv_heads, int64_t width,
+                       int64_t q_rows, int64_t k_rows)
+{
+    scene c = {.name = name,
+               .batch = 2,
+               .heads = heads,
+               .kv_heads = kv_heads,
+               .width = width,
+               .q_rows = q_rows,
+               .k_rows = k_rows,
+               .n_heads = heads,
+               .scale = 1 / sqrt((double)width),
+               .size = 2,
+               .n_blocks = 1};
+    return c;
+}
+
+static lh_tile *add_tile(scene *c, int block, int64_t q_row, int64_t nq, int64_t k_row, int64_t nk)
+{
+    assert_true(c->n_tiles < MAX_TILES && nq <= LH_TILE_Q);
+    c->block[c->n_tiles] = block;
+    lh_tile *t = c->tile + c->n_tiles++;
+    *t = (lh_tile){.q_row = (int32_t)q_row,
+                   .nq = (int32_t)nq,
+                   .q_stride = 1,
+                   .k_row = (int32_t)k_row,
+                   .nk = (int32_t)nk,
+                   .k_stride = 1,
+                   .lo = -LH_TILE_FAR,
+                   .hi = LH_TILE_FAR,
+                   .bits = -1,
+                   .k_position = k_row,
+                   .k_step = 1};
+    return t;
+}
+
+/* All queries in blocks of nq against all keys of every block; before, after: how far a query sees, in rows. */
+static void add_band(scene *c, int64_t nq, int64_t before, int64_t after)
+{
+    for (int64_t row = 0; row < c->q_rows; row += nq)
+        for (int block = 0; block < c->n_blocks; block++) {
+            lh_tile *t =
+                add_tile(c, block, row, row + nq > c->q_rows ? c->q_rows - row : nq, 0, c->k_rows);
+            int64_t shift = row - block * c->k_rows;
+            if (before >= 0) t->lo = (int32_t)(shift - before);
+            if (after >= 0) t->hi = (int32_t)(shift + after);
+            t->k_position = block * c->k_rows;
+        }
+}
+
+static void fill_bits(scene *c, double share)
+{
+    int64_t n = 5; /* an odd start */
+    for (int i = 0; i < c->n_tiles; i++) {
+        c->tile[i].bits = n;
+        n += (int64_t)c->tile[i].nq * c->tile[i].nk;
+    }
+    c->bits = new_zeroed((size_t)(n / 64 + 1) * 8);
+    uint64_t state = 3;
+    for (int64_t i = 0; i < n; i++)
+        if (uniform(&state) < 2 * share - 1) c->bits[i / 64] |= (uint64_t)1 << (i % 64);
+}
+
+/* ---- Tests ---- */
+
+static void test_full(void **unused)
+{
+    (void)unused;
+    static const int64_t widths[] = {1, 7, 8, 20, 32, 64, 80, 128};
+    for (size_t i = 0; i < sizeof widths / sizeof widths[0]; i++) {
+        scene c = new_scene("full", 2, 2, widths[i], 50, 131);
+        add_band(&c, 37, -1, -1);
+        check_scene(&c);
+    }
+}
+
+static void test_band(void **unused)
+{
+    (void)unused;
+    static const int64_t reach[][2] = {{-1, 0}, {0, -1}, {40, 0}, {100, 13}, {0, 0}, {3, 200}};
+    for (size_t i = 0; i < sizeof reach / sizeof reach[0]; i++) {
+        scene c = new_scene("band", 2, 1, 20, 301, 301);
+        add_band(&c, 96, reach[i][0], reach[i][1]);
+        check_scene(&c);
+        c = new_scene("band, small blocks", 1, 1, 64, 301, 301);
+        add_band(&c, 29, reach[i][0], reach[i][1]);
+        check_scene(&c);
+    }
+}
+
+static void test_bits(void **unused)
+{
+    (void)unused;
+    static const double share[] = {0.5, 0.02, 0, 1};
+    for (size_t i = 0; i < sizeof share / sizeof share[0]; i++) {
+        scene c = new_scene("bits", 2, 1, 16, 130, 210);
+        add_band(&c, 70, i == 0 ? 60 : -1, -1);
+        fill_bits(&c, share[i]);
+        check_scene(&c);
+        free(c.bits);
+    }
+}
+
+static void test_valid(void **unused)
+{
+    (void)unused;
+    for (int64_t step = -1; step <= 2; step++) {
+        scene c = new_scene("valid", 1, 1, 24, 100, 200);
+        c.batch = 3;
+        add_band(&c, 96, -1, 30);
+        for (int i = 0; i < c.n_tiles; i++) {
+            c.tile[i].k_position = step < 0 ? 300 : 70;
+            c.tile[i].k_step = step;
+        }
+        c.has_valid = true;
+        c.valid[0] = 0;
+        c.valid[1] = 171;
+        c.valid[2] = 1000;
+        check_scene(&c);
+    }
+}
+
+static void test_groups(void **unused)
+{
+    (void)unused;
+    scene c = new_scene("head groups", 6, 2, 9, 110, 60);
+    add_band(&c, 55, -1, -1);
+    check_scene(&c);
+    c.name = "some heads";
+    c.head = 2;
+    c.n_heads = 3;
+    check_scene(&c);
+    c.batch = 1;
+    c.head = 5;
+    c.n_heads = 1;
+    check_scene(&c);
+}
+
+static void test_strides(void **unused)
+{
+    (void)unused;
+    scene c = new_scene("dilated", 2, 1, 33, 300, 302);
+    for (int phase = 0; phase < 3; phase++) {
+        for (int q = 0; q < 2; q++) {
+            lh_tile *t = add_tile(&c, 0, phase + q * 150, 50, phase, 100);
+            t->q_stride = 3;
+            t->k_stride = 3;
+            t->lo = q * 50 - 20;
+            t->hi = q * 50 + 4;
+        }
+    }
+    check_scene(&c);
+    c = new_scene("strided keys", 1, 1, 16, 100, 300);
+    add_tile(&c, 0, 0, 96, 3, 149)->k_stride = 2;
+    add_tile(&c, 0, 0, 96, 0, 100);
+    add_tile(&c, 0, 96, 4, 299, 300)->k_stride = -1;
+    check_scene(&c);
+}
+
+static void test_blocks(void **unused)
+{
+    (void)unused;
+    scene c = new_scene("three key blocks", 2, 2, 16, 200, 90);
+    c.n_blocks = 3;
+    c.size = 5; /* maxima move */
+    add_band(&c, 96, -1, -1);
+    check_scene(&c);
+    c.n_tiles = 0;
+    c.name = "three key blocks, band";
+    add_band(&c, 96, 40, 0);
+    check_scene(&c);
+}
+
+static void test_nothing_seen(void **unused)
+{
+    (void)unused;
+    scene c = new_scene("nothing seen", 2, 1, 12, 150, 100);
+    add_tile(&c, 0, 10, 40, 0, 100)->hi =
+        -20; /* the first 20 of them see nothing, rows 50 .. 149 have no tile */
+    check_scene(&c);
+    arrays a = make_arrays(&c), out = make_arrays(&c);
+    for (int k = 0; k < N_VARIANTS; k++) {
+        if (!can_run(variants + k)) continue;
+        run_kernels(&c, variants + k, &a, &out, 1);
+        for (int64_t i = 0; i < 30 * c.heads * c.width; i++)
+            assert_true(out.x[O][i] == 0 && out.x[DQ][i] == 0);
+        assert_true(out.x[LSE][0] == -INFINITY && out.x[LSE][29] == -INFINITY &&
+                    out.x[LSE][31] > -INFINITY);
+    }
+    free_arrays(&a);
+    free_arrays(&out);
+}
+
+static void test_no_tiles(void **unused)
+{
+    (void)unused;
+    scene c = new_scene("no tiles", 2, 1, 12, 15, 10);
+    check_scene(&c);
+    c = new_scene("no keys", 2, 1, 12, 15, 0);
+    add_band(&c, 96, -1, -1);
+    check_scene(&c);
+}
+
+/* Key blocks long enough to be worked through in several spans, as one tile and as many. */
+static void test_spans(void **unused)
+{
+    (void)unused;
+    scene c = new_scene("spans, long tiles", 1, 1, 128, 200, 1000);
+    c.batch = 1;
+    add_band(&c, 96, -1, -1);
+    check_scene(&c);
+    c.name = "spans, long tiles, band";
+    c.tile[1].lo = 60;
+    c.tile[1].hi = 900;
+    check_scene(&c);
+    c = new_scene("spans, short tiles", 2, 1, 128, 150, 1000);
+    c.batch = 1;
+    for (int64_t row = 0; row < c.q_rows; row += 96)
+        for (int64_t k = 0; k < 1000; k += 80)
+            add_tile(&c, 0, row, row ? 54 : 96, k, k < 960 ? 80 : 40);
+    check_scene(&c);
+    c = new_scene("spans, strided keys", 2, 1, 128, 96, 1500);
+    c.batch = 1;
+    for (int64_t k = 0; k < 3; k++) add_tile(&c, 0, 0, 96, k, 500)->k_stride = 3;
+    check_scene(&c);
+}
+
+/* A query that is not a number must give an output that is none, and touch no other row. */
+static void test_not_a_number(void **unused)
+{
+    (void)unused;
+    scene c = new_scene("not a number", 1, 1, 16, 50, 40);
+    add_band(&c, 50, -1, 5);
+    arrays a = make_arrays(&c), out = make_arrays(&c);
+    a.x[Q][20 * 16 + 3] = NAN;
+    for (int k = 0; k < N_VARIANTS; k++) {
+        if (!can_run(variants + k)) continue;
+        run_kernels(&c, variants + k, &a, &out, 1);
+        for (int64_t row = 0; row < c.batch * c.q_rows; row++)
+            assert_int_equal(isnan(out.x[O][row * 16 + 2]) != 0, row == 20);
+        assert_true(isnan(out.x[LSE][20]) && isnan(out.x[DQ][20 * 16]));
+    }
+    free_arrays(&a);
+    free_arrays(&out);
+}
+
+/* The backward takes lse = -inf for a query that saw nothing, whatever its tile says now. */
+static void test_nothing_seen_backward(void **unused)
+{
+    (void)unused;
+    double q[2] = {1, 1}, k[3] = {1, 2, 3}, v[3] = {3, 2, 1}, d_o[2] = {1, 1};
+    double lse[2] = {-INFINITY, 5}, delta[2] = {1, 1}, dq[2] = {0}, dk[3] = {0}, dv[3] = {0};
+    scene c = new_scene("lse", 1, 1, 1, 2, 3);
+    lh_tile *t = add_tile(&c, 0, 0, 2, 0, 3);
+    lh_attend_grad_args a = {.batch = 1, .heads = 1, .kv_heads = 1, .width = 1, .q_rows = 2};
+    a.k_rows = 3;
+    a.n_heads = 1;
+    a.scale = 1;
+    a.q = q;
+    a.k = k;
+    a.v = v;
+    a.d_o = d_o;
+    a.lse = lse;
+    a.delta = delta;
+    a.dq = dq;
+    a.dk = dk;
+    a.dv = dv;
+    a.tiles = t;
+    a.n_tiles = 1;
+    a.scratch = new_zeroed(lhi_attend_scratch_f64(1, 1, 1, 3, 1));
+    lhi_attend_grad_f64(&a, 1);
+    free(a.scratch);
+    assert_true(dq[0] == 0 && dq[1] != 0);
+    for (int j = 0; j < 3; j++) assert_true(fabs(dv[j] - exp(k[j] - 5)) < 1e-14);
+}
+
+/* sum of dO.O + dLSE.LSE of the f64 kernel */
+static double objective(const scene *c, const arrays *a, arrays *out)
+{
+    run_kernels(c, variants, a, out, 1);
+    return dot(a->x[DO], out->x[O], a->n[O]) + dot(a->x[DLSE], out->x[LSE], a->n[LSE]);
+}
+
+static void test_differences(void **unused)
+{
+    (void)unused;
+    scene c = new_scene("differences", 2, 1, 7, 120, 110);
+    add_band(&c, 96, 60, 5);
+    arrays a = make_arrays(&c), out = make_arrays(&c), grad = make_arrays(&c);
+    run_kernels(&c, variants, &a, &grad, 1);
+    const double h = cbrt(DBL_EPSILON);
+    for (int i = Q; i <= V; i++) {
+        double largest = 0;
+        for (int64_t j = 0; j < a.n[i]; j++) largest = fmax(largest, fabs(grad.x[DQ + i][j]));
+        for (int64_t j = 3; j < a.n[i]; j += a.n[i] / 12) {
+            double x = a.x[i][j];
+            a.x[i][j] = x + h;
+            double up = objective(&c, &a, &out);
+            a.x[i][j] = x - h;
+            double down = objective(&c, &a, &out);
+            a.x[i][j] = x;
+            double slope = (up - down) / (2 * h);
+            if (!(fabs(slope - grad.x[DQ + i][j]) <= 1e-7 * largest))
+                fail_msg("array %d entry %lld: difference %g, gradient %g", i, (long long)j, slope,
+                         grad.x[DQ + i][j]);
+        }
+    }
+    free_arrays(&a);
+    free_arrays(&out);
+    free_arrays(&grad);
+}
+
+/* A scale for which the kernel's factor scale * log2(e) is exactly 1, so that its exp2 can be seen alone. */
+static double unit_scale(void)
+{
+    const float log2_e = 1.4426950408889634F;
+    float s = 0.69314718F;
+    for (int i = 0; i < 8 && s * log2_e > 1; i++) s = nextafterf(s, 0);
+    for (int i = 0; i < 8 && s * log2_e < 1; i++) s = nextafterf(s, 1);
+    assert_true(s * log2_e == 1);
+    return s;
+}
+
+/* Key 0 has score 0, key j has score x_j <= 0 and the unit vector j as value: O[j] is exp2(x_j). */
+static void test_exp(void **unused)
+{
+    (void)unused;
+    scene c = new_scene("exp", 1, 1, 96, 1, 96);
+    c.batch = 1;
+    c.scale = unit_scale();
+    add_band(&c, 96, -1, -1);
+    arrays a = make_arrays(&c);
+    for (int k = 1; k < N_VARIANTS; k++) {
+        const variant *kernel = variants + k;
+        if (!can_run(kernel)) continue;
+        double worst = 0;
+        for (int round = 0; round < 300; round++) {
+            float x[96 * 96] = {0}, v[96 * 96] = {0}, q[96] = {1}, o[96] = {0}, max = -INFINITY,
+                         sum = 0;
+            for (int j = 1; j < 96; j++) {
+                v[j * 96 + j] = 1;
+                x[j * 96] = round == 0 ? -(float)j
+                                       : (float)(-((round - 1) * 95 + j) * (125.9 / (299 * 95)));
+            }
+            x[95 * 96] = round == 0 ? -INFINITY : x[95 * 96];
+            lh_attend_args args = {.batch = 1,
+                                   .heads = 1,
+                                   .kv_heads = 1,
+                                   .width = 96,
+                                   .q_rows = 1,
+                                   .k_rows = 96,
+                                   .n_heads = 1,
+                                   .scale = c.scale,
+                                   .q = q,
+                                   .k = x,
+                                   .v = v,
+                                   .o = o,
+                                   .max = &max,
+                                   .sum = &sum,
+                                   .tiles = c.tile,
+                                   .n_tiles = 1};
+            args.scratch = new_zeroed(kernel->scratch(1, 1, 96, 96, 1));
+            kernel->attend(&args, 1);
+            free(args.scratch);
+            assert_true(max == 0);
+            for (int j = 1; j < 96; j++) {
+                double want = exp2((double)x[j * 96]);
+                if (isinf(x[j * 96]))
+                    assert_true(o[j] == 0);
+                else
+                    worst =
+                        fmax(worst, fabs(o[j] - want) / (exp2(floor(log2(want))) * FLT_EPSILON));
+            }
+        }
+        print_message("%s: exp within %.2f ulp\n", kernel->name, worst);
+        assert_true(worst <= 2);
+    }
+    free_arrays(&a);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_full),         cmocka_unit_test(test_band),
+        cmocka_unit_test(test_bits),         cmocka_unit_test(test_valid),
+        cmocka_unit_test(test_groups),       cmocka_unit_test(test_strides),
+        cmocka_unit_test(test_blocks),       cmocka_unit_test(test_nothing_seen),
+        cmocka_unit_test(test_no_tiles),     cmocka_unit_test(test_spans),
+        cmocka_unit_test(test_not_a_number), cmocka_unit_test(test_nothing_seen_backward),
+        cmocka_unit_test(test_differences),  cmocka_unit_test(test_exp),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
