@@ -1,0 +1,223 @@
+#include "parallel/collectives.h"
+
+#include "parallel/comm_internal.h"
+
+typedef struct collective_attrs {
+    lh_comm *comm;
+    int axis;
+} collective_attrs;
+
+#ifdef LH_PRECISION_DOUBLE
+#define COLLECTIVE_REAL MPI_DOUBLE
+#else
+#define COLLECTIVE_REAL MPI_FLOAT
+#endif
+
+/* --- all-reduce --- */
+
+static lh_status all_reduce_place(const lh_call *c, const lh_place *in, lh_place *out)
+{
+    const collective_attrs *a = lh_call_attrs(c);
+    char text[128];
+    if (in[0].axis[a->axis].kind != LH_PARTIAL)
+        return LH_RAISE(LH_ERR_BUG, "the value is %s: only a partial one is summed",
+                        lh_place_text(&in[0], text, sizeof text));
+    out[0] = in[0];
+    out[0].axis[a->axis] = (lh_place_word){LH_REPLICATE, 0, NULL};
+    return LH_OK;
+}
+
+/* to (+)= sum over ranks of from, through a host buffer. */
+static lh_status all_reduce_run(lh_call *c, const void *from, void *to, bool accumulate)
+{
+    lh_status st = LH_OK;
+    const collective_attrs *a = lh_call_attrs(c);
+    lh_device *d = lh_call_device(c);
+    int64_t n = lh_shape_count(lh_call_in_shape(c, 0));
+    size_t bytes = (size_t)n * lh_dtype_bytes(LH_REAL);
+    void *host = NULL;
+    void *sum = to;
+    LH_TRY(lh_host_scratch(c, bytes, &host));
+    if (accumulate) LH_TRY(lh_scratch(c, bytes, &sum));
+    if (!d->counting) lh_copy_out(d, host, from, bytes);
+    lh_sum_real(a->comm, host, n, LH_SEND_SUMMARY);
+    lh_copy_in(d, sum, host, bytes);
+    if (accumulate) lh_run_axpy(d, &(lh_axpy_args){n, 1.0, sum, to, true});
+done:
+    return st;
+}
+
+static lh_status all_reduce_forward(lh_call *c)
+{
+    lh_status st = LH_OK;
+    const void *x = NULL;
+    void *y = NULL;
+    LH_TRY(lh_in(c, 0, &x));
+    LH_TRY(lh_out(c, 0, &y));
+    LH_TRY(all_reduce_run(c, x, y, false));
+done:
+    return st;
+}
+
+static lh_status all_reduce_vjp(lh_call *c)
+{
+    lh_status st = LH_OK;
+    const void *dy = NULL;
+    void *dx = NULL;
+    bool accumulate = false;
+    LH_TRY(lh_out_grad(c, 0, &dy));
+    LH_TRY(lh_in_grad(c, 0, &dx, &accumulate));
+    if (dx != NULL) LH_TRY(all_reduce_run(c, dy, dx, accumulate));
+done:
+    return st;
+}
+
+static const lh_op all_reduce_op = {.name = "all_reduce",
+                                    .place = all_reduce_place,
+                                    .forward = all_reduce_forward,
+                                    .vjp = all_reduce_vjp};
+
+lh_status lh_all_reduce(lh_tape *t, lh_mesh *mesh, int axis, lh_var x, lh_var *y)
+{
+    const lh_shape shape = *lh_var_shape(t, x);
+    collective_attrs attrs = {mesh->axis[axis], axis};
+    if (shape.dtype != LH_REAL) return LH_RAISE(LH_ERR_BUG, "all_reduce sums real values");
+    return lh_record(t, &all_reduce_op, &attrs, sizeof attrs, 1, &x, 1, &shape, y);
+}
+
+/* --- gather, reduce-scatter --- */
+
+static lh_status gather_place(const lh_call *c, const lh_place *in, lh_place *out)
+{
+    (void)c;
+    const lh_place_word *w = &in[0].axis[LH_AXIS_SEQ];
+    if (w->kind != LH_SHARD || w->dim != 1 || w->layout == NULL)
+        return LH_RAISE(LH_ERR_BUG, "only a value sharded by position is gathered");
+    out[0] = in[0];
+    out[0].axis[LH_AXIS_SEQ] = (lh_place_word){LH_REPLICATE, 0, NULL};
+    return LH_OK;
+}
+
+typedef struct gather_run {
+    lh_comm *comm;
+    lh_device *device;
+    const lh_layout *layout;
+    int64_t batch, width, mine; /* mine: own elements */
+    int *counts, *offsets;      /* [ranks], in elements */
+    lh_span *spans;             /* of one rank at a time: rows of the whole are positions */
+    void *part, *whole;         /* host: own rows; all rows, rank by rank */
+} gather_run;
+
+static lh_status gather_open(lh_call *c, gather_run *g)
+{
+    lh_status st = LH_OK;
+    const lh_shape *s = lh_call_in_shape(c, 0);
+    void *counts = NULL;
+    void *spans = NULL;
+    int64_t runs = 0;
+    *g = (gather_run){.comm = ((const collective_attrs *)lh_call_attrs(c))->comm,
+                      .device = lh_call_device(c),
+                      .layout = lh_call_layout(c, 0),
+                      .batch = s->dim[0],
+                      .width = s->dim[2],
+                      .mine = lh_shape_count(s)};
+    int ranks = g->layout->ranks;
+    for (int r = 0; r < ranks; r++)
+        if (g->layout->first[r + 1] - g->layout->first[r] > runs)
+            runs = g->layout->first[r + 1] - g->layout->first[r];
+    LH_TRY(lh_host_scratch(c, 2 * (size_t)ranks * sizeof(int), &counts));
+    LH_TRY(lh_host_scratch(c, (size_t)runs * sizeof(lh_span), &spans));
+    LH_TRY(lh_host_scratch(c, (size_t)g->mine * lh_dtype_bytes(LH_REAL), &g->part));
+    LH_TRY(lh_host_scratch(
+        c, (size_t)(g->batch * g->layout->n * g->width) * lh_dtype_bytes(LH_REAL), &g->whole));
+    if (g->device->counting) goto done;
+    g->counts = counts;
+    g->offsets = g->counts + ranks;
+    g->spans = spans;
+    int64_t at = 0;
+    for (int r = 0; r < ranks; r++) {
+        g->counts[r] = lhi_int(g->comm, g->batch * g->layout->rows[r] * g->width);
+        g->offsets[r] = lhi_int(g->comm, at);
+        at += g->counts[r];
+    }
+done:
+    return st;
+}
+
+/* Rows of rank r between the whole tensor and its part of the host buffer. */
+static lh_rows_args gather_rows(const gather_run *g, int r, void *tensor)
+{
+    int64_t count = 0;
+    const lh_run *run = lh_layout_runs(g->layout, r, &count);
+    for (int64_t i = 0; i < count; i++)
+        g->spans[i] = (lh_span){run[i].start, run[i].count, run[i].stride};
+    return (lh_rows_args){g->batch, g->layout->n,
+                          g->width, count,
+                          g->spans, lh_dtype_bytes(LH_REAL),
+                          tensor,   (lh_real *)g->whole + g->offsets[r]};
+}
+
+static lh_status gather_forward(lh_call *c)
+{
+    lh_status st = LH_OK;
+    gather_run g;
+    const void *x = NULL;
+    void *y = NULL;
+    size_t bytes = (size_t)lh_shape_count(lh_call_in_shape(c, 0)) * lh_dtype_bytes(LH_REAL);
+    LH_TRY(lh_in(c, 0, &x));
+    LH_TRY(lh_out(c, 0, &y));
+    LH_TRY(gather_open(c, &g));
+    lhi_comm_count(g.comm, (int64_t)bytes, LH_SEND_SUMMARY);
+    if (g.device->counting) goto done;
+    lh_copy_out(g.device, g.part, x, bytes);
+    LH_MPI(g.comm, MPI_Allgatherv(g.part, lhi_int(g.comm, g.mine), COLLECTIVE_REAL, g.whole,
+                                  g.counts, g.offsets, COLLECTIVE_REAL, g.comm->mpi));
+    for (int r = 0; r < g.layout->ranks; r++) {
+        lh_rows_args a = gather_rows(&g, r, y);
+        if (g.counts[r] > 0) lh_run_unpack_rows(g.device, &a);
+    }
+done:
+    return st;
+}
+
+static lh_status gather_vjp(lh_call *c)
+{
+    lh_status st = LH_OK;
+    gather_run g;
+    const void *dy = NULL;
+    void *dx = NULL;
+    void *sum = NULL;
+    bool accumulate = false;
+    LH_TRY(lh_out_grad(c, 0, &dy));
+    LH_TRY(lh_in_grad(c, 0, &dx, &accumulate));
+    if (dx == NULL) goto done;
+    LH_TRY(gather_open(c, &g));
+    size_t bytes = (size_t)g.mine * lh_dtype_bytes(LH_REAL);
+    LH_TRY(lh_scratch(c, bytes, &sum));
+    lhi_comm_count(g.comm, (int64_t)lh_shape_bytes(lh_call_out_shape(c, 0)), LH_SEND_SUMMARY);
+    if (g.device->counting) goto done;
+    for (int r = 0; r < g.layout->ranks; r++) {
+        lh_rows_args a = gather_rows(&g, r, (void *)(uintptr_t)dy);
+        if (g.counts[r] > 0) lh_run_pack_rows(g.device, &a);
+    }
+    LH_MPI(g.comm,
+           MPI_Reduce_scatter(g.whole, g.part, g.counts, COLLECTIVE_REAL, MPI_SUM, g.comm->mpi));
+    lh_copy_in(g.device, sum, g.part, bytes);
+    lh_run_axpy(g.device, &(lh_axpy_args){g.mine, 1.0, sum, dx, accumulate});
+done:
+    return st;
+}
+
+static const lh_op gather_op = {
+    .name = "gather", .place = gather_place, .forward = gather_forward, .vjp = gather_vjp};
+
+lh_status lh_gather(lh_tape *t, lh_mesh *mesh, lh_var x, lh_var *y)
+{
+    const lh_shape *s = lh_var_shape(t, x);
+    const lh_layout *layout = lh_var_place(t, x)->axis[LH_AXIS_SEQ].layout;
+    if (s->ndim != 3 || layout == NULL)
+        return LH_RAISE(LH_ERR_BUG, "gather wants [B, s, W] sharded by position");
+    lh_shape shape = lh_shape_3(LH_REAL, s->dim[0], layout->n, s->dim[2]);
+    collective_attrs attrs = {mesh->axis[LH_AXIS_SEQ], LH_AXIS_SEQ};
+    return lh_record(t, &gather_op, &attrs, sizeof attrs, 1, &x, 1, &shape, y);
+}

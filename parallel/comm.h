@@ -1,0 +1,124 @@
+#pragma once
+/* Communicators, the mesh, traffic, agreement and fatal errors. mpi.h stays inside parallel/.
+ *
+ * A communicator is real (MPI) or only counts: then it sends nothing, and only the counters move;
+ * so the planner runs the same code for any rank of any number of ranks in one process. */
+#include "core/place.h"
+
+/* Payload bytes handed to MPI by purpose. A library collective counts its payload once. One rank
+ * sends 0. */
+typedef enum lh_purpose {
+    LH_SEND_FORWARD,   /* rows, forward */
+    LH_SEND_BACKWARD,  /* rows, backward: fetched again and gradients going home */
+    LH_SEND_SUMMARY,   /* summaries: all-reduce, gather, scan */
+    LH_SEND_PARAMETER, /* parameter gradients */
+    LH_SEND_CONTROL,   /* the two small reductions of a step */
+    LH_SEND_RECOMPUTE, /* forward rows sent again while recomputing */
+    /* logging, evaluation, checkpoints, agreement: not part of a step's sent_bytes */
+    LH_SEND_OTHER,
+    LH_PURPOSES
+} lh_purpose;
+
+typedef struct lh_traffic {
+    int64_t bytes[LH_PURPOSES];
+    int64_t messages[LH_PURPOSES];
+    double wait_s; /* time spent waiting for messages */
+} lh_traffic;
+
+/* lh_purpose_name - "forward_rows", ... Local. */
+const char *lh_purpose_name(lh_purpose p);
+
+/* lh_traffic_step - bytes of all purposes that belong to a step. Local. */
+int64_t lh_traffic_step(const lh_traffic *t);
+
+typedef struct lh_comm lh_comm; /* one communicator */
+
+typedef struct lh_mesh {
+    int size[LH_AXES], coord[LH_AXES]; /* data, sequence */
+    lh_comm *world, *axis[LH_AXES];    /* owned */
+    lh_traffic *traffic;               /* one for the mesh; owned */
+    bool counting;
+} lh_mesh;
+
+/* lh_init, lh_finalize - start and end MPI with MPI_THREAD_FUNNELED. Collective on all processes of
+ * the job. Errors of lh_init: agreed LH_ERR_UNSUP when the library gives less. */
+LH_NODISCARD lh_status lh_init(int *argc, char ***argv);
+void lh_finalize(void);
+
+/* lh_mesh_create - world = data x sequence; ranks of one sequence are neighbours in the world.
+ * Collective on all processes. data must divide the number of ranks. The caller destroys *out
+ * (collective). Errors: agreed LH_ERR_USAGE, LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_mesh_create(int data, lh_mesh **out);
+
+/* lh_mesh_create_counting - a mesh of data x seq ranks seen from world rank `rank`, without MPI.
+ * Local. */
+LH_NODISCARD lh_status lh_mesh_create_counting(int data, int seq, int rank, lh_mesh **out);
+
+/* lh_mesh_create_self - a mesh of 1 x 1: this process alone, whatever the job has. Local (so is its
+ * destruction). After lh_init. The caller destroys *out. Errors: LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_mesh_create_self(lh_mesh **out);
+
+/* lh_mesh_destroy - collective (real) or local (counting); nulls the handle. */
+void lh_mesh_destroy(lh_mesh **mesh);
+
+/* lh_comm_world - a communicator of all processes without a mesh, for program start. Collective.
+ * Caller destroys. */
+LH_NODISCARD lh_status lh_comm_world(lh_comm **out);
+void lh_comm_destroy(lh_comm **comm);
+
+/* lh_comm_rank, lh_comm_size, lh_comm_counting, lh_comm_traffic - Local. */
+int lh_comm_rank(const lh_comm *c);
+int lh_comm_size(const lh_comm *c);
+bool lh_comm_counting(const lh_comm *c);
+lh_traffic *lh_comm_traffic(const lh_comm *c);
+
+/* lh_agree - the lowest failing rank's error on all ranks, its text naming the rank; LH_OK when no
+ * rank failed. Collective on c; call it once, at the single exit, never under a rank-dependent
+ * branch. */
+LH_NODISCARD lh_status lh_agree(lh_comm *c, lh_status st);
+
+/* lh_fatal - one line to standard error, then the whole job ends with exit code 1: for a failing
+ * MPI call, a lost device, or a local error where the others cannot be told. The one place that
+ * aborts. Does not return. */
+_Noreturn void lh_fatal(const lh_comm *c, const char *fmt, ...) LH_PRINTF(2, 3);
+
+/* lh_wall - seconds since some fixed time, monotonic. Local. */
+double lh_wall(void);
+
+/* --- host collectives; every one is collective on c, counts its payload once under `purpose`, and
+ * is a no-op on one rank --- */
+
+/* lh_sum_f64, lh_sum_i64, lh_max_f64, lh_max_i64 - in place over ranks. */
+void lh_sum_f64(lh_comm *c, double *x, int64_t n, lh_purpose purpose);
+void lh_sum_i64(lh_comm *c, int64_t *x, int64_t n, lh_purpose purpose);
+void lh_max_f64(lh_comm *c, double *x, int64_t n, lh_purpose purpose);
+void lh_max_i64(lh_comm *c, int64_t *x, int64_t n, lh_purpose purpose);
+
+/* lh_sum_real - as lh_sum_f64 for lh_real host memory of any length. */
+void lh_sum_real(lh_comm *c, lh_real *x, int64_t n, lh_purpose purpose);
+
+/* lh_broadcast - bytes of rank 0 to all. */
+void lh_broadcast(lh_comm *c, void *x, int64_t bytes, lh_purpose purpose);
+
+/* lh_barrier - wait for all ranks. */
+void lh_barrier(lh_comm *c);
+
+/* --- messages between two ranks: host memory, any size (cut into pieces that MPI can count) --- */
+enum { LH_MESSAGE_PIECES = 64 };
+typedef struct lh_request {
+    int count;
+    bool open;
+    void *handle[LH_MESSAGE_PIECES]; /* MPI_Request storage */
+} lh_request;
+
+/* lh_send_start, lh_recv_start - begin a message of `bytes` (0: nothing happens); the buffer
+ * belongs to the message until lh_wait. Local in effect; both sides must agree on size and order. A
+ * failing MPI call is fatal. */
+void lh_send_start(lh_comm *c, const void *x, int64_t bytes, int to, int tag, lh_purpose purpose,
+                   lh_request *req);
+void lh_recv_start(lh_comm *c, void *x, int64_t bytes, int from, int tag, lh_request *req);
+
+/* lh_wait - until the message is done; its time goes into traffic->wait_s. lh_test - poke progress;
+ * true when done. */
+void lh_wait(lh_comm *c, lh_request *req);
+bool lh_test(lh_comm *c, lh_request *req);

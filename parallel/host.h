@@ -1,0 +1,14 @@
+#pragma once
+/* What ranks of one node share: its processors. */
+#include "parallel/comm.h"
+
+typedef struct lh_host {
+    int ranks; /* ranks of this job on this node */
+    /* of them, those that may run on a processor of this rank's mask, itself included */
+    int sharing;
+    int mask;   /* processors that this rank may run on */
+    int online; /* processors of the node */
+} lh_host;
+
+/* lh_host_of - look around. Collective on c. Errors: none (an MPI failure is fatal). */
+lh_host lh_host_of(lh_comm *c);
