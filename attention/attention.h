@@ -1,0 +1,69 @@
+#pragma once
+/* Attention mechanisms: one file and one line each.
+ *
+ * A mechanism fills one const table lh_attn_ops and is named in attention/registry.def. It declares
+ * settings and parameters, records its forward on the tape (so its backward follows), and predicts
+ * its cost by its own formula. */
+#include "attention/plan.h"
+#include "core/settings.h"
+#include "core/tape.h"
+#include "parallel/comm.h"
+
+/* What a mechanism is asked to be: the shape of one layer's attention. */
+typedef struct lh_attn_desc {
+    int layer;
+    int64_t width, heads, kv_heads, head_width;
+    bool causal;
+    int64_t batch;  /* sequences per data rank */
+    int64_t length; /* positions of a sequence */
+    const lh_layout *layout;
+    const void *settings; /* the mechanism's settings struct for this layer */
+    uint64_t seed;
+} lh_attn_desc;
+
+/* What forward gets. q [B, s, H, D], k, v [B, s, G, D], already rotated if positions are rotary; x
+ * [B, s, E] the block's input. */
+typedef struct lh_qkv {
+    lh_var x, q, k, v;
+    const int64_t *valid; /* host [B]: positions >= valid[b] are not seen; NULL: all are valid */
+    lh_mesh *mesh;
+    lh_plan_cache *plans; /* borrowed from the model */
+    lh_params *params;
+} lh_qkv;
+
+/* Cost of one layer's attention for one rank, one step, by formula. */
+typedef struct lh_cost {
+    int64_t forward_bytes, backward_bytes, summary_bytes; /* sent */
+    /* useful work: 4 and 10 flops per head element and score */
+    double forward_flops, backward_flops;
+    int64_t kept_bytes; /* memory kept from forward to backward besides q, k, v and outputs */
+} lh_cost;
+
+enum { LH_ATTN_CAUSAL = 1u, LH_ATTN_BIDIRECTIONAL = 2u, LH_ATTN_GQA = 4u };
+
+typedef struct lh_attn_ops {
+    const char *name;         /* YAML name == file stem == symbol suffix */
+    const char *help;         /* one line */
+    const lh_field *settings; /* required (may be an empty table): typed fields */
+    size_t settings_bytes;    /* size of the settings struct */
+    uint32_t caps;            /* what it accepts; else LH_ERR_UNSUP with the reason */
+    lh_status (*create)(const lh_attn_desc *d, void **state); /* required, local: settings only */
+    lh_status (*parameters)(const lh_attn_desc *d, lh_params *p,
+                            void *state); /* required: names, shapes, placements, initial values */
+    lh_status (*forward)(void *state, lh_tape *t, const lh_qkv *in,
+                         lh_var *out); /* required: tape operations; out [B, s, H, D] */
+    lh_status (*predict)(const lh_attn_desc *d, int ranks, int rank,
+                         lh_cost *c); /* required: formula; never calls the planner */
+    void (*destroy)(void **state);    /* required, no MPI */
+} lh_attn_ops;
+
+/* lh_attn_find - the mechanism of that name; NULL when there is none. Local. */
+const lh_attn_ops *lh_attn_find(const char *name);
+
+/* lh_attn_count, lh_attn_at - the registry. Local. */
+int lh_attn_count(void);
+const lh_attn_ops *lh_attn_at(int i);
+
+/* lh_attn_check - is the table complete, and does it accept the description? Local. Errors:
+ * LH_ERR_BUG, LH_ERR_UNSUP with the reason. */
+LH_NODISCARD lh_status lh_attn_check(const lh_attn_ops *ops, const lh_attn_desc *d);

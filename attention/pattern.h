@@ -1,0 +1,55 @@
+#pragma once
+/* Patterns: may position i (a query) see position j (a key)?
+ *
+ * A pattern answers for two positions, for two ranges of positions (EMPTY, MIXED or FULL), and
+ * gives for a range of queries the runs of keys that they may see. Patterns compose by AND and OR.
+ * They are pure values: a band with operands borrowed from whoever declares them. */
+#include "core/layout.h"
+
+typedef enum lh_cover { LH_EMPTY, LH_MIXED, LH_FULL } lh_cover;
+
+typedef struct lh_range {
+    int64_t begin, end; /* positions begin .. end - 1 */
+} lh_range;
+
+typedef struct lh_pattern lh_pattern;
+
+typedef struct lh_pattern_ops {
+    const char *name;                                        /* part of the plan's key */
+    bool (*sees)(const lh_pattern *p, int64_t i, int64_t j); /* required */
+    lh_cover (*cover)(const lh_pattern *p, lh_range q,
+                      lh_range k); /* required; MIXED is always allowed */
+    lh_status (*needs)(const lh_pattern *p, lh_range q, int64_t n,
+                       lh_runs *out); /* required: ascending, within 0 .. n-1; may be
+                                                                                     more than is seen, never less */
+    bool (*band)(const lh_pattern *p, int64_t *lo,
+                 int64_t *hi); /* optional: sees(i, j) is exactly lo <= j - i <= hi */
+} lh_pattern_ops;
+
+/* Distances as far as any sequence: "no limit". */
+#define LH_FAR (INT64_MAX / 4)
+
+struct lh_pattern {
+    const lh_pattern_ops *ops;
+    int64_t arg[4];                 /* the pattern's numbers: a band's lo and hi */
+    const lh_pattern *left, *right; /* operands of AND and OR; borrowed */
+};
+
+/* lh_pattern_band - lo <= j - i <= hi. All: (-LH_FAR, LH_FAR). Causal: (-LH_FAR, 0). Window h: (-h,
+ * 0) or (-h, h). Local. */
+lh_pattern lh_pattern_band(int64_t lo, int64_t hi);
+
+/* lh_pattern_and, lh_pattern_or - composition; operands are borrowed. The AND of two bands is a
+ * band. Local. */
+lh_pattern lh_pattern_and(const lh_pattern *a, const lh_pattern *b);
+lh_pattern lh_pattern_or(const lh_pattern *a, const lh_pattern *b);
+
+/* Queries: forward to the table. Local. */
+bool lh_pattern_sees(const lh_pattern *p, int64_t i, int64_t j);
+lh_cover lh_pattern_cover(const lh_pattern *p, lh_range q, lh_range k);
+LH_NODISCARD lh_status lh_pattern_needs(const lh_pattern *p, lh_range q, int64_t n, lh_runs *out);
+bool lh_pattern_is_band(const lh_pattern *p, int64_t *lo, int64_t *hi);
+
+/* lh_pattern_key - a text that is equal exactly for equal patterns, appended to buf of `bytes`.
+ * Local. Errors: LH_ERR_BUG when it does not fit. */
+LH_NODISCARD lh_status lh_pattern_key(const lh_pattern *p, char *buf, size_t bytes);

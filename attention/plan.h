@@ -1,0 +1,43 @@
+#pragma once
+/* Plans: pattern x query layout x key layout x rank -> the exchange and the tiles of each of its
+ * steps.
+ *
+ * A plan is local and pure: made without messages, for any rank of any number of ranks, and cached
+ * by its key. Tile edges fall on chunk edges, so that local results do not depend on how many ranks
+ * there are. */
+#include "attention/pattern.h"
+#include "parallel/exchange.h"
+
+typedef struct lh_plan {
+    lh_exchange *exchange;
+    lh_tile *tile;
+    int64_t n_tiles;
+    /* [n_steps + 2]: tiles first[0] .. first[1] - 1 are of own keys; first[i + 1] .. first[i + 2] -
+     * 1 of step i */
+    int64_t *first;
+    uint64_t *bits; /* one bit per score, for tiles that are no band */
+    /* rows of the block that holds received keys: all of them if kept, else the largest step */
+    int64_t block_rows;
+    double scores; /* visible scores of this rank's queries, of one head and sequence */
+} lh_plan;
+
+/* lh_plan_create - Local, pure. The caller destroys *out. Errors: LH_ERR_MEMORY, LH_ERR_UNSUP. */
+LH_NODISCARD lh_status lh_plan_create(const lh_pattern *pattern, const lh_layout *queries,
+                                      const lh_layout *keys, int rank, lh_plan **out);
+void lh_plan_destroy(lh_plan **plan);
+
+/* The cache of a model: least recently used, LH_PLAN_CACHE entries, more only while one step needs
+ * them. */
+enum { LH_PLAN_CACHE = 64 };
+typedef struct lh_plan_cache lh_plan_cache;
+LH_NODISCARD lh_status lh_plan_cache_create(lh_plan_cache **out);
+void lh_plan_cache_destroy(lh_plan_cache **cache);
+
+/* lh_plan_cache_step - a new step begins: what the last one borrowed may now be dropped. Local. */
+void lh_plan_cache_step(lh_plan_cache *cache);
+
+/* lh_plan_get - the plan, made if it is not there; borrowed until the step after the next
+ * lh_plan_cache_step. Local. */
+LH_NODISCARD lh_status lh_plan_get(lh_plan_cache *cache, const lh_pattern *pattern,
+                                   const lh_layout *queries, const lh_layout *keys, int rank,
+                                   const lh_plan **out);
