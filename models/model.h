@@ -1,0 +1,94 @@
+#pragma once
+/* Models: a description from the experiment file, declared as parameters and recorded on the tape.
+ *
+ *   decoder  causal language model (GPT-like, Radford et al. 2019; RMS norm, SwiGLU and rotary as in Llama and Mistral)
+ *   encoder  bidirectional (BERT-like, Devlin et al. 2018)
+ *
+ * A block, norm: pre:   x = x + attention(norm(x));  x = x + mlp(norm(x));   final.norm before the
+ * head
+ *          norm: post:  x = norm(x + attention(x));  x = norm(x + mlp(x));   embedding.norm after the embeddings */
+#include "attention/attention.h"
+
+typedef enum lh_model_kind { LH_MODEL_DECODER, LH_MODEL_ENCODER } lh_model_kind;
+typedef enum lh_head_kind { LH_HEAD_LM, LH_HEAD_NONE } lh_head_kind;
+typedef enum lh_norm_order { LH_NORM_PRE, LH_NORM_POST } lh_norm_order;
+typedef enum lh_norm_kind { LH_NORM_LAYER, LH_NORM_RMS } lh_norm_kind;
+typedef enum lh_position_kind {
+    LH_POSITION_NONE,
+    LH_POSITION_LEARNED,
+    LH_POSITION_SINUSOIDAL,
+    LH_POSITION_ROTARY
+} lh_position_kind;
+typedef enum lh_recompute_kind { LH_RECOMPUTE_NONE, LH_RECOMPUTE_BLOCK } lh_recompute_kind;
+
+/* One layer's mechanism and its settings struct (as declared by the mechanism's table; owned by the
+ * description). */
+typedef struct lh_attn_choice {
+    const lh_attn_ops *ops;
+    void *settings;
+} lh_attn_choice;
+
+enum { LH_MAX_LAYERS = 512 };
+
+typedef struct lh_model_desc {
+    int kind, head; /* lh_model_kind, lh_head_kind: int because CHOICE fields are int */
+    int64_t vocab;  /* LH_AUTO: from the task */
+    int64_t layers, width, heads;
+    int64_t kv_heads;   /* LH_AUTO: heads */
+    int64_t head_width; /* LH_AUTO: width / heads */
+    int mlp;            /* lh_act_kind */
+    int64_t mlp_width;  /* LH_AUTO: 4 width */
+    int norm, norm_kind, position;
+    bool tie_embeddings, bias;
+    double dropout;
+    lh_attn_choice attention[LH_MAX_LAYERS]; /* [layers] */
+} lh_model_desc;
+
+/* The shape in which a model runs. */
+typedef struct lh_model_shape {
+    int64_t batch;           /* sequences per data rank and forward pass */
+    int64_t length;          /* positions */
+    const lh_layout *layout; /* of the sequence; borrowed as long as the model lives */
+} lh_model_shape;
+
+/* One batch: device memory [B, s] of int32, borrowed until the tape is reset. */
+typedef struct lh_batch {
+    const void *tokens, *labels; /* labels: -1 is not counted */
+    const int64_t *valid;        /* host [B]: positions that exist in each sequence; NULL: all */
+    double loss_scale;           /* 1 / number of counted labels over all ranks */
+    int64_t first_sequence;      /* running number of the first sequence, for dropout */
+    bool training;               /* dropout acts */
+} lh_batch;
+
+typedef struct lh_model lh_model;
+
+/* lh_model_resolve - fill what was left to be derived (kv_heads, head_width, mlp_width) and check
+ * it. vocab: of the task. Local. Errors: LH_ERR_USAGE with what to change. */
+LH_NODISCARD lh_status lh_model_resolve(lh_model_desc *desc, int64_t vocab);
+
+/* lh_model_declare - declare the model's parameters for sequences lying by shape->layout. Local,
+ * once per parameter set. Errors: LH_ERR_UNSUP (a mechanism refuses), LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_model_declare(const lh_model_desc *desc, const lh_model_shape *shape,
+                                        lh_params *params);
+
+/* lh_model_create - a model over declared parameters in one shape; several shapes may share
+ * parameters. Local. Borrows desc, shape->layout and params. recompute: lh_recompute_kind. The
+ * caller destroys *out. */
+LH_NODISCARD lh_status lh_model_create(const lh_model_desc *desc, const lh_model_shape *shape,
+                                       lh_params *params, uint64_t seed, int recompute,
+                                       lh_model **out);
+void lh_model_destroy(lh_model **model);
+
+/* lh_model_hidden - record the model up to its last norm: y [B, s, E].
+ * lh_model_loss - and the loss: mean cross-entropy as this rank's part of it (PARTIAL), and the
+ * number of right answers. mesh: real or counting, of the shape that the layout has. Collective
+ * along the sequence. */
+LH_NODISCARD lh_status lh_model_hidden(lh_model *m, lh_tape *t, lh_mesh *mesh,
+                                       const lh_batch *batch, lh_var *y);
+LH_NODISCARD lh_status lh_model_loss(lh_model *m, lh_tape *t, lh_mesh *mesh, const lh_batch *batch,
+                                     lh_var *loss, lh_var *correct);
+
+/* lh_model_predict - layer [layers] out: cost of one forward and backward pass of each layer'
+ * attention for one rank, by formula. Local. */
+LH_NODISCARD lh_status lh_model_predict(const lh_model_desc *desc, const lh_model_shape *shape,
+                                        int ranks, int rank, lh_cost *layer);
