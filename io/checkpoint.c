@@ -1,0 +1,486 @@
+#include "io/checkpoint.h"
+
+#include "io/bytes.h"
+#include "io/checkpoint_internal.h"
+#include "io/digest.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* head_bytes: HDF5's smallest user block, the part of the file that is ours. */
+enum { checkpoint_version = 1, head_bytes = 512 };
+
+static const char checkpoint_magic[] = "longhaul checkpoint ";
+
+/* --- the head: size and digest of the rest -------------------------------------------------------------------------- */
+
+static void head_text(char head[head_bytes], int64_t bytes, uint64_t digest)
+{
+    memset(head, 0, head_bytes);
+    (void)snprintf(head, head_bytes, "%s%d\nbytes %020" PRId64 "\ndigest %016" PRIx64 "\n",
+                   checkpoint_magic, (int)checkpoint_version, bytes, digest);
+}
+
+static lh_status head_parse(const char *path, const char head[head_bytes], int64_t *bytes,
+                            uint64_t *digest)
+{
+    lh_status st = LH_OK;
+    int version = 0;
+    char again[head_bytes];
+    LH_CHECK(memcmp(head, checkpoint_magic, sizeof checkpoint_magic - 1) == 0, LH_ERR_FORMAT,
+             "'%s' is not a Longhaul checkpoint, or its beginning is lost", path);
+    LH_CHECK(memchr(head, '\0', head_bytes) != NULL &&
+                 sscanf(head + sizeof checkpoint_magic - 1, "%d bytes %" SCNd64 " digest %" SCNx64,
+                        &version, bytes, digest) >= 1,
+             LH_ERR_FORMAT, "the beginning of '%s' is damaged", path);
+    LH_CHECK(version == checkpoint_version, LH_ERR_FORMAT,
+             "'%s' has format version %d; this program reads %d", path, version,
+             (int)checkpoint_version);
+    head_text(again, *bytes, *digest);
+    LH_CHECK(memcmp(head, again, head_bytes) == 0, LH_ERR_FORMAT,
+             "the beginning of '%s' is damaged", path);
+done:
+    return st;
+}
+
+static lh_status head_read(const char *path, int64_t *bytes, uint64_t *digest)
+{
+    lh_status st = LH_OK;
+    uint8_t head[head_bytes];
+    lh_bytes *file = NULL;
+    LH_TRY(lh_bytes_open(NULL, path, &file));
+    LH_CHECK(lh_bytes_size(file) >= head_bytes, LH_ERR_FORMAT,
+             "'%s' has %lld bytes and is no checkpoint", path, (long long)lh_bytes_size(file));
+    LH_TRY(lh_bytes_read(file, 0, head_bytes, head));
+    LH_TRY(head_parse(path, (const char *)head, bytes, digest));
+done:
+    lh_bytes_close(&file);
+    return st;
+}
+
+/* Is the file whole, byte by byte? Collective on comm; agreed errors. */
+static lh_status head_check(lh_comm *comm, const char *path)
+{
+    lh_status st = LH_OK;
+    int64_t said = 0, bytes = 0;
+    uint64_t want = 0, have = 0;
+    if (lhi_lead(comm)) st = head_read(path, &said, &want);
+    LH_TRY(lh_files_agree(comm, st));
+    if (comm != NULL) {
+        lh_broadcast(comm, &said, (int64_t)sizeof said, LH_SEND_OTHER);
+        lh_broadcast(comm, &want, (int64_t)sizeof want, LH_SEND_OTHER);
+    }
+    LH_TRY(lhi_digest_file(comm, path, head_bytes, &bytes, &have));
+    /* All ranks compare the same numbers, so that all agree without asking. */
+    LH_CHECK(bytes == said, LH_ERR_FORMAT,
+             "'%s' has %lld bytes; %lld were written: it is torn or was changed", path,
+             (long long)bytes, (long long)said);
+    LH_CHECK(have == want, LH_ERR_FORMAT,
+             "'%s' is damaged: its digest is %016llx, written was %016llx", path,
+             (unsigned long long)have, (unsigned long long)want);
+done:
+    return st;
+}
+
+static lh_status head_write(const char *path, int64_t bytes, uint64_t digest)
+{
+    char head[head_bytes];
+    lh_status st = LH_OK;
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0) return LH_RAISE(LH_ERR_IO, "cannot open '%s': %s", path, strerror(errno));
+    head_text(head, bytes, digest);
+    st = lhi_write_all(fd, path, head, head_bytes);
+    if (close(fd) != 0 && st == LH_OK)
+        st = LH_RAISE(LH_ERR_IO, "cannot close '%s': %s", path, strerror(errno));
+    return st;
+}
+
+/* What HDF5 has written reaches the disk, then the head. Collective on comm; agreed errors. */
+static lh_status head_seal(lh_comm *comm, const char *path)
+{
+    int64_t bytes = 0;
+    uint64_t digest = 0;
+    /* Every rank syncs: on a network file system its own pages are its own affair. */
+    lh_status st = lh_agree(comm, lhi_file_sync(path));
+    if (st == LH_OK) st = lhi_digest_file(comm, path, head_bytes, &bytes, &digest);
+    if (st != LH_OK) return st;
+    if (lhi_lead(comm)) st = head_write(path, bytes, digest);
+    if (lhi_lead(comm) && st == LH_OK) st = lhi_file_sync(path);
+    return lh_agree(comm, st);
+}
+
+/* --- names in the folder -------------------------------------------------------------------------------------------- */
+
+enum { name_digits = 8 };
+
+/* The step that "step-NNNNNNNN" + tail names, or -1. */
+static int64_t name_step(const char *name, const char *tail)
+{
+    if (strncmp(name, "step-", 5) != 0) return -1;
+    size_t digits = strspn(name + 5, "0123456789");
+    if (digits < name_digits || digits > 18 || strcmp(name + 5 + digits, tail) != 0) return -1;
+    return strtoll(name + 5, NULL, 10);
+}
+
+static lh_status name_path(char path[LH_PATH_MAX], const char *folder, int64_t step,
+                           const char *tail)
+{
+    char name[64];
+    (void)snprintf(name, sizeof name, "step-%0*lld%s", (int)name_digits, (long long)step, tail);
+    return lhi_path(path, folder, name);
+}
+
+static int name_compare(const void *a, const void *b)
+{
+    const int64_t *x = a, *y = b;
+    return *x < *y ? 1 : *x > *y ? -1 : 0;
+}
+
+/* The steps of a folder, newest first. Local; the caller frees *steps. */
+static lh_status name_list(const char *folder, const char *tail, int64_t **steps, int64_t *count)
+{
+    lh_status st = LH_OK;
+    char *names = NULL;
+    int64_t all = 0;
+    *steps = NULL;
+    *count = 0;
+    LH_TRY(lh_folder_list(NULL, folder, &names, &all));
+    LH_TRY(lh_new((size_t)all * sizeof **steps, steps));
+    const char *name = names;
+    for (int64_t i = 0; i < all; i++, name += strlen(name) + 1) {
+        int64_t step = name_step(name, tail);
+        if (step >= 0) (*steps)[(*count)++] = step;
+    }
+    qsort(*steps, (size_t)*count, sizeof **steps, name_compare);
+done:
+    lh_free(&names);
+    return st;
+}
+
+/* Remove the files of this tail with step <= step, but for the first `keep`. Later ones are of a history that the run
+ * has left; they do not count. Local. */
+static lh_status name_prune(const char *folder, const char *tail, int64_t step, int64_t keep)
+{
+    lh_status st = LH_OK;
+    char path[LH_PATH_MAX];
+    int64_t *steps = NULL, count = 0, seen = 0;
+    LH_TRY(name_list(folder, tail, &steps, &count));
+    for (int64_t i = 0; i < count; i++) {
+        if (steps[i] > step || seen++ < keep) continue;
+        LH_TRY(name_path(path, folder, steps[i], tail));
+        LH_TRY(lh_file_remove(NULL, path));
+    }
+done:
+    lh_free(&steps);
+    return st;
+}
+
+lh_status lh_checkpoint_newest(lh_comm *comm, const char *folder, int64_t index, char *path,
+                               size_t bytes, bool *found)
+{
+    lh_status st = LH_OK;
+    char full[LH_PATH_MAX] = "";
+    int64_t *steps = NULL, count = 0;
+    path[0] = '\0';
+    *found = false;
+    if (lhi_lead(comm)) {
+        LH_TRY(name_list(folder, ".h5", &steps, &count));
+        if (index >= 0 && index < count) LH_TRY(name_path(full, folder, steps[index], ".h5"));
+    }
+    LH_CHECK(bytes > strlen(full), LH_ERR_BUG, "'%s' does not fit into %zu bytes", full, bytes);
+done:
+    lh_free(&steps);
+    st = lh_files_agree(comm, st);
+    if (st != LH_OK) return st;
+    if (comm != NULL) lh_broadcast(comm, full, (int64_t)sizeof full, LH_SEND_OTHER);
+    (void)snprintf(path, bytes, "%s", full);
+    *found = full[0] != '\0';
+    return LH_OK;
+}
+
+/* --- the description ------------------------------------------------------------------------------------------------ */
+
+void lh_checkpoint_info_free(lh_checkpoint_info *info)
+{
+    lh_free(&info->config);
+    *info = (lh_checkpoint_info){0};
+}
+
+static const char *info_words(const lh_checkpoint_info *info)
+{
+    return info->config != NULL ? info->config : "";
+}
+
+/* Attributes with different values on different ranks would leave the file in pieces. Collective on the mesh. */
+static lh_status info_same(lh_mesh *mesh, const lh_checkpoint_info *info, bool optimizer)
+{
+    const char *texts[3] = {info->program, info->layout, info_words(info)};
+    uint64_t words[6] = {(uint64_t)info->step,
+                         (uint64_t)info->tokens,
+                         (uint64_t)info->samples,
+                         info->seed,
+                         optimizer,
+                         (uint64_t)checkpoint_version};
+    uint64_t hash = 0, index = 0;
+    for (int i = 0; i < 6; i++) hash += lhi_digest_word(words[i], index++);
+    for (int i = 0; i < 3; i++) {
+        for (const char *s = texts[i]; *s != '\0'; s++)
+            hash += lhi_digest_word((uint64_t)(unsigned char)*s, index++);
+        index++;
+    }
+    int64_t span[2] = {(int64_t)(hash >> 1), -(int64_t)(hash >> 1)};
+    lh_max_i64(mesh->world, span, 2, LH_SEND_OTHER);
+    if (span[0] == -span[1]) return LH_OK;
+    return LH_RAISE(LH_ERR_BUG, "the description of a checkpoint differs between ranks");
+}
+
+static lh_status info_put(lh_h5 *file, const lh_mesh *mesh, const lh_checkpoint_info *info,
+                          bool optimizer)
+{
+    lh_status st = LH_OK;
+    LH_TRY(lh_h5_put_int(file, "/", "format_version", checkpoint_version));
+    LH_TRY(lh_h5_put_text(file, "/", "program", info->program));
+    LH_TRY(lh_h5_put_int(file, "/", "step", info->step));
+    LH_TRY(lh_h5_put_int(file, "/", "tokens", info->tokens));
+    LH_TRY(lh_h5_put_int(file, "/", "samples", info->samples));
+    LH_TRY(lh_h5_put_int(file, "/", "seed", (int64_t)info->seed));
+    LH_TRY(lh_h5_put_int(file, "/", "ranks", lh_comm_size(mesh->world)));
+    LH_TRY(lh_h5_put_int(file, "/", "data", mesh->size[LH_AXIS_DATA]));
+    LH_TRY(lh_h5_put_int(file, "/", "sequence", mesh->size[LH_AXIS_SEQ]));
+    LH_TRY(lh_h5_put_text(file, "/", "layout", info->layout));
+    LH_TRY(lh_h5_put_text(file, "/", "precision", LH_REAL_NAME));
+    LH_TRY(lh_h5_put_int(file, "/", "optimizer", optimizer));
+done:
+    return st;
+}
+
+static lh_status info_text(lh_h5 *file, const char *name, char *out, size_t room)
+{
+    char *text = NULL;
+    lh_status st = lh_h5_get_text(file, "/", name, &text);
+    (void)snprintf(out, room, "%s", text != NULL ? text : "");
+    lh_free(&text);
+    return st;
+}
+
+static lh_status info_config(lh_h5 *file, char **config)
+{
+    lh_status st = LH_OK;
+    lh_h5_data data;
+    LH_TRY(lh_h5_find(file, "configuration", &data));
+    LH_CHECK(data.kind == LH_H5_TEXT && data.ndim == 0, LH_ERR_FORMAT,
+             "'configuration' is no text");
+    LH_TRY(lh_new(data.text_bytes + 1, config));
+    LH_TRY(lh_h5_read(&data, LH_H5_TEXT, NULL, *config));
+done:
+    lh_h5_release(&data);
+    return st;
+}
+
+/* Local. *info is to be freed also after an error. */
+static lh_status info_get(lh_h5 *file, lh_checkpoint_info *info)
+{
+    lh_status st = LH_OK;
+    int64_t version = 0, seed = 0, optimizer = 0, complete = 0;
+    *info = (lh_checkpoint_info){0};
+    LH_TRY(lh_h5_get_int(file, "/", "format_version", &version));
+    LH_CHECK(version == checkpoint_version, LH_ERR_FORMAT,
+             "format version %lld; this program reads %d", (long long)version,
+             (int)checkpoint_version);
+    LH_TRY(lh_h5_get_int(file, "/", "complete", &complete));
+    LH_CHECK(complete == 1, LH_ERR_FORMAT, "the checkpoint is not complete");
+    LH_TRY(info_text(file, "program", info->program, sizeof info->program));
+    LH_TRY(lh_h5_get_int(file, "/", "step", &info->step));
+    LH_TRY(lh_h5_get_int(file, "/", "tokens", &info->tokens));
+    LH_TRY(lh_h5_get_int(file, "/", "samples", &info->samples));
+    LH_TRY(lh_h5_get_int(file, "/", "seed", &seed));
+    LH_TRY(lh_h5_get_int(file, "/", "ranks", &info->ranks));
+    LH_TRY(lh_h5_get_int(file, "/", "data", &info->data));
+    LH_TRY(lh_h5_get_int(file, "/", "sequence", &info->sequence));
+    LH_TRY(info_text(file, "layout", info->layout, sizeof info->layout));
+    LH_TRY(info_text(file, "precision", info->precision, sizeof info->precision));
+    LH_TRY(lh_h5_get_int(file, "/", "optimizer", &optimizer));
+    LH_TRY(info_config(file, &info->config));
+    info->seed = (uint64_t)seed;
+    info->optimizer = optimizer != 0;
+done:
+    return st;
+}
+
+/* --- reading -------------------------------------------------------------------------------------------------------- */
+
+/* A whole file, open, with its description. Collective on comm; agreed errors. */
+static lh_status checkpoint_open(lh_comm *comm, const char *path, lh_h5 **file,
+                                 lh_checkpoint_info *info)
+{
+    lh_status st = LH_OK;
+    *file = NULL;
+    *info = (lh_checkpoint_info){0};
+    LH_TRY(head_check(comm, path));
+    LH_TRY(lh_h5_open(comm, path, file));
+    LH_TRY(lh_files_agree(comm, lh_error_context(info_get(*file, info), "'%s'", path)));
+done:
+    if (st != LH_OK) lh_checkpoint_info_free(info);
+    return st;
+}
+
+/* Close without losing the error that is on its way up. Collective on the file's comm. */
+static lh_status checkpoint_close(lh_h5 **file, lh_status st)
+{
+    char where[256], text[LH_ERROR_TEXT_MAX];
+    (void)snprintf(where, sizeof where, "%s", lh_error_where());
+    (void)snprintf(text, sizeof text, "%s", lh_error_text());
+    lh_status closed = lh_h5_close(file);
+    return st != LH_OK ? lh_error_set(st, where, text) : closed;
+}
+
+lh_status lh_checkpoint_info_read(lh_comm *comm, const char *path, lh_checkpoint_info *info)
+{
+    lh_h5 *file = NULL;
+    lh_status st = checkpoint_open(comm, path, &file, info);
+    st = checkpoint_close(&file, st);
+    if (st != LH_OK) lh_checkpoint_info_free(info);
+    return st;
+}
+
+/* One pass over a file that lies there: verify or load. Collective on the mesh; agreed errors. */
+static lh_status checkpoint_pass(lhi_checkpoint_pass pass, lh_mesh *mesh, const char *path,
+                                 int sets, lh_params *params, lh_checkpoint_info *info)
+{
+    lh_status st = LH_OK;
+    lh_h5 *file = NULL;
+    uint64_t *sums = NULL;
+    LH_TRY(checkpoint_open(mesh->world, path, &file, info));
+    if (sets > 1 && !info->optimizer)
+        st = LH_RAISE(LH_ERR_USAGE,
+                      "'%s' holds weights alone, no optimiser state: a run cannot go on from it; "
+                      "start a new one with run.init",
+                      path);
+    if (st == LH_OK) st = lhi_checkpoint_match(file, path, params, sets);
+    if (st == LH_OK) st = lh_new((size_t)(params->count * sets) * sizeof *sums, &sums);
+    LH_TRY(lh_agree(mesh->world, st));
+    st = lhi_checkpoint_run(pass, mesh, file, params, sets, sums);
+    LH_TRY(lh_error_context(st, "'%s'", path));
+done:
+    lh_free(&sums);
+    return checkpoint_close(&file, st);
+}
+
+lh_status lh_checkpoint_read(lh_mesh *mesh, const char *path, lh_checkpoint_what what,
+                             lh_params *params, lh_checkpoint_info *info)
+{
+    lh_checkpoint_info own = {0};
+    int sets = what == LH_CHECKPOINT_ALL ? LHI_CHECKPOINT_SETS : 1;
+    lh_status st = lhi_checkpoint_placed(mesh, params);
+    if (st == LH_OK && sets > 1 && !params->trainable)
+        st = LH_RAISE(LH_ERR_BUG, "moments asked for without memory for them");
+    st = lh_agree(mesh->world, st);
+    if (st == LH_OK) st = checkpoint_pass(LHI_CHECKPOINT_LOAD, mesh, path, sets, params, &own);
+    if (st != LH_OK || info == NULL) lh_checkpoint_info_free(&own);
+    if (info != NULL) *info = own;
+    return st;
+}
+
+/* --- writing -------------------------------------------------------------------------------------------------------- */
+
+static lh_status checkpoint_config(lh_h5 *file, const lh_mesh *mesh, const char *config)
+{
+    lh_h5_data data;
+    lh_status st =
+        lh_h5_define(file, "configuration", LH_H5_TEXT, 0, NULL, strlen(config) + 1, &data);
+    if (st == LH_OK && lh_comm_rank(mesh->world) == 0)
+        st = lh_h5_write(&data, LH_H5_TEXT, NULL, config);
+    lh_h5_release(&data);
+    return st;
+}
+
+/* The phases of writing, with an agreement after each: HDF5's calls are collective. */
+static lh_status checkpoint_fill(lh_mesh *mesh, lh_h5 *file, const lh_checkpoint_info *info,
+                                 lh_params *params, int sets)
+{
+    lh_status st = LH_OK;
+    uint64_t *sums = NULL;
+    LH_TRY(lh_agree(mesh->world, lh_new((size_t)(params->count * sets) * sizeof *sums, &sums)));
+    st = info_put(file, mesh, info, sets > 1);
+    if (st == LH_OK) st = lhi_checkpoint_define(file, params, sets);
+    if (st == LH_OK) st = checkpoint_config(file, mesh, info_words(info));
+    LH_TRY(lh_agree(mesh->world, st));
+    LH_TRY(lhi_checkpoint_run(LHI_CHECKPOINT_STORE, mesh, file, params, sets, sums));
+    st = lhi_checkpoint_sign(file, params, sets, sums);
+    if (st == LH_OK) st = lh_h5_put_int(file, "/", "complete", 1);
+    LH_TRY(lh_agree(mesh->world, st));
+done:
+    lh_free(&sums);
+    return st;
+}
+
+/* About the size of the file, rather more: what HDF5 needs for one dataset is less than 2 KiB. */
+static int64_t checkpoint_bytes(const lh_params *params, int sets, const lh_checkpoint_info *info)
+{
+    int64_t bytes = (64 << 10) + (int64_t)strlen(info_words(info));
+    bytes += sets * params->count * 2048;
+    return bytes + sets * lh_params_total(params) * (int64_t)lh_dtype_bytes(LH_REAL);
+}
+
+/* Room is asked for before HDF5 begins, and held once it has made the file: where the library itself meets a full disk
+ * it may leave ranks waiting, and after a failed close it crashes at the end of the program. */
+static lh_status checkpoint_reserve(lh_mesh *mesh, const char *path, int64_t bytes)
+{
+    return lh_agree(mesh->world, lhi_file_reserve(path, bytes, lh_comm_rank(mesh->world) == 0));
+}
+
+static lh_status checkpoint_make(lh_mesh *mesh, const char *path, const lh_checkpoint_info *info,
+                                 lh_params *params, int sets)
+{
+    lh_status st = LH_OK;
+    lh_h5 *file = NULL;
+    lh_checkpoint_info seen = {0};
+    int64_t bytes = checkpoint_bytes(params, sets, info);
+    LH_TRY(checkpoint_reserve(mesh, path, bytes));
+    LH_TRY(lh_h5_create(mesh->world, path, head_bytes, &file));
+    st = checkpoint_reserve(mesh, path, bytes);
+    if (st == LH_OK) st = checkpoint_fill(mesh, file, info, params, sets);
+    if (st == LH_OK) st = lh_h5_flush(file);
+    /* So that HDF5 has room to close the file that will be removed. */
+    if (st != LH_OK && lh_comm_rank(mesh->world) == 0 && truncate(path, 0) != 0)
+        st = lh_error_context(st, "(and '%s' cannot be cut)", path);
+    LH_TRY(checkpoint_close(&file, st));
+    LH_TRY(head_seal(mesh->world, path));
+    LH_TRY(checkpoint_pass(LHI_CHECKPOINT_VERIFY, mesh, path, sets, params, &seen));
+done:
+    lh_checkpoint_info_free(&seen);
+    return st;
+}
+
+lh_status lh_checkpoint_write(lh_mesh *mesh, const char *folder, const lh_checkpoint_info *info,
+                              lh_params *params, int64_t keep)
+{
+    char path[LH_PATH_MAX], beside[LH_PATH_MAX] = "";
+    bool lead = lh_comm_rank(mesh->world) == 0;
+    int sets = params->trainable ? LHI_CHECKPOINT_SETS : 1;
+    lh_status st = lhi_checkpoint_placed(mesh, params);
+    if (st == LH_OK && info->step < 0)
+        st = LH_RAISE(LH_ERR_BUG, "a checkpoint of step %lld", (long long)info->step);
+    if (st == LH_OK) st = name_path(path, folder, info->step, ".h5");
+    if (st == LH_OK) st = name_path(beside, folder, info->step, ".h5.tmp");
+    LH_TRY(lh_agree(mesh->world, st));
+    LH_TRY(info_same(mesh, info, params->trainable));
+    LH_TRY(lh_folder_make(mesh->world, folder));
+    /* What killed runs have left. */
+    if (lead) st = name_prune(folder, ".h5.tmp", INT64_MAX, 0);
+    LH_TRY(lh_agree(mesh->world, st));
+    st = checkpoint_make(mesh, beside, info, params, sets);
+    if (st == LH_OK) st = lh_file_rename(mesh->world, beside, path);
+    /* Behind the last agreement nobody uses the file any more. */
+    if (st != LH_OK && lead) (void)unlink(beside);
+    LH_TRY(st);
+    if (lead && keep > 0) st = name_prune(folder, ".h5", info->step, keep);
+    LH_TRY(lh_agree(mesh->world, st));
+done:
+    return lh_error_context(st, "the checkpoint of step %lld", (long long)info->step);
+}

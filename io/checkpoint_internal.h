@@ -1,0 +1,38 @@
+#pragma once
+/* Shared by checkpoint.c (the protocol) and checkpoint_data.c (the tensors). */
+#include "io/checkpoint.h"
+#include "io/files.h"
+#include "io/h5.h"
+
+enum { LHI_CHECKPOINT_SETS = 3 }; /* value, m, v */
+
+/* What a pass over all tensors does with them. */
+typedef enum lhi_checkpoint_pass {
+    LHI_CHECKPOINT_STORE,  /* device to file */
+    LHI_CHECKPOINT_VERIFY, /* file against its checksums */
+    LHI_CHECKPOINT_LOAD    /* file to device, and against its checksums */
+} lhi_checkpoint_pass;
+
+/* lhi_checkpoint_group - the group of a set: parameters, optimizer/m, optimizer/v. Local. */
+const char *lhi_checkpoint_group(int set);
+
+/* lhi_checkpoint_placed - can these parameters be written and read? Local. Errors: LH_ERR_BUG. */
+LH_NODISCARD lh_status lhi_checkpoint_placed(const lh_mesh *mesh, const lh_params *params);
+
+/* lhi_checkpoint_define - the datasets of `sets` sets. Called by all ranks alike. Errors, local: as lh_h5_define. */
+LH_NODISCARD lh_status lhi_checkpoint_define(lh_h5 *file, const lh_params *params, int sets);
+
+/* lhi_checkpoint_match - do names and shapes of the file and of params agree? Local.
+ * Errors: LH_ERR_USAGE listing all that differ; LH_ERR_FORMAT. */
+LH_NODISCARD lh_status lhi_checkpoint_match(lh_h5 *file, const char *path, const lh_params *params,
+                                            int sets);
+
+/* lhi_checkpoint_run - one pass over all tensors. Storing returns the checksums, agreed and added up, in sums
+ * [sets x params]; the other passes compare with the file's. Collective on the mesh.
+ * Errors: agreed LH_ERR_IO, LH_ERR_FORMAT, LH_ERR_RANGE, LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lhi_checkpoint_run(lhi_checkpoint_pass pass, lh_mesh *mesh, lh_h5 *file,
+                                          const lh_params *params, int sets, uint64_t *sums);
+
+/* lhi_checkpoint_sign - write the checksums as attributes. Called by all ranks alike. Errors, local: LH_ERR_IO. */
+LH_NODISCARD lh_status lhi_checkpoint_sign(lh_h5 *file, const lh_params *params, int sets,
+                                           const uint64_t *sums);

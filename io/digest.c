@@ -1,0 +1,56 @@
+#include "io/digest.h"
+
+#include "io/bytes.h"
+#include "io/files.h"
+
+enum { digest_block = 1 << 20 };
+
+void lhi_digest_sum(lh_comm *comm, uint64_t *parts, int64_t count)
+{
+    if (comm == NULL) return;
+    for (int64_t i = 0; i < count; i++) {
+        /* In halves: a sum of signed numbers must not overflow, and these are to wrap. */
+        int64_t half[2] = {(int64_t)(parts[i] & 0xFFFFFFFFu), (int64_t)(parts[i] >> 32)};
+        lh_sum_i64(comm, half, 2, LH_SEND_OTHER);
+        parts[i] = (uint64_t)half[0] + ((uint64_t)half[1] << 32);
+    }
+}
+
+static uint64_t digest_bytes(const uint8_t *bytes, int64_t count, uint64_t index)
+{
+    uint64_t sum = 0;
+    for (int64_t i = 0; i < count; i += 8) {
+        uint64_t word = 0;
+        int64_t n = count - i < 8 ? count - i : 8;
+        for (int64_t j = 0; j < n; j++) word |= (uint64_t)bytes[i + j] << (8 * j);
+        sum += lhi_digest_word(word, index++);
+    }
+    return sum;
+}
+
+lh_status lhi_digest_file(lh_comm *comm, const char *path, int64_t from, int64_t *bytes,
+                          uint64_t *digest)
+{
+    lh_bytes *file = NULL;
+    uint8_t *block = NULL;
+    int64_t ranks = comm != NULL ? lh_comm_size(comm) : 1;
+    int64_t rank = comm != NULL ? lh_comm_rank(comm) : 0;
+    *digest = 0;
+    *bytes = 0;
+    lh_status st = lh_bytes_open(comm, path, &file);
+    if (st != LH_OK) return st;
+    LH_TRY(lh_new(digest_block, &block));
+    *bytes = lh_bytes_size(file);
+    LH_CHECK(*bytes >= from, LH_ERR_FORMAT, "'%s' ends after %lld bytes", path, (long long)*bytes);
+    for (int64_t at = from + rank * digest_block; at < *bytes; at += ranks * digest_block) {
+        int64_t n = *bytes - at < digest_block ? *bytes - at : digest_block;
+        LH_TRY(lh_bytes_read(file, at, n, block));
+        *digest += digest_bytes(block, n, (uint64_t)(at - from) / 8);
+    }
+done:
+    lh_free(&block);
+    lh_bytes_close(&file);
+    st = lh_files_agree(comm, st);
+    if (st == LH_OK) lhi_digest_sum(comm, digest, 1);
+    return st;
+}

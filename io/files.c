@@ -1,0 +1,391 @@
+#define _GNU_SOURCE /* fallocate */
+
+#include "io/files.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const int64_t small_limit = 64 << 20;
+
+bool lhi_lead(const lh_comm *comm)
+{
+    return comm == NULL || lh_comm_rank(comm) == 0;
+}
+
+lh_status lh_files_agree(lh_comm *comm, lh_status st)
+{
+    return comm == NULL ? st : lh_agree(comm, st);
+}
+
+/* What to do about an error number, for the messages below. */
+static const char *files_advice(int error)
+{
+    switch (error) {
+    case ENOENT:
+        return "; check the path, relative paths start at the working directory";
+    case EACCES:
+    case EPERM:
+        return "; check the owner and the permissions";
+    case EROFS:
+        return "; the file system is read-only, choose another place";
+    case ENOSPC:
+    case EDQUOT:
+        return "; free space there or choose another place";
+    case EFBIG:
+        return "; the file size limit (ulimit -f) or the file system forbids it";
+    case ENOTDIR:
+        return "; a part of the path is a file, not a folder";
+    case EMFILE:
+        return "; too many open files (ulimit -n)";
+    default:
+        return "";
+    }
+}
+
+static lh_status files_error(const char *what, const char *path)
+{
+    int error = errno;
+    return LH_RAISE(LH_ERR_IO, "cannot %s '%s': %s%s", what, path, strerror(error),
+                    files_advice(error));
+}
+
+lh_status lhi_path(char path[LH_PATH_MAX], const char *folder, const char *name)
+{
+    int n = snprintf(path, LH_PATH_MAX, "%s/%s", folder, name);
+    if (n < 0 || n >= LH_PATH_MAX)
+        return LH_RAISE(LH_ERR_USAGE, "the path '%.60s.../%s' is longer than %d bytes", folder,
+                        name, LH_PATH_MAX - 1);
+    return LH_OK;
+}
+
+lh_status lhi_write_all(int fd, const char *path, const void *bytes, size_t count)
+{
+    const char *at = bytes;
+    while (count > 0) {
+        ssize_t n = write(fd, at, count);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return files_error("write", path);
+        at += n;
+        count -= (size_t)n;
+    }
+    return LH_OK;
+}
+
+lh_status lhi_file_sync(const char *path)
+{
+    lh_status st = LH_OK;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return files_error("open", path);
+    /* Some file systems cannot sync a folder and say EINVAL: there is nothing more to be done then. */
+    if (fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP) st = files_error("sync", path);
+    (void)close(fd);
+    return st;
+}
+
+lh_status lhi_file_reserve(const char *path, int64_t bytes, bool try_disk)
+{
+    lh_status st = LH_OK;
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+        limit.rlim_cur < (rlim_t)bytes)
+        return LH_RAISE(LH_ERR_IO,
+                        "'%s' needs about %lld bytes; the file size limit (ulimit -f) is %lld",
+                        path, (long long)bytes, (long long)limit.rlim_cur);
+    if (!try_disk) return LH_OK;
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0) return files_error("create", path);
+#ifdef __linux__
+    /* Other errors mean that the file system cannot hold room: then the writes will tell. */
+    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes) != 0 &&
+        (errno == ENOSPC || errno == EDQUOT || errno == EFBIG)) {
+        int error = errno;
+        st = LH_RAISE(LH_ERR_IO, "no room for about %lld bytes of '%s': %s%s", (long long)bytes,
+                      path, strerror(error), files_advice(error));
+    }
+#endif
+    (void)close(fd);
+    return st;
+}
+
+/* The folder that holds path. */
+static void files_parent(const char *path, char parent[LH_PATH_MAX])
+{
+    (void)snprintf(parent, LH_PATH_MAX, "%s", path);
+    char *slash = strrchr(parent, '/');
+    if (slash == NULL)
+        (void)snprintf(parent, LH_PATH_MAX, ".");
+    else
+        slash[slash == parent ? 1 : 0] = '\0';
+}
+
+lh_status lhi_file_move(const char *from, const char *to)
+{
+    char parent[LH_PATH_MAX];
+    if (rename(from, to) != 0) {
+        int error = errno;
+        return LH_RAISE(LH_ERR_IO, "cannot rename '%s' to '%s': %s%s", from, to, strerror(error),
+                        files_advice(error));
+    }
+    files_parent(to, parent);
+    return lhi_file_sync(parent);
+}
+
+/* The bytes of a small file on this process alone. */
+static lh_status files_slurp(const char *path, char **bytes, int64_t *count)
+{
+    lh_status st = LH_OK;
+    struct stat info;
+    char *text = NULL;
+    int64_t done = 0, capacity = 0;
+    /* Not blocking: opening a pipe that nobody writes to would wait for ever. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return files_error("read", path);
+    if (fstat(fd, &info) != 0) LH_TRY(files_error("read", path));
+    LH_CHECK(!S_ISDIR(info.st_mode), LH_ERR_IO, "'%s' is a folder; a file was expected", path);
+    LH_CHECK(info.st_size <= small_limit, LH_ERR_IO,
+             "'%s' has %lld bytes; at most %lld were expected here", path, (long long)info.st_size,
+             (long long)small_limit);
+    /* Read to the end, not to st_size: files under /proc say 0. */
+    for (;;) {
+        LH_TRY(lh_grow(&text, &capacity, done + 4096 + 1, 1));
+        ssize_t n = read(fd, text + done, (size_t)(capacity - done - 1));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) LH_TRY(files_error("read", path));
+        if (n == 0) break;
+        done += n;
+        LH_CHECK(done <= small_limit, LH_ERR_IO, "'%s' has more than the %lld bytes expected here",
+                 path, (long long)small_limit);
+    }
+    text[done] = '\0';
+done:
+    (void)close(fd);
+    if (st != LH_OK) {
+        lh_free(&text);
+        done = 0;
+    }
+    *bytes = text;
+    *count = done;
+    return st;
+}
+
+/* Rank 0's outcome and bytes to all ranks. *bytes of rank 0 is taken; all get a copy with a closing NUL. */
+static lh_status files_share(lh_comm *comm, lh_status st, char **bytes, int64_t *count)
+{
+    st = lh_files_agree(comm, st);
+    if (st == LH_OK && comm != NULL) {
+        char *copy = NULL;
+        lh_broadcast(comm, count, (int64_t)sizeof *count, LH_SEND_OTHER);
+        if (!lhi_lead(comm)) st = lh_new((size_t)*count + 1, &copy);
+        st = lh_agree(comm, st);
+        if (!lhi_lead(comm)) *bytes = copy;
+        if (st == LH_OK) lh_broadcast(comm, *bytes, *count, LH_SEND_OTHER);
+    }
+    if (st != LH_OK) {
+        lh_free(bytes);
+        *count = 0;
+    }
+    return st;
+}
+
+lh_status lh_read_small(void *user, const char *path, char **bytes, size_t *count)
+{
+    lh_comm *comm = user;
+    lh_status st = LH_OK;
+    int64_t n = 0;
+    *bytes = NULL;
+    if (lhi_lead(comm)) st = files_slurp(path, bytes, &n);
+    st = files_share(comm, st, bytes, &n);
+    *count = (size_t)n;
+    return st;
+}
+
+static lh_status files_replace(const char *path, const char *bytes, size_t count)
+{
+    lh_status st = LH_OK;
+    char beside[LH_PATH_MAX];
+    int n = snprintf(beside, sizeof beside, "%s.tmp", path);
+    if (n < 0 || n >= (int)sizeof beside)
+        return LH_RAISE(LH_ERR_USAGE, "the path '%.60s...' is too long", path);
+    int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) return files_error("create", beside);
+    LH_TRY(lhi_write_all(fd, beside, bytes, count));
+    if (fsync(fd) != 0) LH_TRY(files_error("sync", beside));
+done:
+    /* Network file systems report a full disk as late as here. */
+    if (close(fd) != 0 && st == LH_OK) st = files_error("close", beside);
+    if (st == LH_OK) st = lhi_file_move(beside, path);
+    if (st != LH_OK) (void)unlink(beside);
+    return st;
+}
+
+lh_status lh_write_small(lh_comm *comm, const char *path, const char *bytes, size_t count)
+{
+    lh_status st = LH_OK;
+    if (lhi_lead(comm)) st = files_replace(path, bytes, count);
+    return lh_files_agree(comm, st);
+}
+
+static lh_status files_mkdir(const char *path)
+{
+    char part[LH_PATH_MAX];
+    struct stat info;
+    int n = snprintf(part, sizeof part, "%s", path);
+    if (n <= 0 || n >= (int)sizeof part)
+        return LH_RAISE(LH_ERR_USAGE, "the folder name '%.60s' is empty or too long", path);
+    for (char *end = part + 1;; end++) {
+        char kept = *end;
+        if (kept != '/' && kept != '\0') continue;
+        *end = '\0';
+        /* Another program may make the same folder just now, so EEXIST is no error. */
+        if (mkdir(part, 0777) != 0 && errno != EEXIST && stat(part, &info) != 0)
+            return files_error("make the folder", part);
+        if (kept == '\0') break;
+        *end = kept;
+    }
+    if (stat(path, &info) != 0) return files_error("make the folder", path);
+    if (!S_ISDIR(info.st_mode)) {
+        errno = ENOTDIR;
+        return files_error("make the folder", path);
+    }
+    return LH_OK;
+}
+
+lh_status lh_folder_make(lh_comm *comm, const char *path)
+{
+    lh_status st = LH_OK;
+    if (lhi_lead(comm)) st = files_mkdir(path);
+    return lh_files_agree(comm, st);
+}
+
+bool lh_file_exists(lh_comm *comm, const char *path)
+{
+    struct stat info;
+    uint8_t there = lhi_lead(comm) && stat(path, &info) == 0;
+    if (comm != NULL) lh_broadcast(comm, &there, 1, LH_SEND_OTHER);
+    return there != 0;
+}
+
+lh_status lh_file_rename(lh_comm *comm, const char *from, const char *to)
+{
+    lh_status st = LH_OK;
+    if (lhi_lead(comm)) st = lhi_file_move(from, to);
+    return lh_files_agree(comm, st);
+}
+
+lh_status lh_file_remove(lh_comm *comm, const char *path)
+{
+    lh_status st = LH_OK;
+    if (lhi_lead(comm) && unlink(path) != 0 && errno != ENOENT) st = files_error("remove", path);
+    return lh_files_agree(comm, st);
+}
+
+lh_status lhi_file_aside_path(const char *folder, const char *stem, const char *ext,
+                              char path[LH_PATH_MAX])
+{
+    struct stat info;
+    for (int k = 1; k < 1000000; k++) {
+        int n = snprintf(path, LH_PATH_MAX, "%s/%s-%d.%s", folder, stem, k, ext);
+        if (n < 0 || n >= LH_PATH_MAX)
+            return LH_RAISE(LH_ERR_USAGE, "the path '%.60s...' is too long", folder);
+        if (lstat(path, &info) != 0 && errno == ENOENT) return LH_OK;
+    }
+    return LH_RAISE(LH_ERR_IO, "no free name %s/%s-K.%s; clear the folder", folder, stem, ext);
+}
+
+static lh_status files_aside(const char *folder, const char *stem, const char *ext)
+{
+    char from[LH_PATH_MAX], to[LH_PATH_MAX];
+    struct stat info;
+    int n = snprintf(from, sizeof from, "%s/%s.%s", folder, stem, ext);
+    if (n < 0 || n >= (int)sizeof from)
+        return LH_RAISE(LH_ERR_USAGE, "the path '%.60s...' is too long", folder);
+    if (stat(from, &info) != 0) return errno == ENOENT ? LH_OK : files_error("look at", from);
+    lh_status st = lhi_file_aside_path(folder, stem, ext, to);
+    return st == LH_OK ? lhi_file_move(from, to) : st;
+}
+
+lh_status lh_file_aside(lh_comm *comm, const char *folder, const char *stem, const char *ext)
+{
+    lh_status st = LH_OK;
+    if (lhi_lead(comm)) st = files_aside(folder, stem, ext);
+    return lh_files_agree(comm, st);
+}
+
+static int files_compare(const void *a, const void *b)
+{
+    const char *const *x = a, *const *y = b;
+    return strcmp(*x, *y);
+}
+
+/* names (strings one after the other) in the order of their bytes. */
+static lh_status files_sort(char **names, int64_t bytes, int64_t count)
+{
+    lh_status st = LH_OK;
+    char *sorted = NULL, **item = NULL;
+    LH_TRY(lh_new((size_t)bytes + 1, &sorted));
+    LH_TRY(lh_new((size_t)count * sizeof *item, &item));
+    char *at = *names;
+    for (int64_t i = 0; i < count; i++) {
+        item[i] = at;
+        at += strlen(at) + 1;
+    }
+    qsort(item, (size_t)count, sizeof *item, files_compare);
+    at = sorted;
+    for (int64_t i = 0; i < count; i++) {
+        size_t n = strlen(item[i]) + 1;
+        memcpy(at, item[i], n);
+        at += n;
+    }
+    lh_free(names);
+    *names = sorted;
+    sorted = NULL;
+done:
+    lh_free(&item);
+    lh_free(&sorted);
+    return st;
+}
+
+static lh_status files_list(const char *path, char **names, int64_t *bytes, int64_t *count)
+{
+    lh_status st = LH_OK;
+    int64_t capacity = 0;
+    const struct dirent *entry = NULL;
+    *bytes = *count = 0;
+    DIR *dir = opendir(path);
+    if (dir == NULL) return errno == ENOENT ? LH_OK : files_error("list the folder", path);
+    while (errno = 0, (entry = readdir(dir)) != NULL) {
+        size_t n = strlen(entry->d_name) + 1;
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+        LH_TRY(lh_grow(names, &capacity, *bytes + (int64_t)n, 1));
+        memcpy(*names + *bytes, entry->d_name, n);
+        *bytes += (int64_t)n;
+        ++*count;
+    }
+    if (errno != 0) LH_TRY(files_error("list the folder", path));
+    LH_TRY(files_sort(names, *bytes, *count));
+done:
+    (void)closedir(dir);
+    return st;
+}
+
+lh_status lh_folder_list(lh_comm *comm, const char *path, char **names, int64_t *count)
+{
+    lh_status st = LH_OK;
+    int64_t bytes = 0;
+    *names = NULL;
+    *count = 0;
+    if (lhi_lead(comm)) st = files_list(path, names, &bytes, count);
+    st = files_share(comm, st, names, &bytes);
+    if (st != LH_OK) *count = 0;
+    /* Behind the agreed bytes: no rank can fail any more. */
+    if (st == LH_OK && comm != NULL)
+        lh_broadcast(comm, count, (int64_t)sizeof *count, LH_SEND_OTHER);
+    return st;
+}

@@ -1,0 +1,198 @@
+#include "io/metrics.h"
+
+#include "core/tensor.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#ifdef LH_PRECISION_DOUBLE
+enum { json_digits = 17 };
+#else
+enum { json_digits = 9 };
+#endif
+
+static void json_add(lh_json *j, const char *text, size_t n)
+{
+    if (j->st != LH_OK) return;
+    j->st = lh_grow(&j->text, &j->capacity, j->length + (int64_t)n + 1, 1);
+    if (j->st != LH_OK) return;
+    memcpy(j->text + j->length, text, n);
+    j->length += (int64_t)n;
+    j->text[j->length] = '\0';
+}
+
+static void json_put(lh_json *j, const char *text)
+{
+    json_add(j, text, strlen(text));
+}
+
+/* Length of the UTF-8 sequence at s, 0 when there is none (RFC 3629: no overlong forms, no surrogates). */
+static size_t json_utf8(const unsigned char *s)
+{
+    static const unsigned least[5] = {0, 0, 0x80, 0x800, 0x10000};
+    size_t n = s[0] < 0x80 ? 1 : s[0] >> 5 == 6 ? 2 : s[0] >> 4 == 14 ? 3 : s[0] >> 3 == 30 ? 4 : 0;
+    if (n < 2) return n;
+    unsigned code = s[0] & (0x7Fu >> n);
+    for (size_t i = 1; i < n; i++) {
+        if (s[i] >> 6 != 2) return 0;
+        code = code << 6 | (s[i] & 0x3Fu);
+    }
+    return code < least[n] || code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF) ? 0 : n;
+}
+
+static void json_quote(lh_json *j, const char *value)
+{
+    char code[8];
+    const char *s = value;
+    json_put(j, "\"");
+    while (*s != '\0' && j->st == LH_OK) {
+        size_t n = json_utf8((const unsigned char *)s);
+        if (*s == '"' || *s == '\\') {
+            json_put(j, "\\");
+            json_add(j, s, 1);
+        } else if (*s == '\n') {
+            json_put(j, "\\n");
+        } else if (n == 0) {
+            json_put(j, "\\ufffd");
+        } else if (n == 1 && ((unsigned char)*s < 0x20 || *s == 0x7F)) {
+            (void)snprintf(code, sizeof code, "\\u%04x", (unsigned)(unsigned char)*s);
+            json_put(j, code);
+        } else {
+            json_add(j, s, n);
+        }
+        s += n > 0 ? n : 1;
+    }
+    json_put(j, "\"");
+}
+
+/* Comma and key before a value. */
+static void json_key(lh_json *j, const char *key)
+{
+    if (j->st != LH_OK) return;
+    bool array = j->depth > 0 && j->closing[j->depth - 1] == ']';
+    if (j->depth == 0 || array != (key == NULL)) {
+        j->st =
+            LH_RAISE(LH_ERR_BUG, "JSON member '%s' %s", key != NULL ? key : "(none)",
+                     j->depth == 0 ? "after the end" : "in an array, or without key in an object");
+        return;
+    }
+    if (!j->first[j->depth - 1]) json_put(j, ",");
+    j->first[j->depth - 1] = false;
+    if (key == NULL) return;
+    json_quote(j, key);
+    json_put(j, ":");
+}
+
+static void json_open(lh_json *j, char opening, char closing)
+{
+    if (j->st != LH_OK) return;
+    if (j->depth == LH_JSON_DEPTH) {
+        j->st = LH_RAISE(LH_ERR_BUG, "JSON deeper than %d", LH_JSON_DEPTH);
+        return;
+    }
+    json_add(j, &opening, 1);
+    j->closing[j->depth] = closing;
+    j->first[j->depth++] = true;
+}
+
+void lh_json_begin(lh_json *j)
+{
+    j->st = LH_OK;
+    j->length = 0;
+    j->depth = 0;
+    json_open(j, '{', '}');
+}
+
+static void json_number(lh_json *j, double value)
+{
+    char text[40];
+    (void)snprintf(text, sizeof text, "%.*g", (int)json_digits, value);
+    json_put(j, isfinite(value) ? text : "null");
+}
+
+void lh_json_real(lh_json *j, const char *key, double value)
+{
+    json_key(j, key);
+    json_number(j, value);
+}
+
+static void json_integer(lh_json *j, int64_t value)
+{
+    char text[24];
+    (void)snprintf(text, sizeof text, "%lld", (long long)value);
+    json_put(j, text);
+}
+
+void lh_json_int(lh_json *j, const char *key, int64_t value)
+{
+    json_key(j, key);
+    json_integer(j, value);
+}
+
+void lh_json_bool(lh_json *j, const char *key, bool value)
+{
+    json_key(j, key);
+    json_put(j, value ? "true" : "false");
+}
+
+void lh_json_string(lh_json *j, const char *key, const char *value)
+{
+    json_key(j, key);
+    json_quote(j, value);
+}
+
+void lh_json_ints(lh_json *j, const char *key, const int64_t *values, int64_t count)
+{
+    lh_json_array(j, key);
+    for (int64_t i = 0; i < count; i++) lh_json_int(j, NULL, values[i]);
+    lh_json_close(j);
+}
+
+void lh_json_reals(lh_json *j, const char *key, const double *values, int64_t count)
+{
+    lh_json_array(j, key);
+    for (int64_t i = 0; i < count; i++) lh_json_real(j, NULL, values[i]);
+    lh_json_close(j);
+}
+
+void lh_json_object(lh_json *j, const char *key)
+{
+    json_key(j, key);
+    json_open(j, '{', '}');
+}
+
+void lh_json_array(lh_json *j, const char *key)
+{
+    json_key(j, key);
+    json_open(j, '[', ']');
+}
+
+void lh_json_close(lh_json *j)
+{
+    if (j->st != LH_OK) return;
+    if (j->depth <= 1) {
+        j->st = LH_RAISE(LH_ERR_BUG, "JSON closed more often than opened");
+        return;
+    }
+    json_add(j, &j->closing[--j->depth], 1);
+}
+
+lh_status lh_json_text(lh_json *j, const char **text)
+{
+    *text = NULL;
+    if (j->st == LH_OK && j->depth > 1)
+        j->st = LH_RAISE(LH_ERR_BUG, "JSON text asked for with %d members open", j->depth - 1);
+    if (j->st == LH_OK && j->depth == 1) {
+        json_put(j, "}");
+        j->depth = 0;
+    }
+    if (j->st == LH_OK) *text = j->text;
+    return j->st;
+}
+
+void lh_json_free(lh_json *j)
+{
+    lh_free(&j->text);
+    *j = (lh_json){0};
+}

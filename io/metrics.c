@@ -1,0 +1,226 @@
+#include "io/metrics.h"
+
+#include "io/files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Both writers append whole lines to a file that only rank 0 has open. */
+struct lh_metrics {
+    int fd;    /* -1 on other ranks */
+    bool torn; /* a line was written in part: the next one starts with a newline */
+    char path[LH_PATH_MAX];
+};
+
+struct lh_log {
+    int fd;
+};
+
+/* --- resuming: which lines stay ------------------------------------------------------------------------------------ */
+
+/* The two ends of one cut: what stays goes to `keep`, what is moved aside to `cut`. */
+typedef struct metrics_cut {
+    FILE *from, *keep, *cut;
+    char keep_path[LH_PATH_MAX], cut_path[LH_PATH_MAX], cut_tmp[LH_PATH_MAX];
+    int64_t moved;
+} metrics_cut;
+
+/* The value of a top-level "step" of one line; false when it has none. Our writer puts no space around the colon, but
+ * other programs that edit the file may. Text inside strings cannot match: there a quote is escaped. */
+static bool metrics_step(const char *line, int64_t *step)
+{
+    int depth = 0;
+    bool inside = false;
+    for (const char *s = line; *s != '\0'; s++) {
+        if (inside && *s == '\\' && s[1] != '\0') {
+            s++;
+            continue;
+        }
+        if (!inside && depth == 1 && strncmp(s, "\"step\"", 6) == 0) {
+            const char *value = s + 6 + strspn(s + 6, " \t");
+            char *end = NULL;
+            if (*value == ':') { /* else it is a value that reads "step" */
+                *step = strtoll(value + 1, &end, 10);
+                return end != value + 1;
+            }
+        }
+        if (*s == '"') inside = !inside;
+        if (!inside && (*s == '{' || *s == '[')) depth++;
+        if (!inside && (*s == '}' || *s == ']')) depth--;
+    }
+    return false;
+}
+
+/* Is this text (without newline) one whole JSON object, as far as its ends tell? Lost blocks of a crashed machine show
+ * up as NUL bytes, which shorten the text and so miss the brace. */
+static bool metrics_whole(const char *line, size_t length)
+{
+    return length >= 2 && strlen(line) == length && line[0] == '{' && line[length - 1] == '}';
+}
+
+static lh_status metrics_split(metrics_cut *c, int64_t resume_step, const char *path)
+{
+    lh_status st = LH_OK;
+    char *line = NULL;
+    size_t room = 0;
+    bool keep = true;
+    ssize_t n = 0;
+    while (errno = 0, (n = getline(&line, &room, c->from)) >= 0) {
+        int64_t step = 0;
+        size_t length = (size_t)n;
+        if (length > 0 && line[length - 1] == '\n') line[--length] = '\0';
+        bool whole = metrics_whole(line, length);
+        if (whole && metrics_step(line, &step)) keep = step <= resume_step;
+        FILE *to = whole && keep ? c->keep : c->cut;
+        if (to == c->cut) c->moved++;
+        LH_CHECK(fwrite(line, 1, length, to) == length && fputc('\n', to) != EOF, LH_ERR_IO,
+                 "cannot write beside '%s': %s", path, strerror(errno));
+    }
+    LH_CHECK(feof(c->from), LH_ERR_IO, "cannot read '%s': %s", path, strerror(errno));
+done:
+    free(line);
+    return st;
+}
+
+static lh_status metrics_finish(FILE **file, const char *path)
+{
+    lh_status st = LH_OK;
+    if (*file == NULL) return LH_OK;
+    bool good = fflush(*file) == 0 && fsync(fileno(*file)) == 0;
+    if (fclose(*file) != 0) good = false;
+    *file = NULL;
+    if (!good) st = LH_RAISE(LH_ERR_IO, "cannot write '%s': %s", path, strerror(errno));
+    return st;
+}
+
+/* Move the lines past the checkpoint aside. The cut file is named first and the kept one then takes the old one's
+ * place, so that a crash in between loses no line (it leaves some twice). */
+static lh_status metrics_trim(const char *folder, const char *path, int64_t resume_step)
+{
+    lh_status st = LH_OK;
+    metrics_cut c = {0};
+    c.from = fopen(path, "re");
+    if (c.from == NULL && errno == ENOENT) return LH_OK;
+    LH_CHECK(c.from != NULL, LH_ERR_IO, "cannot read '%s': %s", path, strerror(errno));
+    LH_TRY(lhi_path(c.keep_path, folder, "metrics.jsonl.tmp"));
+    LH_TRY(lhi_path(c.cut_tmp, folder, "metrics-cut.jsonl.tmp"));
+    LH_TRY(lhi_file_aside_path(folder, "metrics", "jsonl", c.cut_path));
+    c.keep = fopen(c.keep_path, "we");
+    LH_CHECK(c.keep != NULL, LH_ERR_IO, "cannot create '%s': %s", c.keep_path, strerror(errno));
+    c.cut = fopen(c.cut_tmp, "we");
+    LH_CHECK(c.cut != NULL, LH_ERR_IO, "cannot create '%s': %s", c.cut_tmp, strerror(errno));
+    LH_TRY(metrics_split(&c, resume_step, path));
+    LH_TRY(metrics_finish(&c.keep, c.keep_path));
+    LH_TRY(metrics_finish(&c.cut, c.cut_tmp));
+    if (c.moved > 0) LH_TRY(lhi_file_move(c.cut_tmp, c.cut_path));
+    /* Also when nothing moved: a last line without its newline has got it here. */
+    LH_TRY(lhi_file_move(c.keep_path, path));
+done:
+    if (c.from != NULL) (void)fclose(c.from);
+    if (c.keep != NULL) (void)fclose(c.keep);
+    if (c.cut != NULL) (void)fclose(c.cut);
+    if (c.keep_path[0] != '\0') (void)unlink(c.keep_path);
+    if (c.cut_tmp[0] != '\0') (void)unlink(c.cut_tmp);
+    return st;
+}
+
+/* --- metrics ------------------------------------------------------------------------------------------------------- */
+
+static lh_status metrics_append(const char *path, int *fd)
+{
+    *fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (*fd >= 0) return LH_OK;
+    return LH_RAISE(LH_ERR_IO, "cannot append to '%s': %s", path, strerror(errno));
+}
+
+lh_status lh_metrics_open(lh_comm *comm, const char *folder, int64_t resume_step, lh_metrics **out)
+{
+    lh_status st = LH_OK;
+    lh_metrics *m = NULL;
+    LH_TRY(lh_new(sizeof *m, &m));
+    m->fd = -1;
+    LH_TRY(lhi_path(m->path, folder, "metrics.jsonl"));
+    if (lhi_lead(comm)) {
+        if (resume_step < 0)
+            LH_TRY(lh_file_aside(NULL, folder, "metrics", "jsonl"));
+        else
+            LH_TRY(metrics_trim(folder, m->path, resume_step));
+        LH_TRY(metrics_append(m->path, &m->fd));
+    }
+done:
+    st = lh_files_agree(comm, st);
+    if (st != LH_OK) lh_metrics_close(&m);
+    *out = m;
+    return st;
+}
+
+lh_status lh_metrics_write(lh_metrics *m, lh_json *j)
+{
+    lh_status st = LH_OK;
+    const char *text = NULL;
+    if (m->fd < 0) return LH_OK;
+    LH_TRY(lh_json_text(j, &text));
+    /* One call for the line and its end, so that whoever reads along never sees half a line. A full disk may still
+     * tear it; then the next line starts anew. */
+    j->text[j->length] = '\n';
+    if (m->torn) LH_TRY(lhi_write_all(m->fd, m->path, "\n", 1));
+    m->torn = true;
+    st = lhi_write_all(m->fd, m->path, j->text, (size_t)j->length + 1);
+    m->torn = st != LH_OK;
+    j->text[j->length] = '\0';
+done:
+    return st;
+}
+
+void lh_metrics_close(lh_metrics **m)
+{
+    if (*m != NULL && (*m)->fd >= 0) (void)close((*m)->fd);
+    lh_free(m);
+}
+
+/* --- log ----------------------------------------------------------------------------------------------------------- */
+
+lh_status lh_log_open(lh_comm *comm, const char *folder, lh_log **out)
+{
+    lh_status st = LH_OK;
+    lh_log *log = NULL;
+    char path[LH_PATH_MAX];
+    LH_TRY(lh_new(sizeof *log, &log));
+    log->fd = -1;
+    LH_TRY(lhi_path(path, folder, "log.txt"));
+    if (lhi_lead(comm)) LH_TRY(metrics_append(path, &log->fd));
+done:
+    st = lh_files_agree(comm, st);
+    if (st != LH_OK) lh_log_close(&log);
+    *out = log;
+    return st;
+}
+
+void lh_log_line(lh_log *log, const char *fmt, ...)
+{
+    char line[LH_ERROR_TEXT_MAX + 64];
+    struct tm when;
+    time_t now = time(NULL);
+    va_list args;
+    if (log == NULL || log->fd < 0 || gmtime_r(&now, &when) == NULL) return;
+    size_t n = strftime(line, sizeof line, "%Y-%m-%dT%H:%M:%SZ ", &when);
+    va_start(args, fmt);
+    int more = vsnprintf(line + n, sizeof line - n - 1, fmt, args);
+    va_end(args);
+    if (more < 0) return;
+    n = strlen(line);
+    line[n] = '\n';
+    if (write(log->fd, line, n + 1) < 0) return;
+}
+
+void lh_log_close(lh_log **log)
+{
+    if (*log != NULL && (*log)->fd >= 0) (void)close((*log)->fd);
+    lh_free(log);
+}
