@@ -1,0 +1,348 @@
+/* The command line of longhaul bench: which cases are measured. */
+#include "experiments/bench_internal.h"
+#include "io/settings_fill.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BENCH_SETTINGS = 16, BENCH_ASSIGNMENT = 128, BENCH_WINDOW = 256 };
+
+#define BENCH_ELEMENTS 1e15 /* of one input */
+
+/* What the command line says; LH_AUTO and NULL: nothing. */
+typedef struct bench_options {
+    const char *mechanism, *isa;
+    int64_t n, window, head_width, heads, kv_heads, batch, threads, repeats, seed, causal;
+    const char *setting[BENCH_SETTINGS]; /* "KEY=VALUE" */
+    int n_settings;
+} bench_options;
+
+typedef struct bench_option {
+    const char *name;
+    size_t offset;
+    int64_t min, max; /* max 0: the value is a word */
+} bench_option;
+
+#define BENCH_WORD(text, member)                                                                   \
+    {                                                                                              \
+        text, offsetof(bench_options, member), 0, 0                                                \
+    }
+#define BENCH_INT(text, member, min, max)                                                          \
+    {                                                                                              \
+        text, offsetof(bench_options, member), min, max                                            \
+    }
+static const bench_option bench_table[] = {
+    BENCH_WORD("--mechanism", mechanism),
+    BENCH_WORD("--isa", isa),
+    BENCH_INT("--n", n, 1, (int64_t)1 << 40),
+    BENCH_INT("--window", window, 0, (int64_t)1 << 40),
+    BENCH_INT("--head-dim", head_width, 1, 4096),
+    BENCH_INT("--heads", heads, 1, 4096),
+    BENCH_INT("--kv-heads", kv_heads, 1, 4096),
+    BENCH_INT("--batch", batch, 1, 1 << 20),
+    BENCH_INT("--threads", threads, 1, 4096),
+    BENCH_INT("--repeats", repeats, 1, 10000),
+    BENCH_INT("--seed", seed, 0, INT64_MAX),
+};
+enum { BENCH_OPTIONS = sizeof bench_table / sizeof bench_table[0] };
+
+/* What is measured without --mechanism, --n, --window, --causal and --set. window 0: not a setting. */
+typedef struct bench_default {
+    const char *mechanism;
+    int64_t n, window;
+    bool causal;
+} bench_default;
+
+static const bench_default bench_defaults[] = {
+    {"full", 8192, 0, false},
+    {"full", 8192, 0, true},
+    {"sliding_window", 32768, 256, false},
+    {"sliding_window", 32768, 256, true},
+    {"sliding_window", 32768, 512, false},
+    {"sliding_window", 32768, 512, true},
+};
+enum { BENCH_DEFAULTS = sizeof bench_defaults / sizeof bench_defaults[0] };
+
+void lh_bench_help(FILE *out)
+{
+    (void)fprintf(
+        out,
+        "longhaul bench attention [options]\n\n"
+        "Measures attention, forward and backward, and prints one JSON object per case on "
+        "standard\n"
+        "output. Under mpirun -n P the sequence is spread over all ranks.\n\n"
+        "Without --mechanism, --n, --window, --causal and --set, six cases are measured: full "
+        "(causal\n"
+        "and not, n 8192) and sliding_window (causal and not, window 256 and 512, n 32768). With "
+        "any\n"
+        "of them, exactly one:\n"
+        "  --mechanism NAME  the mechanism (full; with --window: sliding_window)\n"
+        "  --n N             positions of a sequence (8192; with a window: 32768)\n"
+        "  --window H        the mechanism's setting `window` (256)\n"
+        "  --causal [0|1]    --causal and --causal 1: yes; --causal 0 or nothing: no\n"
+        "  --set KEY=VALUE   any other setting of the mechanism; may be repeated\n"
+        "These hold for every case:\n"
+        "  --head-dim D      size of a head (64)\n"
+        "  --heads H         query heads (2); threads share the work of the backward by heads\n"
+        "  --kv-heads G      key/value heads, a divisor of --heads (as --heads)\n"
+        "  --batch B         sequences (1)\n"
+        "  --threads T       threads of each rank (1)\n"
+        "  --repeats R       measured repeats after one warm-up (7)\n"
+        "  --isa NAME        auto, avx512, avx2 or portable (auto)\n"
+        "  --seed S          of the random inputs (1)\n\n"
+        "Mechanisms:");
+    for (int i = 0; i < lh_attn_count(); i++) (void)fprintf(out, " %s", lh_attn_at(i)->name);
+    (void)fprintf(
+        out, "\n\nFields: mechanism, n, ranks, threads (of each rank), batch, heads, kv_heads, "
+             "head_dim, causal,\n"
+             "window (null: no such setting), isa, precision; forward_s, backward_s: the slowest "
+             "rank of each\n"
+             "repeat, then the median of the repeats; gflops_forward, gflops_backward: useful work "
+             "of the\n"
+             "pattern over all ranks, 2 flops per multiply-add, backward = 2.5 x forward; "
+             "gemm_gflops: a BLIS\n"
+             "product of 2048-cubed on every rank at once, the better median of before and after "
+             "the case;\n"
+             "ratio_forward, ratio_backward: of the two; peak_bytes: step memory (outputs, "
+             "exchange, scratch;\n"
+             "not the inputs and their gradients), the largest over ranks; sent_bytes: of one "
+             "forward and\n"
+             "backward, the mean over ranks, and predicted_sent_bytes: the same by formula; "
+             "comm_wait_s: time\n"
+             "of one forward and backward spent waiting for messages, the largest over ranks.\n");
+}
+
+static lh_status bench_integer(const bench_option *option, const char *text, int64_t *out)
+{
+    lh_status st = LH_OK;
+    char *end = NULL;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    LH_CHECK(
+        end != text && *end == '\0' && errno == 0 && value >= option->min && value <= option->max,
+        LH_ERR_USAGE, "bench: %s: expected an integer from %" PRId64 " to %" PRId64 ", got '%s'",
+        option->name, option->min, option->max, text);
+    *out = value;
+done:
+    return st;
+}
+
+static lh_status bench_unknown(const char *argument)
+{
+    char hint[LH_WORDS_TEXT];
+    lh_words words = {.wrong = argument};
+    for (int i = 0; i < BENCH_OPTIONS; i++) lh_words_add(&words, bench_table[i].name);
+    lh_words_add(&words, "--causal|--set|--help");
+    return LH_RAISE(LH_ERR_USAGE, "bench: unknown option '%s': %s", argument,
+                    lh_words_hint(&words, "options", hint, sizeof hint));
+}
+
+/* An option and its value: "--n 8" or "--n=8". *value NULL: there is none. */
+static bool bench_matches(const char *name, int argc, char **argv, int i, const char **value,
+                          int *used)
+{
+    size_t length = strlen(name);
+    if (strncmp(argv[i], name, length) != 0) return false;
+    if (argv[i][length] != '=' && argv[i][length] != '\0') return false;
+    *used = argv[i][length] == '=' || i + 1 >= argc ? 1 : 2;
+    *value = argv[i][length] == '=' ? argv[i] + length + 1 : (i + 1 < argc ? argv[i + 1] : NULL);
+    return true;
+}
+
+static lh_status bench_causal(bench_options *o, const char *value, int *used)
+{
+    bool attached = value != NULL && *used == 1;
+    bool no = value != NULL && (strcmp(value, "0") == 0 || strcmp(value, "false") == 0);
+    bool yes = value != NULL && (strcmp(value, "1") == 0 || strcmp(value, "true") == 0);
+    if (attached && !no && !yes)
+        return LH_RAISE(LH_ERR_USAGE, "bench: --causal: expected 0 or 1, got '%s'", value);
+    if (!no && !yes) *used = 1; /* what follows is the next option */
+    o->causal = no ? 0 : 1;
+    return LH_OK;
+}
+
+static lh_status bench_set(bench_options *o, const char *value)
+{
+    lh_status st = LH_OK;
+    LH_CHECK(value != NULL && strchr(value, '=') != NULL, LH_ERR_USAGE,
+             "bench: --set wants KEY=VALUE");
+    LH_CHECK(o->n_settings < BENCH_SETTINGS, LH_ERR_USAGE, "bench: more than %d --set",
+             BENCH_SETTINGS);
+    o->setting[o->n_settings++] = value;
+done:
+    return st;
+}
+
+static lh_status bench_argument(bench_options *o, int argc, char **argv, int i, int *used)
+{
+    lh_status st = LH_OK;
+    const char *value = NULL;
+    if (bench_matches("--causal", argc, argv, i, &value, used)) return bench_causal(o, value, used);
+    if (bench_matches("--set", argc, argv, i, &value, used)) return bench_set(o, value);
+    for (int k = 0; k < BENCH_OPTIONS; k++) {
+        const bench_option *option = &bench_table[k];
+        if (!bench_matches(option->name, argc, argv, i, &value, used)) continue;
+        void *member = (char *)o + option->offset;
+        LH_CHECK(value != NULL, LH_ERR_USAGE, "bench: %s wants a value", option->name);
+        if (option->max == 0)
+            *(const char **)member = value;
+        else
+            LH_TRY(bench_integer(option, value, member));
+        goto done;
+    }
+    st = bench_unknown(argv[i]);
+done:
+    return st;
+}
+
+static lh_status bench_parse(bench_options *o, int argc, char **argv)
+{
+    lh_status st = LH_OK;
+    *o = (bench_options){.isa = "auto",
+                         .n = LH_AUTO,
+                         .window = LH_AUTO,
+                         .causal = LH_AUTO,
+                         .kv_heads = LH_AUTO,
+                         .head_width = 64,
+                         .heads = 2,
+                         .batch = 1,
+                         .threads = 1,
+                         .repeats = 7,
+                         .seed = 1};
+    LH_CHECK(argc > 0, LH_ERR_USAGE,
+             "bench wants to know what to measure: longhaul bench attention [options]");
+    LH_CHECK(strcmp(argv[0], "attention") == 0, LH_ERR_USAGE,
+             "bench: '%s' cannot be measured; this build measures: attention (see longhaul bench "
+             "--help)",
+             argv[0]);
+    for (int i = 1, used = 1; i < argc; i += used) LH_TRY(bench_argument(o, argc, argv, i, &used));
+    if (o->kv_heads == LH_AUTO) o->kv_heads = o->heads;
+    LH_CHECK(o->heads % o->kv_heads == 0, LH_ERR_USAGE,
+             "bench: --kv-heads %" PRId64 " does not divide --heads %" PRId64, o->kv_heads,
+             o->heads);
+    /* no byte count may overflow; memory ends long before */
+    double elements = (double)o->batch * (double)(o->heads * o->head_width) *
+                      (o->n != LH_AUTO ? (double)o->n : 1.0);
+    LH_CHECK(elements < BENCH_ELEMENTS, LH_ERR_USAGE,
+             "bench: --batch, --n, --heads and --head-dim together ask for %g numbers: too many",
+             elements);
+done:
+    return st;
+}
+
+static lh_status bench_mechanism(const char *name, const lh_attn_ops **out)
+{
+    char hint[LH_WORDS_TEXT];
+    lh_words words = {.wrong = name};
+    *out = lh_attn_find(name);
+    if (*out != NULL) return LH_OK;
+    for (int i = 0; i < lh_attn_count(); i++) lh_words_add(&words, lh_attn_at(i)->name);
+    return LH_RAISE(LH_ERR_USAGE, "bench: --mechanism: unknown mechanism '%s': %s", name,
+                    lh_words_hint(&words, "mechanisms", hint, sizeof hint));
+}
+
+static const lh_field *bench_window_field(const lh_attn_ops *ops)
+{
+    const lh_field *field = lh_field_find(ops->settings, "window");
+    return field != NULL && field->type == LH_FIELD_INT ? field : NULL;
+}
+
+bool lhi_bench_window(const lhi_bench_case *c, int64_t *window)
+{
+    const lh_field *field = bench_window_field(c->ops);
+    if (field != NULL) *window = *(const int64_t *)((const char *)c->settings + field->offset);
+    return field != NULL;
+}
+
+/* The mechanism's settings from its own field table, as an experiment file would fill them. *settings is allocated. */
+static lh_status bench_settings(const bench_options *o, const lh_attn_ops *ops, int64_t window,
+                                void **settings)
+{
+    lh_status st = LH_OK;
+    lh_yaml *yaml = NULL;
+    lh_node *map = NULL;
+    char text[BENCH_ASSIGNMENT];
+    LH_TRY(lh_yaml_create(&yaml));
+    LH_TRY(lh_yaml_map(yaml, &map));
+    if (window != LH_AUTO) {
+        (void)snprintf(text, sizeof text, "window=%" PRId64, window);
+        LH_TRY(lh_yaml_override(yaml, map, text));
+    }
+    for (int i = 0; i < o->n_settings; i++) LH_TRY(lh_yaml_override(yaml, map, o->setting[i]));
+    LH_TRY(lh_new(ops->settings_bytes, settings));
+    lh_fill fill = {.map = map, .prefix = "", .owner = ops->name, .directory = "/"};
+    LH_TRY(lh_settings_fill(&fill, ops->settings, *settings));
+done:
+    lh_yaml_destroy(&yaml);
+    return st == LH_OK ? st : lh_error_context(st, "bench: mechanism '%s'", ops->name);
+}
+
+/* One case. def: the row of the table, or NULL for the one that the command line describes. */
+static lh_status bench_case(const bench_options *o, const bench_default *def, lhi_bench_case *c,
+                            void **settings)
+{
+    lh_status st = LH_OK;
+    const char *name = o->mechanism != NULL   ? o->mechanism
+                       : o->window != LH_AUTO ? "sliding_window"
+                                              : "full";
+    int64_t window = o->window;
+    if (def != NULL) {
+        name = def->mechanism;
+        window = def->window > 0 ? def->window : LH_AUTO;
+    }
+    *c = (lhi_bench_case){.batch = o->batch,
+                          .heads = o->heads,
+                          .kv_heads = o->kv_heads,
+                          .head_width = o->head_width,
+                          .threads = (int)o->threads,
+                          .repeats = (int)o->repeats,
+                          .isa = o->isa,
+                          .seed = (uint64_t)o->seed};
+    LH_TRY(bench_mechanism(name, &c->ops));
+    const lh_field *field = bench_window_field(c->ops);
+    bool given = false;
+    for (int i = 0; i < o->n_settings; i++) given = given || !strncmp(o->setting[i], "window=", 7);
+    LH_CHECK(o->window == LH_AUTO || field != NULL, LH_ERR_USAGE,
+             "bench: --window: mechanism '%s' has no setting 'window'", name);
+    if (window == LH_AUTO && field != NULL && field->fallback == NULL && !given)
+        window = BENCH_WINDOW;
+    LH_TRY(bench_settings(o, c->ops, window, settings));
+    c->settings = *settings;
+    c->n = def != NULL ? def->n : o->n != LH_AUTO ? o->n : field != NULL ? 32768 : 8192;
+    /* a mechanism that is causal only needs no --causal */
+    c->causal = def != NULL            ? def->causal
+                : o->causal != LH_AUTO ? o->causal == 1
+                                       : !(c->ops->caps & LH_ATTN_BIDIRECTIONAL);
+done:
+    return st;
+}
+
+static lh_status bench_one(lh_comm *world, const bench_options *o, const bench_default *def)
+{
+    lh_status st = LH_OK;
+    lhi_bench_case c = {0};
+    void *settings = NULL;
+    LH_TRY(lh_agree(world, bench_case(o, def, &c, &settings)));
+    LH_TRY(lhi_bench_attention(world, &c));
+done:
+    if (settings != NULL) lh_settings_free(c.ops->settings, settings);
+    lh_free(&settings);
+    return st;
+}
+
+lh_status lh_bench_main(lh_comm *world, int argc, char **argv)
+{
+    lh_status st = LH_OK;
+    bench_options o;
+    LH_TRY(lh_agree(world, bench_parse(&o, argc, argv)));
+    bool chosen = o.mechanism != NULL || o.n != LH_AUTO || o.window != LH_AUTO ||
+                  o.causal != LH_AUTO || o.n_settings > 0;
+    if (chosen) LH_TRY(bench_one(world, &o, NULL));
+    for (int i = 0; i < BENCH_DEFAULTS && !chosen; i++)
+        LH_TRY(bench_one(world, &o, &bench_defaults[i]));
+done:
+    return st;
+}

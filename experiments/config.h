@@ -1,0 +1,141 @@
+#pragma once
+/* The experiment file: its schema, its defaults, and the configuration it resolves to as plain
+ * typed members.
+ *
+ * On many ranks: rank 0 alone loads the file and emits the resolved text, the ranks agree and
+ * broadcast it, and all of
+ * them read that text with lh_config_parse. So there is one broadcast, relative paths have one
+ * meaning, and whatever is
+ * wrong with a file is found before any rank waits for another. */
+#include "models/model.h"
+
+#include <stdio.h>
+
+typedef enum lh_task_kind { LH_TASK_TEXT, LH_TASK_MASKED_TEXT } lh_task_kind;
+typedef enum lh_align_kind { LH_ALIGN_CHUNK, LH_ALIGN_NONE } lh_align_kind;
+typedef enum lh_schedule_kind {
+    LH_SCHEDULE_CONSTANT,
+    LH_SCHEDULE_LINEAR,
+    LH_SCHEDULE_COSINE,
+    LH_SCHEDULE_INVERSE_SQRT
+} lh_schedule_kind;
+typedef enum lh_device_kind { LH_DEVICE_CPU, LH_DEVICE_POISON } lh_device_kind;
+typedef enum lh_isa_kind { LH_ISA_AUTO, LH_ISA_AVX512, LH_ISA_AVX2, LH_ISA_PORTABLE } lh_isa_kind;
+
+/* Strings belong to the configuration and are never NULL; "" where nothing is named. Paths are
+ * absolute. */
+typedef struct lh_config_run {
+    char *name; /* a plain file name: the run's folder is output/name */
+    int64_t seed;
+    char *output, *init;
+} lh_config_run;
+
+typedef struct lh_config_mesh {
+    int64_t data; /* ranks along the data axis */
+    int layout;   /* contiguous is the only one */
+    int align;    /* lh_align_kind */
+    int64_t chunk;
+    int exchange; /* ring is the only one */
+} lh_config_mesh;
+
+typedef struct lh_config_data {
+    int task; /* lh_task_kind */
+    char *path, *valid_path, *test_path;
+    int64_t length;
+    int64_t batch; /* sequences per optimiser step, over all ranks and accumulated passes */
+    double valid_fraction, mask;
+} lh_config_data;
+
+typedef struct lh_config_optimizer {
+    int kind; /* adamw is the only one */
+    double lr;
+    lh_real_list betas; /* two */
+    double eps, weight_decay;
+    double clip; /* 0: gradients are not clipped */
+} lh_config_optimizer;
+
+typedef struct lh_config_schedule {
+    int kind; /* lh_schedule_kind */
+    int64_t warmup, steps;
+    double final_lr;
+} lh_config_schedule;
+
+typedef struct lh_config_train {
+    int64_t log_every;
+    int64_t eval_every;  /* 0: never */
+    int64_t eval_tokens; /* 0: the whole validation part */
+    int recompute;       /* lh_recompute_kind */
+    int64_t accumulate;
+} lh_config_train;
+
+typedef struct lh_config_checkpoint {
+    int64_t every; /* 0: only on request */
+    int64_t keep;
+} lh_config_checkpoint;
+
+typedef struct lh_config_device {
+    int kind;        /* lh_device_kind */
+    int64_t threads; /* LH_AUTO: by environment and mask */
+    int isa;         /* lh_isa_kind; lh_config_isa names it */
+} lh_config_device;
+
+typedef struct lh_config {
+    lh_config_run run;
+    lh_config_mesh mesh;
+    lh_config_data data;
+    lh_model_desc model; /* its widths and kv_heads are resolved; vocab: LH_AUTO until the task's */
+    lh_config_optimizer optimizer;
+    lh_config_schedule schedule;
+    lh_config_train train;
+    lh_config_checkpoint checkpoint;
+    lh_config_device device;
+} lh_config;
+
+/* LH_CONFIG_PARTIAL: a text that describes a model without an experiment: data.path may be missing,
+ * and that task and
+ * model fit together is not checked. */
+enum { LH_CONFIG_PARTIAL = 1u };
+
+/* Where a configuration comes from. read: all bytes of a file, which lh_free releases
+ * (lh_read_small with user NULL). */
+typedef struct lh_config_source {
+    lh_status (*read)(void *user, const char *path, char **bytes, size_t *count);
+    void *user;
+    const char *path;
+    const char *const *overrides; /* [n_overrides] "a.b=c", as given after --set */
+    int n_overrides;
+    const char *directory; /* absolute: where relative paths start; NULL: the working directory */
+    unsigned flags;
+} lh_config_source;
+
+/* lh_config_load - read an experiment file and the files it inherits from (`base:`), apply
+ * overrides, check everything.
+ * Local, but for what source->read does (it is called once for each file of the chain).
+ * *out NULL on error; the caller destroys it.
+ * Errors: LH_ERR_USAGE "file:line:column: key 'a.b': ..." or "--set a.b=c: key ...", also for files
+ * that cannot be
+ * read; LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_config_load(const lh_config_source *source, lh_config **out);
+
+/* lh_config_parse - the same from one text without `base:`, such as lh_config_emit made or a
+ * checkpoint holds.
+ * Local, pure but for the working directory, where relative paths start. name: how messages call
+ * the text.
+ * Errors: as lh_config_load. */
+LH_NODISCARD lh_status lh_config_parse(const char *bytes, size_t count, const char *name,
+                                       unsigned flags, lh_config **out);
+
+/* lh_config_destroy - release it and null the handle. Local. */
+void lh_config_destroy(lh_config **config);
+
+/* lh_config_emit - the resolved configuration as YAML; read again, it gives the same text.
+ * Local, pure. *text: zero-terminated, the caller releases it with lh_free. Errors:
+ * LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_config_emit(const lh_config *config, char **text);
+
+/* lh_config_help - all keys with defaults and one line each, and the mechanisms of this build.
+ * Local. */
+void lh_config_help(FILE *out);
+
+/* lh_config_isa - "auto", "avx512", ... as lh_device_create_cpu takes it. Local. Static. */
+const char *lh_config_isa(const lh_config *config);

@@ -1,0 +1,177 @@
+/* The schema of the experiment file. Defaults are the ones README.md and --help show. */
+#include "experiments/config_internal.h"
+
+#define CONFIG_MANY                                                                                \
+    1e9 /* counts of things: far above any use, far below overflow in a product of two */
+#define CONFIG_LONG 1e12 /* positions and steps */
+
+/* Places in a section's struct; the macros only shorten the tables. */
+#define AT_RUN(member) offsetof(lh_config_run, member)
+#define AT_MESH(member) offsetof(lh_config_mesh, member)
+#define AT_DATA(member) offsetof(lh_config_data, member)
+#define AT_MODEL(member) offsetof(lh_model_desc, member)
+#define AT_OPT(member) offsetof(lh_config_optimizer, member)
+#define AT_SCHEDULE(member) offsetof(lh_config_schedule, member)
+#define AT_TRAIN(member) offsetof(lh_config_train, member)
+#define AT_CHECKPOINT(member) offsetof(lh_config_checkpoint, member)
+#define AT_DEVICE(member) offsetof(lh_config_device, member)
+
+/* clang-format off */
+static const lh_field fields_run[] = {
+    {.name = "name", .type = LH_FIELD_STRING, .offset = AT_RUN(name), .fallback = "quickstart",
+     .help = "the run's folder below output"},
+    {.name = "seed", .type = LH_FIELD_INT, .offset = AT_RUN(seed), .fallback = "1", .min = 0,
+     .max = LH_NO_LIMIT, .help = "of initial weights, data order and dropout"},
+    {.name = "output", .type = LH_FIELD_PATH, .offset = AT_RUN(output), .fallback = "runs",
+     .help = "the folder that holds runs"},
+    {.name = "init", .type = LH_FIELD_PATH, .offset = AT_RUN(init), .fallback = "",
+     .help = "a checkpoint to take initial weights from"},
+    {.name = NULL}};
+
+static const lh_field fields_mesh[] = {
+    {.name = "data", .type = LH_FIELD_INT, .offset = AT_MESH(data), .fallback = "1", .min = 1,
+     .max = CONFIG_MANY, .help = "ranks along the data axis; ranks / data lie along the sequence"},
+    {.name = "layout", .type = LH_FIELD_CHOICE, .offset = AT_MESH(layout), .fallback = "contiguous",
+     .choices = "contiguous", .help = "how positions lie over ranks"},
+    {.name = "align", .type = LH_FIELD_CHOICE, .offset = AT_MESH(align), .fallback = "chunk",
+     .choices = "chunk|none", .help = "where shards are cut: at chunk edges, or anywhere"},
+    {.name = "chunk", .type = LH_FIELD_INT, .offset = AT_MESH(chunk), .fallback = "512", .min = 1,
+     .max = CONFIG_LONG, .help = "positions of one piece of work"},
+    {.name = "exchange", .type = LH_FIELD_CHOICE, .offset = AT_MESH(exchange), .fallback = "ring",
+     .choices = "ring", .help = "in which order rows travel"},
+    {.name = NULL}};
+
+static const lh_field fields_data[] = {
+    {.name = "task", .type = LH_FIELD_CHOICE, .offset = AT_DATA(task), .fallback = "text",
+     .choices = "text|masked_text",
+     .help = "what is learned: the next byte (decoder) or masked bytes (encoder)"},
+    {.name = "path", .type = LH_FIELD_PATH, .offset = AT_DATA(path), .fallback = "",
+     .help = "the training file; required"},
+    {.name = "valid_path", .type = LH_FIELD_PATH, .offset = AT_DATA(valid_path), .fallback = "",
+     .help = "the validation file, instead of a part of path"},
+    {.name = "test_path", .type = LH_FIELD_PATH, .offset = AT_DATA(test_path), .fallback = "",
+     .help = "the test file"},
+    {.name = "length", .type = LH_FIELD_INT, .offset = AT_DATA(length), .fallback = "8192",
+     .min = 1, .max = CONFIG_LONG, .help = "positions of a sequence"},
+    {.name = "batch", .type = LH_FIELD_INT, .offset = AT_DATA(batch), .fallback = "1", .min = 1,
+     .max = CONFIG_MANY,
+     .help = "sequences per step over all ranks; a multiple of mesh.data x train.accumulate"},
+    {.name = "valid_fraction", .type = LH_FIELD_REAL, .offset = AT_DATA(valid_fraction),
+     .fallback = "0.05", .min = 0, .max = LH_BELOW_ONE,
+     .help = "the last part of path, never trained on; without meaning if valid_path is given"},
+    {.name = "mask", .type = LH_FIELD_REAL, .offset = AT_DATA(mask), .fallback = "0.15",
+     .min = LH_ABOVE_ZERO, .max = 1, .help = "masked_text: share of positions to predict"},
+    {.name = NULL}};
+
+static const lh_field fields_model[] = {
+    {.name = "kind", .type = LH_FIELD_CHOICE, .offset = AT_MODEL(kind), .fallback = "decoder",
+     .choices = "decoder|encoder", .help = "causal or bidirectional"},
+    {.name = "head", .type = LH_FIELD_CHOICE, .offset = AT_MODEL(head), .fallback = "lm",
+     .choices = "lm|none", .help = "what follows the last block"},
+    {.name = "vocab", .type = LH_FIELD_INT, .offset = AT_MODEL(vocab), .fallback = "auto", .min = 1,
+     .max = 2147483647, .automatic = "auto", .help = "number of tokens; auto: the task's"},
+    {.name = "layers", .type = LH_FIELD_INT, .offset = AT_MODEL(layers), .min = 1,
+     .max = LH_MAX_LAYERS, .help = "number of blocks"},
+    {.name = "width", .type = LH_FIELD_INT, .offset = AT_MODEL(width), .min = 1, .max = CONFIG_MANY,
+     .help = "of the residual stream"},
+    {.name = "heads", .type = LH_FIELD_INT, .offset = AT_MODEL(heads), .min = 1, .max = 65536,
+     .help = "query heads"},
+    {.name = "kv_heads", .type = LH_FIELD_INT, .offset = AT_MODEL(kv_heads), .fallback = "auto",
+     .min = 1, .max = 65536, .automatic = "auto", .help = "key and value heads; auto: as heads"},
+    {.name = "head_width", .type = LH_FIELD_INT, .offset = AT_MODEL(head_width), .fallback = "auto",
+     .min = 1, .max = 65536, .automatic = "auto", .help = "auto: width / heads"},
+    {.name = "mlp", .type = LH_FIELD_CHOICE, .offset = AT_MODEL(mlp), .fallback = "gelu",
+     .choices = "gelu|relu|swiglu", .help = "activation"},
+    {.name = "mlp_width", .type = LH_FIELD_INT, .offset = AT_MODEL(mlp_width), .fallback = "auto",
+     .min = 1, .max = 4 * CONFIG_MANY, .automatic = "auto", .help = "auto: 4 x width"},
+    {.name = "norm", .type = LH_FIELD_CHOICE, .offset = AT_MODEL(norm), .fallback = "pre",
+     .choices = "pre|post", .help = "before or after attention and mlp"},
+    {.name = "norm_kind", .type = LH_FIELD_CHOICE, .offset = AT_MODEL(norm_kind),
+     .fallback = "layer", .choices = "layer|rms", .help = "layer norm or RMS norm"},
+    {.name = "position", .type = LH_FIELD_CHOICE, .offset = AT_MODEL(position),
+     .fallback = "rotary", .choices = "none|learned|sinusoidal|rotary",
+     .help = "how positions are told"},
+    {.name = "tie_embeddings", .type = LH_FIELD_BOOL, .offset = AT_MODEL(tie_embeddings),
+     .fallback = "true", .help = "the head shares the token embedding's weights"},
+    {.name = "bias", .type = LH_FIELD_BOOL, .offset = AT_MODEL(bias), .fallback = "true",
+     .help = "linear maps and layer norms have biases"},
+    {.name = "dropout", .type = LH_FIELD_REAL, .offset = AT_MODEL(dropout), .fallback = "0",
+     .min = 0, .max = LH_BELOW_ONE, .help = "probability"},
+    {.name = NULL}};
+
+static const lh_field fields_optimizer[] = {
+    {.name = "kind", .type = LH_FIELD_CHOICE, .offset = AT_OPT(kind), .fallback = "adamw",
+     .choices = "adamw", .help = "AdamW (Loshchilov and Hutter 2019)"},
+    {.name = "lr", .type = LH_FIELD_REAL, .offset = AT_OPT(lr), .fallback = "1.0e-3", .min = 0,
+     .max = LH_NO_LIMIT, .help = "learning rate after warmup"},
+    {.name = "betas", .type = LH_FIELD_REALS, .offset = AT_OPT(betas), .fallback = "[0.9, 0.95]",
+     .min = 0, .max = LH_BELOW_ONE, .help = "decay of the first and second moment"},
+    {.name = "eps", .type = LH_FIELD_REAL, .offset = AT_OPT(eps), .fallback = "1.0e-8",
+     .min = LH_ABOVE_ZERO, .max = LH_NO_LIMIT, .help = "added to the root of the second moment"},
+    {.name = "weight_decay", .type = LH_FIELD_REAL, .offset = AT_OPT(weight_decay),
+     .fallback = "0.1", .min = 0, .max = LH_NO_LIMIT,
+     .help = "of weights with two or more dimensions"},
+    {.name = "clip", .type = LH_FIELD_REAL, .offset = AT_OPT(clip), .fallback = "1.0", .min = 0,
+     .max = LH_NO_LIMIT, .help = "largest norm of all gradients; 0: no clipping"},
+    {.name = NULL}};
+
+static const lh_field fields_schedule[] = {
+    {.name = "kind", .type = LH_FIELD_CHOICE, .offset = AT_SCHEDULE(kind), .fallback = "cosine",
+     .choices = "constant|linear|cosine|inverse_sqrt", .help = "of the learning rate after warmup"},
+    {.name = "warmup", .type = LH_FIELD_INT, .offset = AT_SCHEDULE(warmup), .fallback = "0",
+     .min = 0, .max = CONFIG_LONG, .help = "steps in which the learning rate rises"},
+    {.name = "steps", .type = LH_FIELD_INT, .offset = AT_SCHEDULE(steps), .fallback = "600",
+     .min = 1, .max = CONFIG_LONG, .help = "optimiser steps of the run"},
+    {.name = "final_lr", .type = LH_FIELD_REAL, .offset = AT_SCHEDULE(final_lr),
+     .fallback = "1.0e-4", .min = 0, .max = LH_NO_LIMIT, .help = "where linear and cosine end"},
+    {.name = NULL}};
+
+static const lh_field fields_train[] = {
+    {.name = "log_every", .type = LH_FIELD_INT, .offset = AT_TRAIN(log_every), .fallback = "10",
+     .min = 1, .max = CONFIG_LONG, .help = "steps between progress lines"},
+    {.name = "eval_every", .type = LH_FIELD_INT, .offset = AT_TRAIN(eval_every), .fallback = "200",
+     .min = 0, .max = CONFIG_LONG, .help = "steps between evaluations; 0: never"},
+    {.name = "eval_tokens", .type = LH_FIELD_INT, .offset = AT_TRAIN(eval_tokens),
+     .fallback = "131072", .min = 0, .max = CONFIG_LONG,
+     .help = "of one evaluation; 0: the whole validation part"},
+    {.name = "recompute", .type = LH_FIELD_CHOICE, .offset = AT_TRAIN(recompute),
+     .fallback = "none", .choices = "none|block",
+     .help = "what the backward computes again instead of keeping it"},
+    {.name = "accumulate", .type = LH_FIELD_INT, .offset = AT_TRAIN(accumulate), .fallback = "1",
+     .min = 1, .max = CONFIG_MANY, .help = "passes whose gradients are summed for one step"},
+    {.name = NULL}};
+
+static const lh_field fields_checkpoint[] = {
+    {.name = "every", .type = LH_FIELD_INT, .offset = AT_CHECKPOINT(every), .fallback = "200",
+     .min = 0, .max = CONFIG_LONG, .help = "steps between checkpoints; 0: only on request"},
+    {.name = "keep", .type = LH_FIELD_INT, .offset = AT_CHECKPOINT(keep), .fallback = "2", .min = 1,
+     .max = CONFIG_MANY, .help = "how many of the newest are kept"},
+    {.name = NULL}};
+
+static const lh_field fields_device[] = {
+    {.name = "kind", .type = LH_FIELD_CHOICE, .offset = AT_DEVICE(kind), .fallback = "cpu",
+     .choices = "cpu|poison", .help = "poison: a cpu that finds missing copies"},
+    {.name = "threads", .type = LH_FIELD_INT, .offset = AT_DEVICE(threads), .fallback = "auto",
+     .min = 1, .max = 65536, .automatic = "auto",
+     .help = "auto: OMP_NUM_THREADS, else the rank's share of the processors"},
+    {.name = "isa", .type = LH_FIELD_CHOICE, .offset = AT_DEVICE(isa), .fallback = "auto",
+     .choices = "auto|avx512|avx2|portable", .help = "instruction set of the kernels"},
+    {.name = NULL}};
+
+static const lhi_config_section config_sections[] = {
+    {"run", fields_run, offsetof(lh_config, run), "what is made, and where"},
+    {"mesh", fields_mesh, offsetof(lh_config, mesh), "how the work lies over ranks"},
+    {"data", fields_data, offsetof(lh_config, data), "what is learned from"},
+    {"model", fields_model, offsetof(lh_config, model), "what learns"},
+    {"optimizer", fields_optimizer, offsetof(lh_config, optimizer), "how weights change"},
+    {"schedule", fields_schedule, offsetof(lh_config, schedule), "for how long"},
+    {"train", fields_train, offsetof(lh_config, train), "what happens on the way"},
+    {"checkpoint", fields_checkpoint, offsetof(lh_config, checkpoint), "what is kept"},
+    {"device", fields_device, offsetof(lh_config, device), "what it runs on"},
+    {NULL, NULL, 0, NULL}};
+/* clang-format on */
+
+const lhi_config_section *lhi_config_sections(void)
+{
+    return config_sections;
+}

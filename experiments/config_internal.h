@@ -1,0 +1,36 @@
+#pragma once
+/* Shared by the config_*.c files. */
+#include "experiments/config.h"
+#include "io/settings_fill.h"
+
+/* One section of the file: its fields lie in the lh_config at offset. */
+typedef struct lhi_config_section {
+    const char *name;
+    const lh_field *fields;
+    size_t offset;
+    const char *help;
+} lhi_config_section;
+
+/* lhi_config_sections - the table, closed by name NULL. Local. */
+const lhi_config_section *lhi_config_sections(void);
+
+/* lhi_config_tree - the merged tree of all files and overrides, in y. Local but for source->read.
+ * bytes NULL: read source->path; else the text itself [count]. Errors: LH_ERR_USAGE,
+ * LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lhi_config_tree(lh_yaml *y, const lh_config_source *source,
+                                       const char *bytes, size_t count, lh_node **root);
+
+/* lhi_config_attention - model.attention of every layer; then the sizes that follow from others.
+ * Local. layers is set.
+ * Errors: LH_ERR_USAGE, LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lhi_config_attention(const lh_node *root, const char *directory,
+                                            lh_model_desc *model);
+
+/* lhi_config_emit_attention - the inverse: model.attention as a node. Local. Errors:
+ * LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lhi_config_emit_attention(lh_yaml *y, const lh_model_desc *model,
+                                                 lh_node **out);
+
+/* lhi_config_check - resolve sizes that follow from others and refuse contradictions. Local.
+ * Errors: LH_ERR_USAGE naming the place in root. */
+LH_NODISCARD lh_status lhi_config_check(const lh_node *root, unsigned flags, lh_config *config);

@@ -1,0 +1,257 @@
+/* longhaul: the program. Exit codes: 0 success, 1 the run failed, 2 bad usage or configuration, 75
+ * stopped on request with a checkpoint written. Standard output carries results, standard error
+ * progress and messages. */
+#define _POSIX_C_SOURCE 200809L /* sigaction */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "experiments/bench.h"
+#include "experiments/train.h"
+#include "io/files.h"
+#include "io/settings_fill.h"
+
+enum { EXIT_RUN_FAILED = 1, EXIT_BAD_USAGE = 2, EXIT_STOPPED = 75, MAIN_OVERRIDES = 256 };
+
+/* The one mutable global: set by a signal, read between steps. */
+static volatile sig_atomic_t main_stop;
+
+static void main_on_signal(int signal)
+{
+    (void)signal;
+    main_stop = 1;
+}
+
+static void main_catch_signals(void)
+{
+    const int signals[] = {SIGUSR1, SIGTERM, SIGINT};
+    struct sigaction action = {.sa_handler = main_on_signal, .sa_flags = SA_RESTART};
+    (void)sigemptyset(&action.sa_mask);
+    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++)
+        (void)sigaction(signals[i], &action, NULL);
+}
+
+typedef struct main_options {
+    const char *target; /* FILE.yaml or RUN_DIR */
+    const char *overrides[MAIN_OVERRIDES];
+    int n_overrides;
+    bool resume, help;
+} main_options;
+
+static void main_help(FILE *out)
+{
+    (void)fprintf(
+        out,
+        "longhaul %s: long-sequence transformers, their sequence sharded over MPI ranks\n\n"
+        "  longhaul train FILE.yaml [--set KEY=VALUE]... [--resume]   train; --resume goes on from "
+        "the\n"
+        "                                                             newest good checkpoint\n"
+        "  longhaul eval  RUN_DIR   [--set KEY=VALUE]...              loss, bits per byte, "
+        "accuracy\n"
+        "  longhaul bench attention [options]                         one JSON object per measured "
+        "case\n"
+        "  longhaul COMMAND --help                                    more about a command\n"
+        "  longhaul --version\n\n"
+        "Start train, eval and bench under mpirun -n P or srun; the sequence is spread over all "
+        "ranks.\n"
+        "Exit codes: 0 success, 1 the run failed, 2 bad usage or configuration, 75 stopped on "
+        "request\n"
+        "with a checkpoint written.\n",
+        LH_VERSION);
+}
+
+static void main_command_help(const char *command)
+{
+    if (strcmp(command, "bench") == 0) {
+        lh_bench_help(stdout);
+        return;
+    }
+    if (strcmp(command, "eval") == 0) {
+        (void)printf(
+            "longhaul eval RUN_DIR [--set KEY=VALUE]...\n\n"
+            "Evaluates the newest good checkpoint of a run on its validation part, and on\n"
+            "data.test_path if that is given: one JSON object per part. train.eval_tokens=0\n"
+            "means the whole part. --set changes any key of the saved configuration.\n");
+        return;
+    }
+    (void)printf(
+        "longhaul train FILE.yaml [--set KEY=VALUE]... [--resume]\n\n"
+        "Trains what the file describes into the folder run.output/run.name: config.yaml,\n"
+        "metrics.jsonl, checkpoints/, log.txt. SIGUSR1 ends the run after the running step, with\n"
+        "a checkpoint. The keys of the file:\n\n");
+    lh_config_help(stdout);
+}
+
+static lh_status main_parse(int argc, char **argv, main_options *o)
+{
+    lh_status st = LH_OK;
+    const char *command = argv[1];
+    for (int i = 2; i < argc; i++) {
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+            o->help = true;
+        } else if (strcmp(argv[i], "--resume") == 0 && strcmp(command, "train") == 0) {
+            o->resume = true;
+        } else if (strncmp(argv[i], "--set", 5) == 0 && (argv[i][5] == '=' || argv[i][5] == '\0')) {
+            LH_CHECK(argv[i][5] == '=' || i + 1 < argc, LH_ERR_USAGE,
+                     "--set wants KEY=VALUE, such as --set train.log_every=1");
+            LH_CHECK(o->n_overrides < MAIN_OVERRIDES, LH_ERR_USAGE, "more than %d --set",
+                     MAIN_OVERRIDES);
+            o->overrides[o->n_overrides++] = argv[i][5] == '=' ? argv[i] + 6 : argv[++i];
+        } else {
+            LH_CHECK(argv[i][0] != '-', LH_ERR_USAGE,
+                     "unknown option '%s' of 'longhaul %s': see longhaul %s --help", argv[i],
+                     command, command);
+            LH_CHECK(o->target == NULL, LH_ERR_USAGE,
+                     "'longhaul %s' takes one name, but got '%s' and '%s'", command, o->target,
+                     argv[i]);
+            o->target = argv[i];
+        }
+    }
+    LH_CHECK(o->help || o->target != NULL, LH_ERR_USAGE, "'longhaul %s' wants %s", command,
+             strcmp(command, "train") == 0 ? "an experiment file: longhaul train FILE.yaml"
+                                           : "a run folder: longhaul eval RUN_DIR");
+done:
+    return st;
+}
+
+/* Rank 0 loads the file and what it inherits from; all ranks then read the same resolved text. */
+static lh_status main_config(lh_comm *world, const char *path, const main_options *o,
+                             lh_config **out)
+{
+    lh_status st = LH_OK;
+    lh_config *loaded = NULL;
+    char *text = NULL;
+    int64_t bytes = 0;
+    lh_config_source source = {.read = lh_read_small,
+                               .path = path,
+                               .overrides = o->overrides,
+                               .n_overrides = o->n_overrides};
+    *out = NULL;
+    if (lh_comm_rank(world) == 0) {
+        st = lh_config_load(&source, &loaded);
+        if (st == LH_OK) st = lh_config_emit(loaded, &text);
+        if (st == LH_OK) bytes = (int64_t)strlen(text);
+    }
+    LH_TRY(lh_agree(world, st));
+    lh_broadcast(world, &bytes, (int64_t)sizeof bytes, LH_SEND_OTHER);
+    if (text == NULL) st = lh_new((size_t)bytes + 1, &text);
+    LH_TRY(lh_agree(world, st));
+    lh_broadcast(world, text, bytes, LH_SEND_OTHER);
+    LH_TRY(lh_agree(world, lh_config_parse(text, (size_t)bytes, path, 0, out)));
+done:
+    lh_config_destroy(&loaded);
+    lh_free(&text);
+    return st;
+}
+
+static lh_status main_train(lh_comm *world, const main_options *o)
+{
+    lh_status st = LH_OK;
+    lh_config *config = NULL;
+    lh_train_result result;
+    main_catch_signals();
+    LH_TRY(main_config(world, o->target, o, &config));
+    LH_TRY(lh_train(world, config, o->resume, &main_stop, &result));
+    if (result.stopped) st = LH_ERR_STOPPED;
+done:
+    lh_config_destroy(&config);
+    return st;
+}
+
+static lh_status main_eval(lh_comm *world, const main_options *o)
+{
+    lh_status st = LH_OK;
+    lh_config *config = NULL;
+    char path[LH_PATH_MAX];
+    LH_TRY(lhi_path(path, o->target, "config.yaml"));
+    LH_CHECK(lh_file_exists(world, path), LH_ERR_USAGE,
+             "'%s' is no run folder: it has no config.yaml; give the folder that longhaul train "
+             "made",
+             o->target);
+    LH_TRY(main_config(world, path, o, &config));
+    LH_TRY(lh_evaluate(world, config, o->target));
+done:
+    lh_config_destroy(&config);
+    return st;
+}
+
+static int main_exit_code(lh_status st)
+{
+    if (st == LH_OK) return EXIT_SUCCESS;
+    if (st == LH_ERR_STOPPED) return EXIT_STOPPED;
+    return st == LH_ERR_USAGE || st == LH_ERR_UNSUP ? EXIT_BAD_USAGE : EXIT_RUN_FAILED;
+}
+
+static void main_complain(lh_status st)
+{
+    if (st == LH_OK || st == LH_ERR_STOPPED) return;
+    (void)fprintf(stderr, "longhaul: error: %s\n", lh_error_text());
+    if (st == LH_ERR_BUG)
+        (void)fprintf(stderr, "longhaul: internal error at %s\n", lh_error_where());
+}
+
+static int main_run(int argc, char **argv, const main_options *o)
+{
+    lh_comm *world = NULL;
+    const char *command = argv[1];
+    lh_status st = lh_init(&argc, &argv);
+    if (st == LH_OK) st = lh_comm_world(&world);
+    if (st == LH_OK) {
+        if (strcmp(command, "train") == 0)
+            st = main_train(world, o);
+        else if (strcmp(command, "eval") == 0)
+            st = main_eval(world, o);
+        else
+            st = lh_bench_main(world, argc - 2, argv + 2);
+    }
+    if (world == NULL || lh_comm_rank(world) == 0) main_complain(st);
+    if (world != NULL) lh_comm_destroy(&world);
+    lh_finalize();
+    return main_exit_code(st);
+}
+
+static int main_usage(const char *command)
+{
+    lh_words words = {.wrong = command};
+    char hint[LH_WORDS_TEXT];
+    lh_words_add(&words, "train|eval|bench");
+    (void)fprintf(stderr, "longhaul: error: unknown command '%s': %s; see longhaul --help\n",
+                  command, lh_words_hint(&words, "commands", hint, sizeof hint));
+    return EXIT_BAD_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    main_options options = {0};
+    if (argc < 2) {
+        main_help(stderr);
+        return EXIT_BAD_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        main_help(stdout);
+        return EXIT_SUCCESS;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        (void)printf("longhaul %s (%s)\n", LH_VERSION, LH_REAL_NAME);
+        return EXIT_SUCCESS;
+    }
+    if (strcmp(argv[1], "train") != 0 && strcmp(argv[1], "eval") != 0 &&
+        strcmp(argv[1], "bench") != 0)
+        return main_usage(argv[1]);
+    if (strcmp(argv[1], "bench") == 0) {
+        for (int i = 2; i < argc; i++)
+            options.help = options.help || strcmp(argv[i], "--help") == 0;
+    } else {
+        lh_status st = main_parse(argc, argv, &options);
+        if (st != LH_OK) {
+            main_complain(st);
+            return main_exit_code(st);
+        }
+    }
+    if (options.help) {
+        main_command_help(argv[1]);
+        return EXIT_SUCCESS;
+    }
+    return main_run(argc, argv, &options);
+}

@@ -1,0 +1,346 @@
+#include "experiments/session.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include "parallel/reduce.h"
+
+enum { SESSION_REDUCE = 1 << 20 }; /* elements of the reduction buffer, at most */
+
+/* Threads of this rank: what the file says, else OMP_NUM_THREADS, else its share of the processors
+ * it may use. */
+static int session_threads(const lh_session *s)
+{
+    const char *text = getenv("OMP_NUM_THREADS");
+    if (s->config->device.threads != LH_AUTO) return (int)s->config->device.threads;
+    if (text != NULL && strtol(text, NULL, 10) > 0) return (int)strtol(text, NULL, 10);
+    int share = s->host.mask / (s->host.sharing > 0 ? s->host.sharing : 1);
+    return share > 0 ? share : 1;
+}
+
+static lh_status session_devices(lh_session *s)
+{
+    lh_status st = LH_OK;
+    const char *isa = lh_config_isa(s->config);
+    int threads = session_threads(s);
+    if (s->config->device.kind == LH_DEVICE_POISON)
+        LH_TRY(lh_device_create_poison(isa, threads, &s->device));
+    else
+        LH_TRY(lh_device_create_cpu(isa, threads, &s->device));
+    LH_TRY(lh_device_create_count(isa, threads, &s->counting_device));
+done:
+    return st;
+}
+
+static lh_status session_shape(lh_session *s, lh_config *config)
+{
+    lh_status st = LH_OK;
+    s->passes = config->train.accumulate;
+    s->batch = config->data.batch / (config->mesh.data * s->passes);
+    LH_CHECK(s->batch * config->mesh.data * s->passes == config->data.batch, LH_ERR_USAGE,
+             "data.batch %" PRId64 " is no multiple of mesh.data %" PRId64
+             " times train.accumulate %" PRId64,
+             config->data.batch, config->mesh.data, s->passes);
+    LH_TRY(lh_layout_contiguous(config->data.length, s->mesh->size[LH_AXIS_SEQ], config->mesh.chunk,
+                                config->mesh.align == LH_ALIGN_CHUNK, &s->layout));
+    s->rows = s->layout->rows[s->mesh->coord[LH_AXIS_SEQ]];
+done:
+    return st;
+}
+
+static lh_status session_model(lh_session *s, lh_config *config, bool trainable)
+{
+    lh_status st = LH_OK;
+    lh_model_shape shape = {s->batch, config->data.length, s->layout};
+    uint64_t seed = (uint64_t)config->run.seed;
+    LH_TRY(lh_model_resolve(&config->model, lh_task_vocab(config)));
+    LH_TRY(lh_params_create(s->device, s->mesh->coord, &s->params));
+    LH_TRY(lh_model_declare(&config->model, &shape, s->params));
+    LH_TRY(lh_params_allocate(s->params, trainable));
+    LH_TRY(lh_params_initialise(s->params, seed));
+    LH_TRY(lh_model_create(&config->model, &shape, s->params, seed, config->train.recompute,
+                           &s->model));
+    LH_TRY(lh_tape_create(s->mesh->size, s->mesh->coord, &s->tape));
+done:
+    return st;
+}
+
+static lh_status session_buffers(lh_session *s)
+{
+    lh_status st = LH_OK;
+    size_t one = (size_t)(s->batch * s->rows) * sizeof(int32_t);
+    size_t sequences = (size_t)(s->passes * s->batch) * sizeof(int64_t);
+    LH_TRY(lh_new((size_t)s->passes * one, &s->tokens));
+    LH_TRY(lh_new((size_t)s->passes * one, &s->labels));
+    LH_TRY(lh_new(sequences, &s->valid));
+    LH_TRY(lh_new(sequences, &s->valid_all));
+    LH_TRY(lh_device_alloc(s->device, one, &s->device_tokens));
+    LH_TRY(lh_device_alloc(s->device, one, &s->device_labels));
+    if (!s->params->trainable) goto done;
+    int64_t all = lh_params_total(s->params);
+    s->reduce_elements = all < SESSION_REDUCE ? all : SESSION_REDUCE;
+    if (lh_comm_size(s->world) > 1)
+        LH_TRY(lh_new((size_t)s->reduce_elements * lh_dtype_bytes(LH_REAL), &s->reduce));
+    LH_TRY(lh_device_alloc(s->device, 2 * sizeof(double), (void **)&s->norm_scratch));
+done:
+    return st;
+}
+
+/* Records one pass of the model; with gradients also its backward. */
+static lh_status session_record(lh_session *s, lh_mesh *mesh, const lh_batch *batch, bool gradients,
+                                lh_var *loss, lh_var *correct)
+{
+    lh_status st = LH_OK;
+    LH_TRY(lh_model_loss(s->model, s->tape, mesh, batch, loss, correct));
+    if (gradients) LH_TRY(lh_tape_backward(s->tape, *loss));
+done:
+    return st;
+}
+
+static lh_batch session_batch(const lh_session *s, double scale, int64_t sequence, bool training)
+{
+    return (lh_batch){.tokens = s->device_tokens,
+                      .labels = s->device_labels,
+                      .valid = s->config->model.kind == LH_MODEL_ENCODER ? s->valid : NULL,
+                      .loss_scale = scale,
+                      .first_sequence = sequence,
+                      .training = training};
+}
+
+/* The counting pass: the step once on the device `count`, with a mesh that only counts. */
+static lh_status session_count(lh_session *s, bool gradients)
+{
+    lh_status st = LH_OK;
+    lh_var loss = {0};
+    lh_var correct = {0};
+    lh_batch batch = session_batch(s, 1.0, 0, gradients);
+    lh_memory **memory = &s->memory[gradients];
+    LH_TRY(lh_memory_create(memory));
+    LH_TRY(lh_memory_count_begin(*memory));
+    s->counting_device->flops = 0.0;
+    lh_tape_reset(s->tape, s->counting_device, *memory, gradients);
+    LH_TRY(session_record(s, s->counting_mesh, &batch, gradients, &loss, &correct));
+    LH_TRY(lh_memory_count_end(*memory));
+    s->flops[gradients] = s->counting_device->flops;
+done:
+    return st;
+}
+
+static lh_status session_arena(lh_session *s)
+{
+    lh_status st = LH_OK;
+    size_t bytes[LH_SPACES] = {0};
+    for (int g = 0; g < 2; g++) {
+        if (g == 1 && !s->params->trainable) continue;
+        LH_TRY(session_count(s, g == 1));
+        for (int i = 0; i < LH_SPACES; i++)
+            if (lh_memory_bytes(s->memory[g], (lh_space)i) > bytes[i])
+                bytes[i] = lh_memory_bytes(s->memory[g], (lh_space)i);
+    }
+    LH_TRY(lh_device_alloc(s->device, bytes[LH_SPACE_DEVICE], &s->arena[LH_SPACE_DEVICE]));
+    LH_TRY(lh_host_alloc(bytes[LH_SPACE_HOST], &s->arena[LH_SPACE_HOST]));
+done:
+    return st;
+}
+
+lh_status lh_session_open(lh_comm *world, lh_config *config, bool trainable, lh_session **out)
+{
+    lh_status st = LH_OK;
+    lh_session *s = NULL;
+    *out = NULL;
+    st = lh_new(sizeof *s, &s);
+    LH_TRY(lh_agree(world, st));
+    s->config = config;
+    s->world = world;
+    s->host = lh_host_of(world);
+    LH_CHECK(lh_comm_size(world) % config->mesh.data == 0, LH_ERR_USAGE,
+             "mesh.data %" PRId64 " does not divide %d ranks: start another number of ranks, or "
+             "change mesh.data",
+             config->mesh.data, lh_comm_size(world));
+    LH_TRY(lh_mesh_create((int)config->mesh.data, &s->mesh));
+    LH_TRY(lh_task_open(world, config, &s->task));
+    /* local from here on, and agreed on once */
+    st = lh_mesh_create_counting(s->mesh->size[LH_AXIS_DATA], s->mesh->size[LH_AXIS_SEQ],
+                                 lh_comm_rank(world), &s->counting_mesh);
+    if (st == LH_OK) st = session_devices(s);
+    if (st == LH_OK) st = session_shape(s, config);
+    if (st == LH_OK) st = session_model(s, config, trainable);
+    if (st == LH_OK) st = session_buffers(s);
+    if (st == LH_OK) st = session_arena(s);
+    LH_TRY(lh_agree(world, st));
+    *out = s;
+    s = NULL;
+done:
+    lh_session_close(&s);
+    return st;
+}
+
+void lh_session_close(lh_session **session)
+{
+    lh_session *s = *session;
+    if (s == NULL) return;
+    if (s->device != NULL) {
+        lh_device_release(s->device, &s->arena[LH_SPACE_DEVICE]);
+        lh_device_release(s->device, &s->device_tokens);
+        lh_device_release(s->device, &s->device_labels);
+        lh_device_release(s->device, (void **)&s->norm_scratch);
+    }
+    lh_host_release(&s->arena[LH_SPACE_HOST]);
+    lh_free(&s->tokens);
+    lh_free(&s->labels);
+    lh_free(&s->valid);
+    lh_free(&s->valid_all);
+    lh_free(&s->reduce);
+    lh_memory_destroy(&s->memory[0]);
+    lh_memory_destroy(&s->memory[1]);
+    lh_tape_destroy(&s->tape);
+    lh_model_destroy(&s->model);
+    lh_params_destroy(&s->params);
+    lh_layout_destroy(&s->layout);
+    lh_task_close(&s->task);
+    lh_device_destroy(&s->device);
+    lh_device_destroy(&s->counting_device);
+    lh_mesh_destroy(&s->counting_mesh);
+    lh_mesh_destroy(&s->mesh);
+    lh_free(session);
+}
+
+int64_t lh_session_peak(const lh_session *s)
+{
+    int64_t batch = 2 * (s->passes + 1) * s->batch * s->rows * (int64_t)sizeof(int32_t);
+    int64_t reduce = s->reduce != NULL ? s->reduce_elements * (int64_t)lh_dtype_bytes(LH_REAL) : 0;
+    return lh_memory_peak(s->memory[s->params->trainable]) + batch + reduce;
+}
+
+/* One sequence of a pass into the host buffers. A rank whose file fails goes on with an empty
+ * sequence. */
+static void session_read(lh_session *s, int64_t slot, lh_split split, int64_t window, int64_t draw,
+                         int64_t *counted)
+{
+    lh_rows rows = {.tokens = s->tokens + slot * s->rows, .labels = s->labels + slot * s->rows};
+    lh_status st =
+        lh_task_read(s->task, split, window, draw, s->layout, s->mesh->coord[LH_AXIS_SEQ], &rows);
+    if (st != LH_OK && s->trouble == LH_OK) s->trouble = st;
+    s->valid_all[slot] = rows.valid;
+    *counted += rows.counted;
+}
+
+/* Runs pass number `pass` of the host buffers; a failure in here is our own bug and cannot be
+ * agreed on. */
+static void session_pass(lh_session *s, int64_t pass, bool gradients, lh_batch batch, double *loss,
+                         double *correct)
+{
+    lh_status st = LH_OK;
+    lh_var vars[2] = {{0}};
+    const void *data[2] = {NULL};
+    size_t bytes = (size_t)(s->batch * s->rows) * sizeof(int32_t);
+    for (int64_t b = 0; b < s->batch; b++) s->valid[b] = s->valid_all[pass * s->batch + b];
+    lh_copy_in(s->device, s->device_tokens, s->tokens + pass * s->batch * s->rows, bytes);
+    lh_copy_in(s->device, s->device_labels, s->labels + pass * s->batch * s->rows, bytes);
+    lh_memory_replay(s->memory[gradients], s->device, s->arena[LH_SPACE_DEVICE],
+                     s->arena[LH_SPACE_HOST]);
+    lh_tape_reset(s->tape, s->device, s->memory[gradients], gradients);
+    LH_TRY(lh_model_loss(s->model, s->tape, s->mesh, &batch, &vars[0], &vars[1]));
+    for (int i = 0; i < 2; i++) LH_TRY(lh_var_data(s->tape, vars[i], &data[i]));
+    *loss += lh_read_scalar(s->device, data[0], LH_F64);
+    *correct += lh_read_scalar(s->device, data[1], LH_F64);
+    if (gradients) LH_TRY(lh_tape_backward(s->tape, vars[0]));
+done:
+    if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
+}
+
+/* Forward and backward of all passes of a step. Returns this rank's part of the loss. */
+static double session_gradients(lh_session *s, int64_t first_sample, int64_t *labels)
+{
+    const lh_mesh *m = s->mesh;
+    double loss = 0.0;
+    double correct = 0.0;
+    *labels = 0;
+    for (int64_t pass = 0; pass < s->passes; pass++) {
+        int64_t sample =
+            first_sample + (pass * m->size[LH_AXIS_DATA] + m->coord[LH_AXIS_DATA]) * s->batch;
+        for (int64_t b = 0; b < s->batch; b++)
+            session_read(s, pass * s->batch + b, LH_SPLIT_TRAIN, lh_task_order(s->task, sample + b),
+                         sample + b, labels);
+    }
+    lh_sum_i64(s->world, labels, 1, LH_SEND_CONTROL);
+    double scale = *labels > 0 ? 1.0 / (double)*labels : 0.0;
+    lh_params_zero_grad(s->params);
+    for (int64_t pass = 0; pass < s->passes; pass++) {
+        int64_t sample =
+            first_sample + (pass * m->size[LH_AXIS_DATA] + m->coord[LH_AXIS_DATA]) * s->batch;
+        session_pass(s, pass, true, session_batch(s, scale, sample, true), &loss, &correct);
+    }
+    return loss;
+}
+
+lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double lr, bool stop,
+                          lh_step_result *out)
+{
+    lh_status st = LH_OK;
+    const lh_config_optimizer *o = &s->config->optimizer;
+    double replicated = 0.0;
+    /* the second reduction: loss, squared gradient norm of shards, ranks in trouble + 65536 times
+     * ranks asked to stop */
+    double lanes[3] = {0.0, 0.0, 0.0};
+    s->trouble = LH_OK;
+    lanes[0] = session_gradients(s, first_sample, &out->labels);
+    st = lh_grads_reduce(s->mesh, s->params, s->reduce, s->reduce_elements);
+    if (st == LH_OK) st = lh_grads_norm(s->params, s->norm_scratch, &replicated, &lanes[1]);
+    if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
+    lanes[2] = (s->trouble != LH_OK ? 1.0 : 0.0) + (stop ? 65536.0 : 0.0);
+    lh_sum_f64(s->world, lanes, 3, LH_SEND_CONTROL);
+    out->loss = lanes[0];
+    out->grad_norm = sqrt(replicated + lanes[1]);
+    out->stop = lanes[2] >= 65536.0;
+    if (fmod(lanes[2], 65536.0) > 0.0) LH_TRY(lh_agree(s->world, s->trouble));
+    LH_CHECK(isfinite(out->loss) && isfinite(out->grad_norm), LH_ERR_NONFINITE,
+             "step %" PRId64 ": loss %g, gradient norm %g: lower optimizer.lr, lengthen "
+             "schedule.warmup, or look at the data",
+             t, out->loss, out->grad_norm);
+    lh_optimizer optimizer = {lr,     o->betas.item[0], o->betas.item[1],
+                              o->eps, o->weight_decay,  o->clip};
+    st = lh_optimizer_step(&optimizer, s->params, t,
+                           lh_optimizer_grad_scale(&optimizer, out->grad_norm));
+    if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
+done:
+    return st;
+}
+
+lh_status lh_session_evaluate(lh_session *s, lh_split split, int64_t max_tokens,
+                              lh_eval_result *out)
+{
+    lh_status st = LH_OK;
+    const lh_mesh *m = s->mesh;
+    int64_t windows = lh_task_windows(s->task, split);
+    int64_t length = s->config->data.length;
+    int64_t stride = m->size[LH_AXIS_DATA] * s->batch;
+    int64_t labels = 0;
+    double sums[3] = {0.0, 0.0, 0.0}; /* loss, right answers, labels */
+    lh_traffic before = *m->traffic;
+    *out = (lh_eval_result){0};
+    LH_CHECK(windows > 0, LH_ERR_USAGE, "there is no such part of the data: give data.%s",
+             split == LH_SPLIT_TEST ? "test_path" : "valid_path or data.valid_fraction");
+    if (max_tokens > 0 && windows > (max_tokens + length - 1) / length)
+        windows = (max_tokens + length - 1) / length;
+    s->trouble = LH_OK;
+    for (int64_t first = 0; first < windows; first += stride) {
+        int64_t mine = first + m->coord[LH_AXIS_DATA] * s->batch;
+        for (int64_t b = 0; b < s->batch; b++)
+            session_read(s, b, split, mine + b < windows ? mine + b : -1, mine + b, &labels);
+        session_pass(s, 0, false, session_batch(s, 1.0, 0, false), &sums[0], &sums[1]);
+    }
+    sums[2] = (double)labels;
+    *m->traffic = before; /* evaluation is not part of a step's traffic */
+    lh_sum_f64(s->world, sums, 3, LH_SEND_OTHER);
+    LH_TRY(lh_agree(s->world, s->trouble));
+    if (sums[2] > 0.0) {
+        out->loss = sums[0] / sums[2];
+        out->accuracy = sums[1] / sums[2];
+        out->bits_per_byte = out->loss / log(2.0);
+    }
+    out->tokens = (int64_t)sums[2];
+done:
+    return st;
+}

@@ -1,0 +1,71 @@
+#pragma once
+/* A session: everything that one configuration needs to run steps: mesh, device, data, parameters,
+ * model, step memory. */
+#include "core/optimizer.h"
+#include "experiments/config.h"
+#include "experiments/task.h"
+#include "parallel/host.h"
+
+typedef struct lh_session {
+    const lh_config *config; /* borrowed */
+    lh_comm *world;          /* borrowed */
+    lh_mesh *mesh, *counting_mesh;
+    lh_device *device, *counting_device;
+    lh_host host;
+    lh_layout *layout;
+    lh_task *task;
+    lh_params *params;
+    lh_model *model;
+    lh_tape *tape;
+    lh_memory *memory[2]; /* without gradients, with */
+    void *arena[LH_SPACES];
+    int64_t batch, rows;                 /* of one pass on this rank: sequences, positions */
+    int64_t passes;                      /* passes per step: train.accumulate */
+    int32_t *tokens, *labels;            /* host [passes, batch, rows] */
+    void *device_tokens, *device_labels; /* [batch, rows] */
+    int64_t *valid;                      /* host [batch]: of the running pass */
+    int64_t *valid_all;                  /* host [passes, batch] */
+    lh_real *reduce;                     /* host buffer of the gradient reduction */
+    int64_t reduce_elements;
+    double *norm_scratch; /* device */
+    double flops[2];      /* of one pass: forward alone; forward and backward */
+    lh_status trouble;    /* this rank's error inside the running step */
+} lh_session;
+
+/* lh_session_open - build it. config->model.vocab is set from the task. trainable: gradients and
+ * moments exist. Collective on world. Borrows world and config. The caller closes *out. Errors:
+ * agreed. */
+LH_NODISCARD lh_status lh_session_open(lh_comm *world, lh_config *config, bool trainable,
+                                       lh_session **out);
+
+/* lh_session_close - collective on world (frees communicators). */
+void lh_session_close(lh_session **session);
+
+/* lh_session_peak - bytes of step memory of this rank: arenas, batch and reduction buffers. Local. */
+int64_t lh_session_peak(const lh_session *s);
+
+/* What a step did. Sums over all ranks. */
+typedef struct lh_step_result {
+    double loss;      /* mean nats per counted label */
+    double grad_norm; /* before clipping */
+    int64_t labels;   /* counted */
+    bool stop;        /* some rank was asked to stop */
+} lh_step_result;
+
+/* lh_session_step - samples first_sample .. of training: forward, backward, reductions, update
+ * number t at rate lr. stop: this rank was asked to stop (the update is done all the same).
+ * Collective on world. Nobody leaves inside: a rank in trouble goes on with zeros, and all ranks
+ * return the lowest one's error. Errors: agreed; LH_ERR_NONFINITE (nothing was updated) when loss
+ * or gradient is not finite. */
+LH_NODISCARD lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double lr,
+                                       bool stop, lh_step_result *out);
+
+typedef struct lh_eval_result {
+    double loss, bits_per_byte, accuracy; /* bits_per_byte: per predicted byte */
+    int64_t tokens;                       /* labels counted */
+} lh_eval_result;
+
+/* lh_session_evaluate - loss over the first windows of a split that hold at least max_tokens
+ * positions (0: all of it). Collective on world. Errors: agreed. */
+LH_NODISCARD lh_status lh_session_evaluate(lh_session *s, lh_split split, int64_t max_tokens,
+                                           lh_eval_result *out);

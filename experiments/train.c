@@ -1,0 +1,409 @@
+#define _POSIX_C_SOURCE 200809L /* isatty, getrusage's struct */
+#include "experiments/train.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "io/checkpoint.h"
+#include "io/files.h"
+#include "io/metrics.h"
+
+typedef struct train_run {
+    lh_comm *world;
+    lh_config *config;
+    lh_session *session;
+    lh_metrics *metrics;
+    lh_log *log;
+    lh_json json;
+    char *yaml; /* the resolved configuration */
+    char folder[LH_PATH_MAX], checkpoints[LH_PATH_MAX];
+    int64_t step, samples, tokens; /* done so far */
+    int64_t *sample_ids;           /* [data.batch]: of the last step */
+    double best_rate; /* tokens per second of the last logged steps, for the progress line */
+    double started;
+    int64_t started_at; /* step */
+    bool lead, terminal;
+} train_run;
+
+double lh_learning_rate(const lh_config *config, int64_t t)
+{
+    const lh_config_schedule *s = &config->schedule;
+    double peak = config->optimizer.lr;
+    double warmup = (double)s->warmup;
+    if (t <= s->warmup) return peak * (double)t / warmup;
+    if (s->kind == LH_SCHEDULE_CONSTANT) return peak;
+    if (s->kind == LH_SCHEDULE_INVERSE_SQRT)
+        return peak * sqrt((warmup > 1.0 ? warmup : 1.0) / (double)t);
+    double done = s->steps > s->warmup ? ((double)t - warmup) / ((double)s->steps - warmup) : 1.0;
+    if (done > 1.0) done = 1.0;
+    if (s->kind == LH_SCHEDULE_LINEAR) return peak + (s->final_lr - peak) * done;
+    return s->final_lr + 0.5 * (peak - s->final_lr) * (1.0 + cos(acos(-1.0) * done));
+}
+
+/* --- saying things --- */
+
+/* A line for people: standard error and the log. On a terminal it replaces the progress line. */
+static void train_say(train_run *r, const char *text)
+{
+    lh_log_line(r->log, "%s", text);
+    if (r->lead) (void)fprintf(stderr, "%s%s\n", r->terminal ? "\r\033[K" : "", text);
+}
+
+static void train_progress(const train_run *r, const lh_step_result *result, double lr)
+{
+    int64_t left = r->config->schedule.steps - r->step;
+    double per_step = (lh_wall() - r->started) / (double)(r->step - r->started_at);
+    char text[256];
+    if (!r->lead) return;
+    (void)snprintf(text, sizeof text,
+                   "step %" PRId64 "/%" PRId64 "  loss %.4f  bits/byte %.4f  norm %.2f  lr %.2e  "
+                   "%.0f tokens/s  %.0f s left",
+                   r->step, r->config->schedule.steps, result->loss, result->loss / log(2.0),
+                   result->grad_norm, lr, r->best_rate, per_step * (double)left);
+    if (r->terminal)
+        (void)fprintf(stderr, "\r\033[K%s", text);
+    else
+        (void)fprintf(stderr, "%s\n", text);
+    (void)fflush(stderr);
+}
+
+static void train_say_start(train_run *r)
+{
+    const lh_session *s = r->session;
+    char text[512];
+    (void)snprintf(text, sizeof text,
+                   "longhaul %s (%s): %" PRId64 " parameters, %d x %d ranks (data x sequence), %d "
+                   "thread%s each, %s kernels, %" PRId64 " training windows of %" PRId64,
+                   LH_VERSION, LH_REAL_NAME, lh_params_total(s->params),
+                   s->mesh->size[LH_AXIS_DATA], s->mesh->size[LH_AXIS_SEQ], s->device->threads,
+                   s->device->threads == 1 ? "" : "s", s->device->kernels->isa,
+                   lh_task_windows(s->task, LH_SPLIT_TRAIN), r->config->data.length);
+    train_say(r, text);
+    if (s->host.ranks * s->device->threads < s->host.online) {
+        (void)snprintf(
+            text, sizeof text,
+            "note: %d rank%s with %d thread%s use%s %d of this node's %d processors: start "
+            "more ranks, or give mpirun --bind-to none and set device.threads",
+            s->host.ranks, s->host.ranks == 1 ? "" : "s", s->device->threads,
+            s->device->threads == 1 ? "" : "s", s->host.ranks == 1 ? "s" : "",
+            s->host.ranks * s->device->threads, s->host.online);
+        train_say(r, text);
+    }
+}
+
+/* --- metrics --- */
+
+static lh_status train_metrics(train_run *r, const lh_step_result *result, double lr, double step_s,
+                               const lh_traffic *before)
+{
+    const lh_session *s = r->session;
+    const lh_traffic *now = s->mesh->traffic;
+    struct rusage usage = {0};
+    int64_t peaks[2] = {lh_session_peak(s), 0};
+    double means[2] = {now->wait_s - before->wait_s,
+                       (double)(lh_traffic_step(now) - lh_traffic_step(before))};
+    if (getrusage(RUSAGE_SELF, &usage) == 0) peaks[1] = (int64_t)usage.ru_maxrss * 1024;
+    lh_max_i64(r->world, peaks, 2, LH_SEND_OTHER);
+    lh_sum_f64(r->world, means, 2, LH_SEND_OTHER);
+    double ranks = (double)lh_comm_size(r->world);
+    lh_json *j = &r->json;
+    lh_json_begin(j);
+    lh_json_string(j, "event", "train");
+    lh_json_int(j, "step", r->step);
+    lh_json_real(j, "loss", result->loss);
+    lh_json_real(j, "grad_norm", result->grad_norm);
+    lh_json_real(j, "lr", lr);
+    lh_json_int(j, "tokens", result->labels);
+    lh_json_ints(j, "samples", r->sample_ids, r->config->data.batch);
+    lh_json_real(j, "tokens_per_s", (double)result->labels / step_s);
+    lh_json_real(j, "step_s", step_s);
+    lh_json_real(j, "comm_wait_s", means[0] / ranks);
+    lh_json_real(j, "sent_bytes", means[1] / ranks);
+    lh_json_int(j, "peak_bytes", peaks[0]);
+    lh_json_int(j, "rss_peak_bytes", peaks[1]);
+    return lh_metrics_write(r->metrics, j);
+}
+
+static void train_eval_json(lh_json *j, int64_t step, const char *part, const lh_eval_result *e)
+{
+    lh_json_begin(j);
+    lh_json_string(j, "event", "eval");
+    lh_json_int(j, "step", step);
+    if (part != NULL) lh_json_string(j, "part", part);
+    lh_json_real(j, "loss", e->loss);
+    lh_json_real(j, "bits_per_byte", e->bits_per_byte);
+    lh_json_real(j, "accuracy", e->accuracy);
+    lh_json_int(j, "tokens", e->tokens);
+}
+
+/* Evaluates the validation part, if there is one, and records it. out may be NULL. */
+static lh_status train_eval(train_run *r, lh_eval_result *out)
+{
+    lh_status st = LH_OK;
+    lh_eval_result e = {0};
+    char text[256];
+    if (out != NULL) *out = e;
+    if (lh_task_windows(r->session->task, LH_SPLIT_VALID) == 0) goto done;
+    LH_TRY(lh_session_evaluate(r->session, LH_SPLIT_VALID, r->config->train.eval_tokens, &e));
+    train_eval_json(&r->json, r->step, NULL, &e);
+    LH_TRY(lh_agree(r->world, lh_metrics_write(r->metrics, &r->json)));
+    (void)snprintf(text, sizeof text,
+                   "step %" PRId64 ": validation loss %.5f, %.5f bits per byte, accuracy %.4f over "
+                   "%" PRId64 " tokens",
+                   r->step, e.loss, e.bits_per_byte, e.accuracy, e.tokens);
+    train_say(r, text);
+    if (out != NULL) *out = e;
+done:
+    return st;
+}
+
+/* --- folders and checkpoints --- */
+
+static lh_status train_checkpoint(train_run *r)
+{
+    lh_checkpoint_info info = {.step = r->step,
+                               .tokens = r->tokens,
+                               .samples = r->samples,
+                               .seed = (uint64_t)r->config->run.seed,
+                               .program = LH_VERSION,
+                               .config = r->yaml};
+    (void)snprintf(info.layout, sizeof info.layout, "%s", r->session->layout->name);
+    return lh_checkpoint_write(r->session->mesh, r->checkpoints, &info, r->session->params,
+                               r->config->checkpoint.keep);
+}
+
+/* The newest checkpoint that is whole, into the session; *found false: there is none. A damaged one
+ * is named and passed. */
+static lh_status train_load(lh_comm *world, lh_session *s, const char *folder,
+                            lh_checkpoint_what what, lh_checkpoint_info *info, bool *found)
+{
+    lh_status st = LH_OK;
+    char path[LH_PATH_MAX];
+    *found = false;
+    for (int64_t i = 0;; i++) {
+        bool exists = false;
+        LH_TRY(lh_checkpoint_newest(world, folder, i, path, sizeof path, &exists));
+        if (!exists) {
+            LH_CHECK(i == 0, LH_ERR_FORMAT, "no checkpoint in '%s' is whole", folder);
+            break;
+        }
+        st = lh_checkpoint_read(s->mesh, path, what, s->params, info);
+        if (st == LH_OK) {
+            *found = true;
+            break;
+        }
+        if (st != LH_ERR_FORMAT && st != LH_ERR_IO) goto done;
+        if (lh_comm_rank(world) == 0)
+            (void)fprintf(stderr, "longhaul: passing over a damaged checkpoint: %s\n",
+                          lh_error_text());
+        st = LH_OK;
+    }
+done:
+    return st;
+}
+
+/* Output folder, its checkpoints' folder, and what may lie there already. */
+static lh_status train_folder(train_run *r, bool resume)
+{
+    lh_status st = LH_OK;
+    char path[LH_PATH_MAX];
+    bool exists = false;
+    LH_TRY(lhi_path(r->folder, r->config->run.output, r->config->run.name));
+    LH_TRY(lhi_path(r->checkpoints, r->folder, "checkpoints"));
+    LH_TRY(lh_checkpoint_newest(r->world, r->checkpoints, 0, path, sizeof path, &exists));
+    LH_CHECK(
+        resume || !exists, LH_ERR_USAGE,
+        "'%s' has checkpoints: give --resume to go on from the newest one, or another run.name "
+        "(--set run.name=...)",
+        r->folder);
+    LH_TRY(lh_folder_make(r->world, r->checkpoints));
+done:
+    return st;
+}
+
+/* Takes up where the newest good checkpoint ends; *from: its step, -1 for a new run. */
+static lh_status train_resume(train_run *r, bool resume, int64_t *from)
+{
+    lh_status st = LH_OK;
+    lh_checkpoint_info info = {0};
+    bool found = false;
+    char text[LH_PATH_MAX + 64];
+    *from = -1;
+    if (resume) {
+        LH_TRY(train_load(r->world, r->session, r->checkpoints, LH_CHECKPOINT_ALL, &info, &found));
+        (void)snprintf(text, sizeof text,
+                       found ? "resuming '%s' after step %" PRId64
+                             : "nothing to resume in '%s': starting anew",
+                       r->folder, info.step);
+        train_say(r, text);
+    }
+    if (found) {
+        LH_CHECK(info.seed == (uint64_t)r->config->run.seed, LH_ERR_USAGE,
+                 "the checkpoint was made with run.seed %" PRIu64 ", not %" PRId64
+                 ": the data order would change",
+                 info.seed, r->config->run.seed);
+        *from = r->step = info.step;
+        r->samples = info.samples;
+        r->tokens = info.tokens;
+    } else if (r->config->run.init[0] != '\0') {
+        LH_TRY(lh_checkpoint_read(r->session->mesh, r->config->run.init, LH_CHECKPOINT_WEIGHTS,
+                                  r->session->params, NULL));
+    }
+done:
+    lh_checkpoint_info_free(&info);
+    return st;
+}
+
+static lh_status train_open(train_run *r, bool resume)
+{
+    lh_status st = LH_OK;
+    char path[LH_PATH_MAX];
+    int64_t from = -1;
+    r->lead = lh_comm_rank(r->world) == 0;
+    r->terminal = r->lead && isatty(STDERR_FILENO);
+    LH_TRY(train_folder(r, resume));
+    LH_TRY(lh_session_open(r->world, r->config, true, &r->session));
+    LH_TRY(lh_log_open(r->world, r->folder, &r->log));
+    st = lh_new((size_t)r->config->data.batch * sizeof *r->sample_ids, &r->sample_ids);
+    if (st == LH_OK) st = lh_config_emit(r->config, &r->yaml);
+    LH_TRY(lh_agree(r->world, st));
+    train_say_start(r);
+    LH_TRY(train_resume(r, resume, &from));
+    LH_TRY(lh_metrics_open(r->world, r->folder, from, &r->metrics));
+    LH_TRY(lhi_path(path, r->folder, "config.yaml"));
+    LH_TRY(lh_write_small(r->world, path, r->yaml, strlen(r->yaml)));
+    r->started = lh_wall();
+    r->started_at = r->step;
+done:
+    return st;
+}
+
+static void train_close(train_run *r)
+{
+    lh_session_close(&r->session);
+    lh_metrics_close(&r->metrics);
+    lh_log_close(&r->log);
+    lh_json_free(&r->json);
+    lh_free(&r->yaml);
+    lh_free(&r->sample_ids);
+}
+
+/* --- the loop --- */
+
+static bool train_due(int64_t every, int64_t step)
+{
+    return every > 0 && step % every == 0;
+}
+
+static lh_status train_step(train_run *r, bool stop, lh_step_result *result)
+{
+    lh_status st = LH_OK;
+    double begin = lh_wall();
+    lh_traffic before = *r->session->mesh->traffic;
+    double lr = lh_learning_rate(r->config, r->step + 1);
+    LH_TRY(lh_session_step(r->session, r->samples, r->step + 1, lr, stop, result));
+    double step_s = lh_wall() - begin;
+    for (int64_t i = 0; i < r->config->data.batch; i++)
+        r->sample_ids[i] = lh_task_order(r->session->task, r->samples + i);
+    r->step++;
+    r->samples += r->config->data.batch;
+    r->tokens += result->labels;
+    bool last = r->step == r->config->schedule.steps || result->stop;
+    if (train_due(r->config->train.log_every, r->step) || r->step == r->started_at + 1 || last) {
+        r->best_rate = (double)result->labels / step_s;
+        LH_TRY(lh_agree(r->world, train_metrics(r, result, lr, step_s, &before)));
+        train_progress(r, result, lr);
+    }
+done:
+    return st;
+}
+
+static lh_status train_loop(train_run *r, const volatile sig_atomic_t *stop, bool *stopped)
+{
+    lh_status st = LH_OK;
+    int64_t saved = r->started_at > 0 ? r->started_at : -1; /* step of the newest checkpoint */
+    int64_t evaluated = -1;
+    lh_step_result result = {0};
+    while (r->step < r->config->schedule.steps && !result.stop) {
+        LH_TRY(train_step(r, *stop != 0, &result));
+        if (train_due(r->config->train.eval_every, r->step)) {
+            LH_TRY(train_eval(r, NULL));
+            evaluated = r->step;
+        }
+        if (train_due(r->config->checkpoint.every, r->step)) {
+            LH_TRY(train_checkpoint(r));
+            saved = r->step;
+        }
+    }
+    *stopped = result.stop && r->step < r->config->schedule.steps;
+    bool wanted = *stopped || r->config->checkpoint.every > 0;
+    if (wanted && saved != r->step) LH_TRY(train_checkpoint(r));
+    if (*stopped) goto done;
+    lh_eval_result e;
+    if (evaluated != r->step || r->started_at == r->step)
+        LH_TRY(train_eval(r, &e));
+    else
+        LH_TRY(lh_session_evaluate(r->session, LH_SPLIT_VALID, r->config->train.eval_tokens, &e));
+    if (r->lead && e.tokens > 0) {
+        const char *text = NULL;
+        train_eval_json(&r->json, r->step, NULL, &e);
+        if (lh_json_text(&r->json, &text) == LH_OK) (void)printf("%s\n", text);
+    }
+done:
+    return st;
+}
+
+lh_status lh_train(lh_comm *world, lh_config *config, bool resume,
+                   const volatile sig_atomic_t *stop, lh_train_result *out)
+{
+    lh_status st = LH_OK;
+    train_run r = {.world = world, .config = config};
+    char text[LH_PATH_MAX + 64];
+    *out = (lh_train_result){0};
+    LH_TRY(train_open(&r, resume));
+    LH_TRY(train_loop(&r, stop, &out->stopped));
+    out->step = r.step;
+    memcpy(out->folder, r.folder, sizeof out->folder);
+    (void)snprintf(text, sizeof text,
+                   out->stopped ? "stopped on request after step %" PRId64 ": %s"
+                                : "finished at step %" PRId64 ": %s",
+                   r.step, r.folder);
+    train_say(&r, text);
+done:
+    if (st != LH_OK && r.terminal) (void)fputc('\n', stderr);
+    train_close(&r);
+    return st;
+}
+
+lh_status lh_evaluate(lh_comm *world, lh_config *config, const char *folder)
+{
+    static const char *const part[LH_SPLITS] = {"train", "valid", "test"};
+    lh_status st = LH_OK;
+    lh_session *s = NULL;
+    lh_json json = {0};
+    lh_checkpoint_info info = {0};
+    bool found = false;
+    char checkpoints[LH_PATH_MAX];
+    LH_TRY(lhi_path(checkpoints, folder, "checkpoints"));
+    LH_TRY(lh_session_open(world, config, false, &s));
+    LH_TRY(train_load(world, s, checkpoints, LH_CHECKPOINT_WEIGHTS, &info, &found));
+    LH_CHECK(found, LH_ERR_USAGE, "'%s' has no checkpoint: train it first", folder);
+    for (int i = LH_SPLIT_VALID; i < LH_SPLITS; i++) {
+        lh_eval_result e = {0};
+        const char *text = NULL;
+        if (lh_task_windows(s->task, (lh_split)i) == 0) continue;
+        LH_TRY(lh_session_evaluate(s, (lh_split)i, config->train.eval_tokens, &e));
+        if (lh_comm_rank(world) > 0) continue;
+        train_eval_json(&json, info.step, part[i], &e);
+        if (lh_json_text(&json, &text) == LH_OK) (void)printf("%s\n", text);
+    }
+done:
+    lh_json_free(&json);
+    lh_checkpoint_info_free(&info);
+    lh_session_close(&s);
+    return st;
+}
