@@ -6,6 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 
 packages=(
     gcc libc6-dev make cmake pkg-config     # the compiler and the build
+    patch                                   # tests: the mutants
     openmpi-bin libopenmpi-dev              # MPI
     libblis-openmp-dev                      # BLIS: matrix products
     libhdf5-openmpi-dev                     # parallel HDF5: checkpoints

@@ -11,6 +11,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+/* Step memory marks what is dead for the address sanitizer; those marks must not outlive the mapping. */
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
+#endif
+
 enum { POISON_LINE = 64, POISON_BYTE = 0xFF /* all ones is a NaN in every floating type */ };
 
 typedef struct poison_block {
@@ -73,6 +80,7 @@ static void poison_release(lh_device *d, void *ptr)
         poison_block *b = *link;
         if (b->ptr != ptr) continue;
         *link = b->next;
+        ASAN_UNPOISON_MEMORY_REGION(b->data_pages, b->data_bytes);
         (void)munmap(b, b->map_bytes);
         return;
     }

@@ -230,6 +230,7 @@ static const lh_op sinusoid_op = {.name = "sinusoid_add",
 lh_status lh_sinusoid_add(lh_tape *t, lh_var x, lh_var *y)
 {
     const lh_shape shape = *lh_var_shape(t, x);
+    if (shape.ndim != 3) return LH_RAISE(LH_ERR_BUG, "sinusoids are added to x [B, s, E]");
     return lh_record(t, &sinusoid_op, NULL, 0, 1, &x, 1, &shape, y);
 }
 
@@ -437,7 +438,8 @@ static lh_status norm_record(lh_tape *t, lh_var x, lh_var w, lh_var b, norm_attr
 {
     lh_shape shapes[2] = {*lh_var_shape(t, x)};
     lh_var outs[2];
-    if (shapes[0].ndim != 3 || lh_shape_count(lh_var_shape(t, w)) != shapes[0].dim[2])
+    if (shapes[0].ndim != 3 || lh_shape_count(lh_var_shape(t, w)) != shapes[0].dim[2] ||
+        (b.id > 0 && lh_shape_count(lh_var_shape(t, b)) != shapes[0].dim[2]))
         return LH_RAISE(LH_ERR_BUG, "norm wants x [B, s, E] and weights [E]");
     shapes[1] = lh_shape_3(LH_REAL, shapes[0].dim[0], shapes[0].dim[1], 2);
     lh_status st =
@@ -510,6 +512,7 @@ lh_status lh_dropout(lh_tape *t, lh_var x, const lh_dropout_desc *d, lh_var *y)
 {
     const lh_shape shape = *lh_var_shape(t, x);
     *y = x;
+    if (shape.ndim != 3) return LH_RAISE(LH_ERR_BUG, "dropout wants x [B, s, E]");
     if (d->rate <= 0.0) return LH_OK;
     return lh_record(t, &dropout_op, d, sizeof *d, 1, &x, 1, &shape, y);
 }

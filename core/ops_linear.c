@@ -44,6 +44,12 @@ static lh_status optional_grad(lh_call *c, int i, void **data)
     return lh_call_has_in(c, i) ? lh_in_grad_zeroed(c, i, data) : LH_OK;
 }
 
+/* A bias [width], or none. */
+static bool fits_bias(const lh_tape *t, lh_var b, int64_t width)
+{
+    return b.id <= 0 || lh_shape_count(lh_var_shape(t, b)) == width;
+}
+
 /* --- linear: inputs x, w, b --- */
 
 static lh_status linear_forward(lh_call *c)
@@ -105,8 +111,8 @@ lh_status lh_linear(lh_tape *t, lh_var x, lh_var w, lh_var b, lh_var *y)
     const lh_shape *xs = lh_var_shape(t, x);
     const lh_shape *ws = lh_var_shape(t, w);
     lh_shape shape = lh_shape_3(LH_REAL, xs->dim[0], xs->dim[1], ws->dim[0]);
-    if (xs->ndim != 3 || ws->ndim != 2 || xs->dim[2] != ws->dim[1])
-        return LH_RAISE(LH_ERR_BUG, "linear wants x [B, s, in] and w [out, in]");
+    if (xs->ndim != 3 || ws->ndim != 2 || xs->dim[2] != ws->dim[1] || !fits_bias(t, b, ws->dim[0]))
+        return LH_RAISE(LH_ERR_BUG, "linear wants x [B, s, in], w [out, in] and b [out]");
     return lh_record(t, &linear_op, NULL, 0, 3, (lh_var[]){x, w, b}, 1, &shape, y);
 }
 
@@ -250,9 +256,12 @@ lh_status lh_mlp(lh_tape *t, lh_var x, const lh_mlp_weights *w, lh_act_kind act,
     bool swiglu = act == LH_ACT_SWIGLU;
     shapes[2] = shapes[1];
     if (xs->ndim != 3 || up->dim[1] != xs->dim[2] || down->dim[0] != xs->dim[2] ||
-        down->dim[1] != up->dim[0] || swiglu != (w->gate.id > 0))
-        return LH_RAISE(LH_ERR_BUG, "mlp wants x [B, s, E], up [F, E], down [E, F], and for SwiGLU "
-                                    "gate [F, E]");
+        down->dim[1] != up->dim[0] || swiglu != (w->gate.id > 0) ||
+        (swiglu && !lh_shape_equal(up, lh_var_shape(t, w->gate))) ||
+        !fits_bias(t, w->up_bias, up->dim[0]) || !fits_bias(t, w->gate_bias, up->dim[0]) ||
+        !fits_bias(t, w->down_bias, down->dim[0]))
+        return LH_RAISE(LH_ERR_BUG, "mlp wants x [B, s, E], up [F, E], down [E, F], for SwiGLU "
+                                    "gate [F, E], and biases as wide as what they are added to");
     lh_status st =
         lh_record(t, &mlp_op, &attrs, sizeof attrs, MLP_INPUTS,
                   (lh_var[]){x, w->up, w->up_bias, w->gate, w->gate_bias, w->down, w->down_bias},

@@ -279,8 +279,10 @@ lh_status lh_h5_define(lh_h5 *file, const char *name, lh_h5_kind kind, int ndim,
     type = kind == LH_H5_TEXT ? h5_text_type(text_bytes) : H5Tcopy(h5_file_type(kind));
     space = ndim > 0 ? H5Screate_simple(ndim, extent, NULL) : H5Screate(H5S_SCALAR);
     how = H5Pcreate(H5P_DATASET_CREATE);
-    /* Every element is written by some rank: filling first would write everything twice. */
+    /* Every element is written by some rank: filling first would write everything twice. No time of day inside: the same
+     * run gives the same bytes. */
     bool good = type >= 0 && space >= 0 && how >= 0 &&
+                H5Pset_obj_track_times(how, false) >= 0 &&
                 H5Pset_fill_time(how, H5D_FILL_TIME_NEVER) >= 0 &&
                 H5Pset_alloc_time(how, H5D_ALLOC_TIME_EARLY) >= 0;
     if (good) data->id = H5Dcreate2(file->id, name, type, space, H5P_DEFAULT, how, H5P_DEFAULT);

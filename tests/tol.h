@@ -17,7 +17,7 @@
 #define LH_TOL_LOSS 1e-12
 #define LH_TOL_GOLDEN_LOSS 1e-10 /* an independent implementation, first loss */
 #define LH_TOL_GOLDEN_STEPS 1e-9 /* the same, losses of 10 AdamW steps */
-#define LH_TOL_ATTEND 1e-12        /* attention against plain softmax, of the largest entry */
+#define LH_TOL_ATTEND 1e-13      /* attention against plain softmax, of the largest entry */
 #else
 #define LH_TOL_EPS ((double)FLT_EPSILON)
 #define LH_TOL_GRAD 1e-4

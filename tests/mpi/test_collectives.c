@@ -1,0 +1,334 @@
+/* Collectives on the tape: values, adjoints, bytes, placements. Small integers where sums must be exact. */
+#include "core/ops.h"
+#include "parallel/collectives.h"
+#include "tests/lh_gradcheck.h"
+#include "tests/lh_test_mpi.h"
+#include "tests/lh_test_scenes.h"
+#include "tests/tol.h"
+
+#include <string.h>
+
+enum { BATCH = 2, WIDTH = 3, COUNT = 14 };
+
+typedef enum op_kind { REDUCE, REDUCE_TWICE, GATHER, GATHER_TWICE } op_kind;
+
+typedef struct stage {
+    op_kind kind;
+    int axis;
+    lh_mesh *mesh, *counting;
+    lh_device *device, *count;
+    lh_layout *layout;
+} stage;
+
+static lh_status stage_open(lh_comm *c, int data, lh_test_layout_kind kind, int64_t n, stage *a)
+{
+    lh_status st = LH_OK;
+    int seq = lh_comm_size(c) / data;
+    *a = (stage){.axis = LH_AXIS_SEQ};
+    LH_TRY(lh_mesh_create(data, &a->mesh));
+    LH_TRY(lh_mesh_create_counting(data, seq, lh_comm_rank(c), &a->counting));
+    LH_TRY(lh_device_create_poison("auto", 1, &a->device));
+    LH_TRY(lh_device_create_count("auto", 1, &a->count));
+    LH_TRY(lh_test_layout(kind, n, seq, 4, &a->layout));
+done:
+    return st;
+}
+
+static void stage_close(stage *a)
+{
+    lh_layout_destroy(&a->layout);
+    lh_device_destroy(&a->count);
+    lh_device_destroy(&a->device);
+    lh_mesh_destroy(&a->counting);
+    lh_mesh_destroy(&a->mesh);
+}
+
+static lh_gradcheck stage_check(stage *a)
+{
+    return (lh_gradcheck){.device = a->device,
+                          .count = a->count,
+                          .size = {a->mesh->size[0], a->mesh->size[1]},
+                          .coord = {a->mesh->coord[0], a->mesh->coord[1]},
+                          .n_in = 1,
+                          .user = a};
+}
+
+static lh_status collective_record(void *user, lh_tape *t, const lh_var *in, lh_var *out,
+                                   int *n_out)
+{
+    lh_status st = LH_OK;
+    stage *a = user;
+    lh_mesh *mesh = lh_tape_device(t)->counting ? a->counting : a->mesh;
+    *n_out = a->kind == REDUCE || a->kind == GATHER ? 1 : 2;
+    for (int i = 0; i < *n_out; i++) {
+        if (a->kind == REDUCE || a->kind == REDUCE_TWICE)
+            LH_TRY(lh_all_reduce(t, mesh, a->axis, in[0], &out[i]));
+        else
+            LH_TRY(lh_gather(t, mesh, in[0], &out[i]));
+    }
+done:
+    return st;
+}
+
+static double collective_total(void *user, double mine)
+{
+    lh_sum_f64(((stage *)user)->mesh->world, &mine, 1, LH_SEND_OTHER);
+    return mine;
+}
+
+static bool bytes_exact(const lh_traffic *t, int64_t want)
+{
+    bool ok = t->bytes[LH_SEND_SUMMARY] == want && lh_traffic_step(t) == want;
+    if (!ok)
+        print_error("%lld bytes, expected %lld\n", (long long)t->bytes[LH_SEND_SUMMARY],
+                    (long long)want);
+    return ok;
+}
+
+/* --- all-reduce --- */
+
+static lh_real x_of(int rank, int64_t i)
+{
+    return (lh_real)((rank + 1) * 8 + i % 5);
+}
+
+static lh_real seed_of(int rank, int output, int64_t i)
+{
+    return (lh_real)((rank + 2) * 4 + output * 64 + i % 3);
+}
+
+/* Ranks that share this rank's sum: those with the same other coordinate. */
+static bool joined(const stage *a, int world_rank)
+{
+    const int coord[LH_AXES] = {world_rank / a->mesh->size[1], world_rank % a->mesh->size[1]};
+    return coord[1 - a->axis] == a->mesh->coord[1 - a->axis];
+}
+
+static bool reduce_right(const stage *a, const lh_gradcheck_run *run)
+{
+    bool ok = true;
+    for (int64_t i = 0; i < COUNT; i++) {
+        lh_real y = 0;
+        lh_real dx = 0;
+        for (int r = 0; r < a->mesh->size[0] * a->mesh->size[1]; r++) {
+            if (!joined(a, r)) continue;
+            y += x_of(r, i);
+            for (int k = 0; k < run->n_out; k++) dx += seed_of(r, k, i);
+        }
+        for (int k = 0; k < run->n_out; k++) ok = ok && ((const lh_real *)run->out[k])[i] == y;
+        ok = ok && run->grad[0][i] == dx;
+    }
+    return ok;
+}
+
+static void check_reduce(lh_comm *c, int data, int axis, op_kind kind)
+{
+    stage a;
+    lh_gradcheck_run run;
+    lh_real x[COUNT];
+    lh_real seed[2][COUNT];
+    lh_assert_all_ok(c, stage_open(c, data, LH_TEST_EVEN, 9, &a));
+    a.axis = axis;
+    a.kind = kind;
+    for (int64_t i = 0; i < COUNT; i++) {
+        x[i] = x_of(lh_comm_rank(c), i);
+        for (int k = 0; k < 2; k++) seed[k][i] = seed_of(lh_comm_rank(c), k, i);
+    }
+    lh_gradcheck g = stage_check(&a);
+    g.record = collective_record;
+    g.total = collective_total;
+    g.in[0] = (lh_gradcheck_input){lh_shape_2(LH_REAL, 2, COUNT / 2), lh_place_partial(), x, true};
+    g.seed[0] = seed[0];
+    g.seed[1] = seed[1];
+    lh_assert_all_ok(c, lh_gradcheck_open(&g, &run));
+    lh_assert_all_ok(c, lh_gradcheck_step(&run));
+    lh_assert_all_ok(c, lh_gradcheck_step(&run));
+    lh_assert_all(c, reduce_right(&a, &run));
+    lh_assert_all(c, run.allocations == 0);
+    int64_t bytes =
+        a.mesh->size[axis] > 1 ? 2 * run.n_out * COUNT * (int64_t)lh_dtype_bytes(LH_REAL) : 0;
+    lh_assert_all(c, bytes_exact(a.counting->traffic, bytes));
+    lh_assert_all(c, bytes_exact(a.mesh->traffic, 2 * bytes));
+    lh_gradcheck_close(&run);
+    stage_close(&a);
+}
+
+static void all_reduce(void **state)
+{
+    lh_comm *c = *state;
+    int ranks = lh_comm_size(c);
+    for (int kind = REDUCE; kind <= REDUCE_TWICE; kind++) {
+        check_reduce(c, 1, LH_AXIS_SEQ, (op_kind)kind);
+        check_reduce(c, ranks, LH_AXIS_DATA, (op_kind)kind);
+        if (ranks % 2 != 0) continue;
+        check_reduce(c, 2, LH_AXIS_SEQ, (op_kind)kind);
+        check_reduce(c, 2, LH_AXIS_DATA, (op_kind)kind);
+    }
+}
+
+/* --- gather --- */
+
+static lh_real row_of(int64_t b, int64_t position, int64_t i)
+{
+    return (lh_real)(b * 1000 + position * 7 + i) / 3;
+}
+
+static bool gather_right(const stage *a, const lh_gradcheck_run *run)
+{
+    bool ok = true;
+    int rank = a->mesh->coord[LH_AXIS_SEQ];
+    int64_t rows = a->layout->rows[rank];
+    for (int k = 0; k < run->n_out; k++)
+        for (int64_t e = 0; e < BATCH * a->layout->n * WIDTH; e++)
+            ok = ok && ((const lh_real *)run->out[k])[e] ==
+                           row_of(e / (a->layout->n * WIDTH), e / WIDTH % a->layout->n, e % WIDTH);
+    for (int64_t e = 0; e < BATCH * rows * WIDTH; e++) {
+        int64_t p = lh_layout_position(a->layout, rank, e / WIDTH % rows);
+        int64_t whole = (e / (rows * WIDTH) * a->layout->n + p) * WIDTH + e % WIDTH;
+        lh_real dx = 0;
+        for (int r = 0; r < a->layout->ranks; r++)
+            for (int k = 0; k < run->n_out; k++) dx += seed_of(r, k, whole);
+        ok = ok && run->grad[0][e] == dx;
+    }
+    return ok;
+}
+
+static void check_gather(lh_comm *c, lh_test_layout_kind layout, int64_t n, op_kind kind)
+{
+    stage a;
+    lh_gradcheck_run run;
+    lh_real *x = NULL;
+    lh_real *seed[2] = {NULL, NULL};
+    int rank = lh_comm_rank(c);
+    lh_assert_all_ok(c, stage_open(c, 1, layout, n, &a));
+    a.kind = kind;
+    int64_t rows = a.layout->rows[rank];
+    lh_assert_all_ok(c, lh_new((size_t)(BATCH * rows * WIDTH) * sizeof *x, &x));
+    for (int64_t e = 0; e < BATCH * rows * WIDTH; e++)
+        x[e] = row_of(e / (rows * WIDTH), lh_layout_position(a.layout, rank, e / WIDTH % rows),
+                      e % WIDTH);
+    for (int k = 0; k < 2; k++) {
+        lh_assert_all_ok(c, lh_new((size_t)(BATCH * n * WIDTH) * sizeof *x, &seed[k]));
+        for (int64_t e = 0; e < BATCH * n * WIDTH; e++) seed[k][e] = seed_of(rank, k, e);
+    }
+    lh_gradcheck g = stage_check(&a);
+    g.record = collective_record;
+    g.total = collective_total;
+    g.in[0] = (lh_gradcheck_input){lh_shape_3(LH_REAL, BATCH, rows, WIDTH),
+                                   lh_place_tokens(a.layout), x, true};
+    g.seed[0] = seed[0];
+    g.seed[1] = seed[1];
+    lh_assert_all_ok(c, lh_gradcheck_open(&g, &run));
+    lh_assert_all_ok(c, lh_gradcheck_step(&run));
+    lh_assert_all_ok(c, lh_gradcheck_step(&run));
+    lh_assert_all(c, gather_right(&a, &run));
+    lh_assert_all(c, run.allocations == 0);
+    lh_assert_all(c, lh_gradcheck_adjoint(&run) <= lh_tol_sum((double)(BATCH * n * WIDTH)));
+    int64_t bytes = lh_comm_size(c) > 1
+                        ? run.n_out * BATCH * (rows + n) * WIDTH * (int64_t)lh_dtype_bytes(LH_REAL)
+                        : 0;
+    lh_assert_all(c, bytes_exact(a.counting->traffic, bytes));
+    lh_assert_all(c, bytes_exact(a.mesh->traffic, 2 * bytes));
+    lh_gradcheck_close(&run);
+    lh_free(&x);
+    lh_free(&seed[0]);
+    lh_free(&seed[1]);
+    stage_close(&a);
+}
+
+static void gather(void **state)
+{
+    lh_comm *c = *state;
+    for (int layout = 0; layout < LH_TEST_LAYOUTS; layout++)
+        for (int kind = GATHER; kind <= GATHER_TWICE; kind++) {
+            check_gather(c, (lh_test_layout_kind)layout, 23, (op_kind)kind);
+            check_gather(c, (lh_test_layout_kind)layout, 2, (op_kind)kind);
+        }
+}
+
+/* --- adjoints with random numbers, per rank --- */
+
+static void adjoints(void **state)
+{
+    lh_comm *c = *state;
+    for (int kind = REDUCE; kind <= GATHER_TWICE; kind++) {
+        stage a;
+        lh_gradcheck_run run;
+        lh_real x[BATCH * 23 * WIDTH];
+        lh_assert_all_ok(c, stage_open(c, 1, LH_TEST_ZIGZAG, 23, &a));
+        a.kind = (op_kind)kind;
+        bool reduces = kind == REDUCE || kind == REDUCE_TWICE;
+        for (int64_t i = 0; i < BATCH * 23 * WIDTH; i++)
+            x[i] = (lh_real)((double)((i * 37 + lh_comm_rank(c) * 11) % 101) / 50.0 - 1.0);
+        lh_gradcheck g = stage_check(&a);
+        g.record = collective_record;
+        g.total = collective_total;
+        g.in[0] = (lh_gradcheck_input){
+            lh_shape_3(LH_REAL, BATCH, a.layout->rows[a.mesh->coord[LH_AXIS_SEQ]], WIDTH),
+            reduces ? lh_place_partial() : lh_place_tokens(a.layout), x, true};
+        if (reduces) g.in[0].shape.dim[1] = 23;
+        lh_assert_all_ok(c, lh_gradcheck_open(&g, &run));
+        lh_assert_all_ok(c, lh_gradcheck_step(&run));
+        lh_assert_all(c, lh_gradcheck_adjoint(&run) <= lh_tol_sum(BATCH * 23 * WIDTH));
+        lh_gradcheck_close(&run);
+        stage_close(&a);
+    }
+}
+
+/* --- placements --- */
+
+static void placements(void **state)
+{
+    lh_comm *c = *state;
+    stage a;
+    lh_tape *t = NULL;
+    lh_memory *memory = NULL;
+    lh_var y;
+    lh_var x[6];
+    static const char data = 0;
+    lh_assert_all_ok(c, stage_open(c, 1, LH_TEST_EVEN, 12, &a));
+    lh_assert_all_ok(c, lh_tape_create(a.mesh->size, a.mesh->coord, &t));
+    lh_assert_all_ok(c, lh_memory_create(&memory));
+    lh_assert_all_ok(c, lh_memory_count_begin(memory));
+    lh_tape_reset(t, a.count, memory, false);
+    int64_t rows = a.layout->rows[a.mesh->coord[LH_AXIS_SEQ]];
+    const lh_shape tokens = lh_shape_3(LH_REAL, BATCH, rows, WIDTH);
+    const struct {
+        lh_shape shape;
+        lh_place place;
+    } value[6] = {{tokens, lh_place_partial()},
+                  {tokens, lh_place_replicated()},
+                  {tokens, lh_place_tokens(a.layout)},
+                  {lh_shape_3(LH_INT32, BATCH, rows, WIDTH), lh_place_partial()},
+                  {lh_shape_2(LH_REAL, rows, WIDTH), lh_place_rows(a.layout)},
+                  {lh_shape_4(LH_REAL, BATCH, rows, WIDTH, 1), lh_place_tokens(a.layout)}};
+    for (int i = 0; i < 6; i++)
+        lh_assert_all_ok(c, lh_tape_input(t, &data, value[i].shape, value[i].place, &x[i]));
+    lh_assert_all_ok(c, lh_all_reduce(t, a.counting, LH_AXIS_SEQ, x[0], &y));
+    const lh_place *place = lh_var_place(t, y);
+    lh_assert_all(c, place->axis[LH_AXIS_SEQ].kind == LH_REPLICATE);
+    lh_assert_all(c, place->axis[LH_AXIS_DATA].kind == LH_PARTIAL);
+    for (int i = 1; i < 4; i++) /* replicated, sharded, integers */
+        lh_assert_all_code(c, lh_all_reduce(t, a.counting, LH_AXIS_SEQ, x[i], &y), LH_ERR_BUG);
+    lh_assert_all_ok(c, lh_all_reduce(t, a.counting, LH_AXIS_SEQ, x[0], &y));
+    lh_assert_all_code(c, lh_all_reduce(t, a.counting, LH_AXIS_SEQ, y, &y), LH_ERR_BUG); /* twice */
+    lh_assert_all_ok(c, lh_gather(t, a.counting, x[2], &y));
+    lh_assert_all(c, lh_var_place(t, y)->axis[LH_AXIS_SEQ].kind == LH_REPLICATE);
+    lh_assert_all(c, lh_var_shape(t, y)->dim[1] == 12);
+    for (int i = 0; i < 6; i++) /* only tokens [B, s, W] are gathered */
+        if (i != 2) lh_assert_all_code(c, lh_gather(t, a.counting, x[i], &y), LH_ERR_BUG);
+    lh_memory_destroy(&memory);
+    lh_tape_destroy(&t);
+    stage_close(&a);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(all_reduce),
+        cmocka_unit_test(gather),
+        cmocka_unit_test(adjoints),
+        cmocka_unit_test(placements),
+    };
+    return lh_test_mpi_main(argc, argv, "collectives", tests, sizeof tests / sizeof tests[0]);
+}

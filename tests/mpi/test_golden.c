@@ -1,0 +1,199 @@
+/* Models against an independent implementation: tests/golden/make_models.py (PyTorch, double). Weights and batches come
+ * from its files; the loss, every gradient and ten AdamW steps must agree, on any number of ranks. */
+#include <math.h>
+#include <string.h>
+
+#include "experiments/config.h"
+#include "io/h5.h"
+#include "tests/lh_model_test.h"
+#include "tests/tol.h"
+
+enum { STEPS = 10, CHUNK = 16 };
+
+typedef struct golden {
+    lh_h5 *file;
+    lh_config *config;
+    lh_rig_desc desc;
+    int32_t *tokens, *labels; /* [STEPS, B, N] */
+    double losses[STEPS], norms[STEPS];
+} golden;
+
+static lh_status golden_open(const char *name, golden *g)
+{
+    lh_status st = LH_OK;
+    char path[1024];
+    char *text = NULL;
+    *g = (golden){0};
+    (void)snprintf(path, sizeof path, "%s/%s.h5", LH_GOLDEN, name);
+    LH_TRY(lh_h5_open(NULL, path, &g->file));
+    LH_TRY(lh_h5_get_text(g->file, "/", "config", &text));
+    LH_TRY(lh_config_parse(text, strlen(text), name, LH_CONFIG_PARTIAL, &g->config));
+    g->desc = (lh_rig_desc){.model = g->config->model,
+                            .batch = g->config->data.batch,
+                            .length = g->config->data.length,
+                            .chunk = CHUNK,
+                            .seed = 1};
+    int64_t n = STEPS * g->desc.batch * g->desc.length;
+    LH_TRY(lh_new((size_t)n * sizeof *g->tokens, &g->tokens));
+    LH_TRY(lh_new((size_t)n * sizeof *g->labels, &g->labels));
+    LH_TRY(lh_h5_read_all(g->file, "tokens", LH_H5_INT32, n, g->tokens));
+    LH_TRY(lh_h5_read_all(g->file, "labels", LH_H5_INT32, n, g->labels));
+    LH_TRY(lh_h5_read_all(g->file, "losses", LH_H5_F64, STEPS, g->losses));
+    LH_TRY(lh_h5_read_all(g->file, "grad_norm", LH_H5_F64, STEPS, g->norms));
+done:
+    lh_free(&text);
+    return st;
+}
+
+static void golden_close(golden *g)
+{
+    if (g->file != NULL) lh_assert_ok(lh_h5_close(&g->file));
+    lh_config_destroy(&g->config);
+    lh_free(&g->tokens);
+    lh_free(&g->labels);
+}
+
+/* All parameters of a group of the file, in order of declaration. */
+static lh_status golden_read(const golden *g, const lh_rig *r, const char *group, double *all)
+{
+    lh_status st = LH_OK;
+    char name[160];
+    for (int64_t i = 0; i < r->params->count; i++) {
+        const lh_param *p = r->params->item[i];
+        int64_t n = lh_shape_count(&p->whole);
+        (void)snprintf(name, sizeof name, "%s/%s", group, p->name);
+        LH_TRY(lh_h5_read_all(g->file, name, LH_H5_F64, n, all));
+        all += n;
+    }
+done:
+    return st;
+}
+
+static lh_status golden_set(lh_rig *r, const double *all)
+{
+    lh_status st = LH_OK;
+    for (int64_t i = 0; i < r->params->count; i++) {
+        LH_TRY(lh_rig_set(r, LH_RIG_VALUE, r->params->item[i], all));
+        all += lh_shape_count(&r->params->item[i]->whole);
+    }
+done:
+    return st;
+}
+
+/* The model has the parameters that the file has, and no other. */
+static lh_status golden_same_names(const golden *g, const lh_rig *r)
+{
+    lh_status st = LH_OK;
+    char *names = NULL;
+    int64_t count = 0;
+    LH_TRY(lh_h5_list(g->file, "parameters", &names, &count));
+    LH_CHECK(count == r->params->count, LH_ERR_BUG, "%lld parameters, the file has %lld",
+             (long long)r->params->count, (long long)count);
+done:
+    lh_free(&names);
+    return st;
+}
+
+static void check_first(lh_comm *c, golden *g, lh_rig *r, double *want, double *got)
+{
+    double loss = 0.0;
+    lh_assert_all_ok(c, golden_same_names(g, r));
+    lh_assert_all_ok(c, golden_read(g, r, "parameters", want));
+    lh_assert_all_ok(c, golden_set(r, want));
+    lh_rig_load(r, g->tokens, g->labels);
+    lh_assert_all_ok(c, lh_rig_step(r, &loss));
+    lh_assert_all_close(c, loss, g->losses[0], LH_TOL_GOLDEN_LOSS, 0.0);
+    lh_assert_all_ok(c, golden_read(g, r, "gradients", want));
+    lh_assert_all_ok(c, lh_rig_get_all(r, LH_RIG_GRAD, got));
+    lh_assert_all(c, lh_rig_grads_agree(r->params, got, want));
+}
+
+static void check_steps(lh_comm *c, golden *g, lh_rig *r)
+{
+    const lh_config_optimizer *o = &g->config->optimizer;
+    const lh_optimizer adamw = {.lr = o->lr,
+                                .beta1 = o->betas.item[0],
+                                .beta2 = o->betas.item[1],
+                                .eps = o->eps,
+                                .weight_decay = o->weight_decay,
+                                .clip = o->clip};
+    int64_t n = g->desc.batch * g->desc.length;
+    for (int k = 0; k < STEPS; k++) {
+        double loss = 0.0;
+        double norm = 0.0;
+        lh_rig_load(r, g->tokens + k * n, g->labels + k * n);
+        lh_assert_all_ok(c, lh_rig_step(r, &loss));
+        lh_assert_all_ok(c, lh_rig_update(r, &adamw, k + 1, &norm));
+        lh_assert_all_close(c, loss, g->losses[k], LH_TOL_GOLDEN_STEPS, 0.0);
+        /* a norm follows its gradients; after some steps those follow the weights' rounding */
+        lh_assert_all_close(c, norm, g->norms[k], 10.0 * LH_TOL_GOLDEN_STEPS, 0.0);
+    }
+}
+
+static void check(lh_comm *c, const char *name, int data, bool unaligned)
+{
+    golden g;
+    lh_rig r;
+    lh_mesh *mesh = NULL;
+    double *want = NULL;
+    double *got = NULL;
+    lh_assert_all_ok(c, golden_open(name, &g));
+    if (g.desc.batch % data == 0) {
+        g.desc.unaligned = unaligned;
+        lh_assert_all_ok(c, lh_mesh_create(data, &mesh));
+        lh_assert_all_ok(c, lh_rig_open(&r, &g.desc, mesh));
+        size_t bytes = (size_t)lh_params_total(r.params) * sizeof *want;
+        lh_assert_all_ok(c, lh_new(bytes, &want));
+        lh_assert_all_ok(c, lh_new(bytes, &got));
+        check_first(c, &g, &r, want, got);
+        check_steps(c, &g, &r);
+        lh_rig_close(&r);
+        lh_mesh_destroy(&mesh);
+    }
+    lh_free(&want);
+    lh_free(&got);
+    golden_close(&g);
+}
+
+static void check_meshes(void **state, const char *name)
+{
+    lh_comm *c = *state;
+    check(c, name, 1, false);
+    check(c, name, 1, true);
+    if (lh_comm_size(c) % 2 == 0) check(c, name, 2, false);
+}
+
+static void test_decoder_window(void **state)
+{
+    check_meshes(state, "decoder_window");
+}
+
+static void test_decoder_full_gqa(void **state)
+{
+    check_meshes(state, "decoder_full_gqa");
+}
+
+static void test_decoder_window_post(void **state)
+{
+    check_meshes(state, "decoder_window_post");
+}
+
+static void test_encoder_window(void **state)
+{
+    check_meshes(state, "encoder_window");
+}
+
+static void test_encoder_full_post(void **state)
+{
+    check_meshes(state, "encoder_full_post");
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_decoder_window),      cmocka_unit_test(test_decoder_full_gqa),
+        cmocka_unit_test(test_decoder_window_post), cmocka_unit_test(test_encoder_window),
+        cmocka_unit_test(test_encoder_full_post),
+    };
+    return lh_test_mpi_main(argc, argv, "golden", tests, sizeof tests / sizeof tests[0]);
+}

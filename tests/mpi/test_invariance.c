@@ -1,0 +1,207 @@
+/* Rank invariance (design 7.1): the same model on these ranks and on one: the loss, and every parameter's gradient. Each
+ * rank computes the reference by itself, on a mesh of one. */
+#include <stdio.h>
+#include <string.h>
+
+#include "tests/lh_model_test.h"
+#include "tests/tol.h"
+
+/* Settings of the two mechanisms: full has none. */
+typedef struct case_settings {
+    int64_t window;
+} case_settings;
+
+/* One case; zeros mean the usual: batch 2, chunk 16, 2 layers of width 16 with 4 heads, layer norm before, rotary. */
+typedef struct invariance_case {
+    const char *mechanism;
+    int64_t window;
+    int kind; /* lh_model_kind */
+    int64_t n, chunk, batch, kv_heads;
+    int data; /* ranks along the data axis; left out where it does not divide the ranks */
+    bool unaligned, post, swiglu, untied;
+    int norm_kind, position, recompute;
+    double dropout;
+    int64_t labels_from, labels_to;
+    const int64_t *valid;
+} invariance_case;
+
+static void case_desc(const invariance_case *v, case_settings *settings, lh_rig_desc *d)
+{
+    *d = (lh_rig_desc){.batch = v->batch > 0 ? v->batch : 2,
+                       .length = v->n,
+                       .chunk = v->chunk > 0 ? v->chunk : 16,
+                       .unaligned = v->unaligned,
+                       .recompute = v->recompute,
+                       .training = v->dropout > 0.0,
+                       .seed = 7,
+                       .labels_from = v->labels_from,
+                       .labels_to = v->labels_to,
+                       .valid = v->valid};
+    d->model = (lh_model_desc){.kind = v->kind,
+                               .head = LH_HEAD_LM,
+                               .vocab = 31,
+                               .layers = 2,
+                               .width = 16,
+                               .heads = 4,
+                               .kv_heads = v->kv_heads > 0 ? v->kv_heads : 4,
+                               .head_width = 4,
+                               .mlp = v->swiglu ? LH_ACT_SWIGLU : LH_ACT_GELU,
+                               .mlp_width = 32,
+                               .norm = v->post ? LH_NORM_POST : LH_NORM_PRE,
+                               .norm_kind = v->norm_kind,
+                               .position = v->position,
+                               .tie_embeddings = !v->untied,
+                               .bias = v->norm_kind == LH_NORM_LAYER,
+                               .dropout = v->dropout};
+    settings->window = v->window;
+    for (int l = 0; l < d->model.layers; l++)
+        d->model.attention[l] = (lh_attn_choice){lh_attn_find(v->mechanism), settings};
+}
+
+/* Loss and whole gradients of one step on a mesh; *grads is the caller's. */
+static void run(lh_comm *c, const lh_rig_desc *d, lh_mesh *mesh, lh_rig *r, double *loss,
+                double **grads)
+{
+    int32_t *tokens = NULL;
+    int32_t *labels = NULL;
+    lh_assert_all_ok(c, lh_rig_open(r, d, mesh));
+    lh_assert_all_ok(c, lh_rig_text(d, 11, &tokens, &labels));
+    lh_rig_load(r, tokens, labels);
+    lh_assert_all_ok(c, lh_rig_step(r, loss));
+    lh_assert_all_ok(c, lh_new((size_t)lh_params_total(r->params) * sizeof **grads, grads));
+    lh_assert_all_ok(c, lh_rig_get_all(r, LH_RIG_GRAD, *grads));
+    lh_free(&tokens);
+    lh_free(&labels);
+}
+
+static void check(lh_comm *c, const invariance_case *v)
+{
+    lh_rig_desc d;
+    case_settings settings;
+    lh_mesh *mesh[2] = {NULL, NULL};
+    lh_rig r[2];
+    double loss[2];
+    double *grads[2] = {NULL, NULL};
+    int data = v->data > 0 ? v->data : 1;
+    if (lh_comm_size(c) % data != 0) return;
+    case_desc(v, &settings, &d);
+    lh_assert_all_ok(c, lh_mesh_create_self(&mesh[0]));
+    lh_assert_all_ok(c, lh_mesh_create(data, &mesh[1]));
+    for (int i = 0; i < 2; i++) run(c, &d, mesh[i], &r[i], &loss[i], &grads[i]);
+    bool close = lh_test_within(loss[1], loss[0], LH_TOL_LOSS, 0.0) &&
+                 lh_rig_grads_agree(r[0].params, grads[1], grads[0]);
+    if (!close)
+        print_error(
+            "%s window %lld, %s, N %lld chunk %lld data %d: loss %.17g, on one rank %.17g\n",
+            v->mechanism, (long long)v->window, v->kind == LH_MODEL_DECODER ? "decoder" : "encoder",
+            (long long)v->n, (long long)d.chunk, data, loss[1], loss[0]);
+    lh_assert_all(c, close);
+    for (int i = 0; i < 2; i++) {
+        lh_free(&grads[i]);
+        lh_rig_close(&r[i]);
+        lh_mesh_destroy(&mesh[i]);
+    }
+}
+
+/* For both mechanisms: full, and windows shorter than a shard, longer than a shard, longer than the sequence. */
+static void check_mechanisms(lh_comm *c, invariance_case v)
+{
+    const int64_t windows[] = {v.n / 25, v.n / 3 + 1, 2 * v.n};
+    v.mechanism = "full";
+    check(c, &v);
+    v.mechanism = "sliding_window";
+    for (size_t i = 0; i < sizeof windows / sizeof windows[0]; i++) {
+        v.window = windows[i];
+        check(c, &v);
+    }
+}
+
+#define CASE(...)                                                                                  \
+    (invariance_case)                                                                              \
+    {                                                                                              \
+        __VA_ARGS__                                                                                \
+    }
+#define ROTARY .position = LH_POSITION_ROTARY
+
+static void test_length_1009_chunks(void **state)
+{
+    check_mechanisms(*state, CASE(ROTARY, .n = 1009, .kv_heads = 2));
+    check_mechanisms(*state, CASE(ROTARY, .n = 1009, .batch = 1, .kind = LH_MODEL_ENCODER));
+}
+
+static void test_length_1009_unaligned(void **state)
+{
+    check_mechanisms(*state, CASE(ROTARY, .n = 1009, .batch = 1, .unaligned = true));
+    check_mechanisms(*state, CASE(ROTARY, .n = 1009, .batch = 1, .unaligned = true,
+                                  .kind = LH_MODEL_ENCODER, .kv_heads = 1));
+}
+
+/* Fewer tokens than ranks, ranks without tokens, one token. */
+static void test_few_tokens(void **state)
+{
+    for (int kind = LH_MODEL_DECODER; kind <= LH_MODEL_ENCODER; kind++) {
+        check_mechanisms(*state, CASE(ROTARY, .n = 3, .chunk = 1, .kind = kind));
+        check_mechanisms(*state,
+                         CASE(.n = 3, .chunk = 1, .kind = kind, .position = LH_POSITION_LEARNED));
+        check_mechanisms(*state, CASE(ROTARY, .n = 1, .kind = kind));
+        check_mechanisms(*state,
+                         CASE(ROTARY, .n = 40, .kind = kind, .kv_heads = 2)); /* three chunks */
+    }
+}
+
+static void test_labels_on_some_ranks(void **state)
+{
+    check_mechanisms(*state, CASE(ROTARY, .n = 101, .labels_to = 7));
+    check_mechanisms(*state, CASE(ROTARY, .n = 101, .labels_from = 90, .kind = LH_MODEL_ENCODER));
+}
+
+static void test_data_axis(void **state)
+{
+    for (int data = 2; data <= 4; data += 2) {
+        check_mechanisms(*state, CASE(ROTARY, .n = 101, .data = data, .batch = 4));
+        check_mechanisms(*state, CASE(.n = 101, .data = data, .batch = 4, .dropout = 0.2,
+                                      .kind = LH_MODEL_ENCODER, .position = LH_POSITION_LEARNED));
+    }
+}
+
+/* A parameter sharded by position, dropout, sinusoids, none. */
+static void test_positions_and_dropout(void **state)
+{
+    for (int position = LH_POSITION_NONE; position <= LH_POSITION_ROTARY; position++)
+        check_mechanisms(*state, CASE(.n = 101, .position = position,
+                                      .post = position == LH_POSITION_LEARNED, .dropout = 0.1));
+}
+
+static void test_recompute(void **state)
+{
+    check_mechanisms(*state, CASE(ROTARY, .n = 101, .recompute = LH_RECOMPUTE_BLOCK, .dropout = 0.1,
+                                  .kv_heads = 2));
+    check_mechanisms(*state, CASE(ROTARY, .n = 101, .recompute = LH_RECOMPUTE_BLOCK,
+                                  .kind = LH_MODEL_ENCODER, .post = true));
+}
+
+static void test_rms_swiglu(void **state)
+{
+    check_mechanisms(*state, CASE(ROTARY, .n = 101, .norm_kind = LH_NORM_RMS, .swiglu = true,
+                                  .untied = true, .kv_heads = 1));
+}
+
+/* Sequences that end early: keys past the end are not seen. */
+static void test_valid_positions(void **state)
+{
+    const int64_t valid[] = {101, 37};
+    check_mechanisms(*state, CASE(ROTARY, .n = 101, .valid = valid, .kind = LH_MODEL_ENCODER));
+    check_mechanisms(*state, CASE(ROTARY, .n = 101, .valid = valid));
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_length_1009_chunks), cmocka_unit_test(test_length_1009_unaligned),
+        cmocka_unit_test(test_few_tokens),         cmocka_unit_test(test_labels_on_some_ranks),
+        cmocka_unit_test(test_data_axis),          cmocka_unit_test(test_positions_and_dropout),
+        cmocka_unit_test(test_recompute),          cmocka_unit_test(test_rms_swiglu),
+        cmocka_unit_test(test_valid_positions),
+    };
+    return lh_test_mpi_main(argc, argv, "invariance", tests, sizeof tests / sizeof tests[0]);
+}
