@@ -11,8 +11,8 @@ enum {
 typedef struct attend_attrs {
     lh_comm *comm;
     double scale;
-    const int64_t *valid;
     int n_segments;
+    const int64_t *valid[LH_SEGMENTS];
     const lh_plan *plan[LH_SEGMENTS];
 } attend_attrs;
 
@@ -30,10 +30,12 @@ typedef struct attend_run {
 typedef struct attend_keys {
     const lh_plan *plan;
     const lh_exchange *x;
+    const int64_t *valid;
     const void *home[2]; /* k, v of this rank */
     int64_t home_rows;
     void *block[2]; /* received k, v */
     void *d_home[2], *d_block[2];
+    bool wanted; /* gradients of these keys go home */
     lh_transfer fetch, give;
 } attend_keys;
 
@@ -79,7 +81,8 @@ static lh_status attend_open_keys(const attend_run *r, int i, bool fetches, atte
 {
     lh_status st = LH_OK;
     lh_call *c = r->call;
-    *k = (attend_keys){.plan = r->attrs->plan[i], .x = r->attrs->plan[i]->exchange};
+    *k = (attend_keys){
+        .plan = r->attrs->plan[i], .x = r->attrs->plan[i]->exchange, .valid = r->attrs->valid[i]};
     k->home_rows = lh_call_in_shape(c, 1 + 2 * i)->dim[1];
     size_t bytes =
         (size_t)(r->batch * k->plan->block_rows * r->kv_heads * r->width) * lh_dtype_bytes(LH_REAL);
@@ -106,6 +109,7 @@ static void attend_tiles(attend_run *r, const attend_keys *k, int part)
     r->fwd.tiles = p->tile + p->first[part];
     r->fwd.n_tiles = p->first[part + 1] - p->first[part];
     r->fwd.bits = p->bits;
+    r->fwd.valid = k->valid;
     r->fwd.k = keys[0];
     r->fwd.v = keys[1];
     r->fwd.k_rows = part == 0 ? k->home_rows : p->block_rows;
@@ -135,8 +139,7 @@ static lh_status attend_forward(lh_call *c)
                              .width = r.width,
                              .q_rows = r.rows,
                              .n_heads = r.heads,
-                             .scale = r.attrs->scale,
-                             .valid = r.attrs->valid};
+                             .scale = r.attrs->scale};
     LH_TRY(lh_in(c, 0, &r.fwd.q));
     LH_TRY(lh_out(c, ATTEND_O, &r.fwd.o));
     LH_TRY(lh_out(c, ATTEND_LSE, &r.fwd.max)); /* becomes lse in attend_finish */
@@ -166,6 +169,7 @@ static void attend_grad_tiles(attend_run *r, const attend_keys *k, int part)
     r->bwd.tiles = p->tile + p->first[part];
     r->bwd.n_tiles = p->first[part + 1] - p->first[part];
     r->bwd.bits = p->bits;
+    r->bwd.valid = k->valid;
     r->bwd.k = keys[0];
     r->bwd.v = keys[1];
     r->bwd.dk = d_keys[0];
@@ -191,11 +195,12 @@ static void attend_segment_grad(attend_run *r, attend_keys *k)
         for (int n = 0; n < 2 && (!keep || i == 0); n++)
             lh_run_fill(r->device, &(lh_fill_args){block, 0.0, k->d_block[n]});
         attend_grad_tiles(r, k, i + 1);
+        if (!k->wanted) continue;
         if (i > 0) lh_return_finish(&k->give, i - 1, k->d_home);
         lh_return_start(&k->give, i, (const void *const *)k->d_block, offset);
     }
     attend_grad_tiles(r, k, 0);
-    if (steps > 0) lh_return_finish(&k->give, steps - 1, k->d_home);
+    if (steps > 0 && k->wanted) lh_return_finish(&k->give, steps - 1, k->d_home);
 }
 
 static lh_status attend_open_keys_grad(const attend_run *r, int i, attend_keys *k)
@@ -203,12 +208,13 @@ static lh_status attend_open_keys_grad(const attend_run *r, int i, attend_keys *
     lh_status st = LH_OK;
     lh_call *c = r->call;
     LH_TRY(attend_open_keys(r, i, !r->attrs->plan[i]->exchange->keep, k));
-    size_t bytes =
-        (size_t)(r->batch * k->plan->block_rows * r->kv_heads * r->width) * lh_dtype_bytes(LH_REAL);
+    size_t row = (size_t)(r->batch * r->kv_heads * r->width) * lh_dtype_bytes(LH_REAL);
+    size_t home = row * (size_t)k->home_rows;
+    size_t bytes = row * (size_t)k->plan->block_rows;
     for (int n = 0; n < 2; n++) {
         LH_TRY(lh_in_grad_zeroed(c, 1 + 2 * i + n, &k->d_home[n]));
-        LH_CHECK(k->d_home[n] != NULL, LH_ERR_BUG,
-                 "keys and values must take part in the gradient");
+        k->wanted = k->wanted || k->d_home[n] != NULL;
+        if (k->d_home[n] == NULL) LH_TRY(lh_scratch(c, home, &k->d_home[n])); /* thrown away */
         LH_TRY(lh_scratch(c, bytes, &k->d_block[n]));
     }
     k->fetch.purpose = LH_SEND_BACKWARD;
@@ -249,15 +255,15 @@ static lh_status attend_vjp(lh_call *c)
                                   .width = r.width,
                                   .q_rows = r.rows,
                                   .n_heads = r.heads,
-                                  .scale = r.attrs->scale,
-                                  .valid = r.attrs->valid};
+                                  .scale = r.attrs->scale};
     LH_TRY(lh_in(c, 0, &r.bwd.q));
     LH_TRY(lh_out(c, ATTEND_O, &o));
     LH_TRY(lh_out(c, ATTEND_LSE, &lse));
     LH_TRY(attend_out_grad(&r, &r.bwd.d_o));
     LH_TRY(lh_out_grad(c, ATTEND_LSE, &dlse));
     LH_TRY(lh_in_grad_zeroed(c, 0, &r.bwd.dq));
-    LH_CHECK(r.bwd.dq != NULL, LH_ERR_BUG, "queries must take part in the gradient");
+    if (r.bwd.dq == NULL)
+        LH_TRY(lh_scratch(c, lh_shape_bytes(lh_call_in_shape(c, 0)), &r.bwd.dq)); /* thrown away */
     LH_TRY(lh_scratch(c, (size_t)(r.batch * r.heads * r.rows) * lh_dtype_bytes(LH_REAL), &delta));
     LH_TRY(attend_scratch(&r, &r.bwd.scratch));
     r.bwd.lse = lse;
@@ -291,11 +297,17 @@ done:
 }
 
 static const lh_op attend_op = {.name = "attend",
-                                .reads =
-                                    0xffffu | 0xffff0000u, /* q, every k and v; o, lse, kept rows */
+                                .reads = UINT64_MAX, /* q, every k and v; o, lse, kept rows */
                                 .place = attend_place,
                                 .forward = attend_forward,
                                 .vjp = attend_vjp};
+
+/* Row counts alone would let a wrong layout mask the wrong scores. */
+static bool attend_lies(const lh_tape *t, lh_var v, const lh_layout *layout)
+{
+    const lh_place_word *w = &lh_var_place(t, v)->axis[LH_AXIS_SEQ];
+    return w->kind == LH_SHARD && w->layout == layout;
+}
 
 static lh_status attend_check(lh_tape *t, const lh_attend_desc *d)
 {
@@ -304,15 +316,16 @@ static lh_status attend_check(lh_tape *t, const lh_attend_desc *d)
     const lh_shape *q = lh_var_shape(t, d->q);
     LH_CHECK(d->n_segments >= 1 && d->n_segments <= LH_SEGMENTS, LH_ERR_BUG, "%d segments",
              d->n_segments);
-    LH_CHECK(q->ndim == 4 && q->dim[1] == d->layout->rows[rank], LH_ERR_BUG,
-             "queries must be [B, s, H, D]");
+    LH_CHECK(q->ndim == 4 && q->dim[1] == d->layout->rows[rank] && attend_lies(t, d->q, d->layout),
+             LH_ERR_BUG, "queries must be [B, s, H, D] and lie by the layout that is given");
     for (int i = 0; i < d->n_segments; i++) {
         const lh_segment *s = &d->segment[i];
         const lh_shape *k = lh_var_shape(t, s->k);
-        LH_CHECK(lh_shape_equal(k, lh_var_shape(t, s->v)) && k->ndim == 4 &&
-                     k->dim[0] == q->dim[0] && k->dim[1] == s->layout->rows[rank] &&
-                     k->dim[3] == q->dim[3],
-                 LH_ERR_BUG, "keys and values must be [B, s, G, D]");
+        LH_CHECK(
+            lh_shape_equal(k, lh_var_shape(t, s->v)) && k->ndim == 4 && k->dim[0] == q->dim[0] &&
+                k->dim[1] == s->layout->rows[rank] && k->dim[3] == q->dim[3] &&
+                attend_lies(t, s->k, s->layout) && attend_lies(t, s->v, s->layout),
+            LH_ERR_BUG, "keys and values must be [B, s, G, D] and lie by their segment's layout");
         LH_CHECK(k->dim[2] > 0 && q->dim[2] % k->dim[2] == 0, LH_ERR_BUG,
                  "%lld query heads are no multiple of %lld key heads", (long long)q->dim[2],
                  (long long)k->dim[2]);
@@ -324,7 +337,7 @@ done:
 lh_status lh_attend(lh_tape *t, const lh_attend_desc *d, lh_var *o, lh_var *lse)
 {
     lh_status st = LH_OK;
-    attend_attrs attrs = {d->sequence, d->scale, d->valid, d->n_segments, {NULL}};
+    attend_attrs attrs = {d->sequence, d->scale, d->n_segments, {NULL}, {NULL}};
     lh_var in[1 + 2 * LH_SEGMENTS] = {d->q};
     lh_var outs[ATTEND_KEPT + 2 * LH_SEGMENTS] = {{0}};
     lh_shape shapes[ATTEND_KEPT + 2 * LH_SEGMENTS];
@@ -336,6 +349,7 @@ lh_status lh_attend(lh_tape *t, const lh_attend_desc *d, lh_var *o, lh_var *lse)
         const lh_segment *s = &d->segment[i];
         LH_TRY(lh_plan_get(d->plans, s->pattern, d->layout, s->layout,
                            lh_tape_coord(t, LH_AXIS_SEQ), &attrs.plan[i]));
+        attrs.valid[i] = s->valid;
         in[1 + 2 * i] = s->k;
         in[2 + 2 * i] = s->v;
         shapes[ATTEND_KEPT + 2 * i] = *lh_var_shape(t, s->k);
@@ -359,8 +373,7 @@ lh_status lh_attend_self(lh_tape *t, const lh_attn_desc *d, const lh_qkv *in,
                         .q = in->q,
                         .layout = d->layout,
                         .scale = 1.0 / sqrt((double)d->head_width),
-                        .valid = in->valid,
                         .n_segments = 1,
-                        .segment = {{in->k, in->v, d->layout, pattern}}};
+                        .segment = {{in->k, in->v, d->layout, pattern, in->valid}}};
     return lh_attend(t, &a, out, NULL);
 }

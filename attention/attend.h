@@ -16,6 +16,9 @@ typedef struct lh_segment {
     lh_var k, v;               /* [B, rows, G, D], sharded by layout */
     const lh_layout *layout;   /* of the keys; borrowed until the tape is reset */
     const lh_pattern *pattern; /* who of the queries sees whom of these keys; read now */
+    /* host [B] or NULL: keys at positions >= valid[b] are not seen; borrowed until the tape is
+     * reset */
+    const int64_t *valid;
 } lh_segment;
 
 typedef struct lh_attend_desc {
@@ -24,9 +27,6 @@ typedef struct lh_attend_desc {
     lh_var q;                /* [B, s, H, D] */
     const lh_layout *layout; /* of the queries */
     double scale;            /* usually 1 / sqrt(D) */
-    /* host [B] or NULL: keys at positions >= valid[b] are not seen; borrowed until the tape is
-     * reset */
-    const int64_t *valid;
     int n_segments;
     lh_segment segment[LH_SEGMENTS];
 } lh_attend_desc;
@@ -35,7 +35,9 @@ typedef struct lh_attend_desc {
  * sees nothing gets o = 0 and lse = -inf. H must be a multiple of G: query head h uses key/value
  * head h / (H / G), and only G heads travel. Collective along the sequence. Sends, in elements per
  * sequence: forward 2 G D (rows others need of mine); backward 2 G D (rows I received), and the
- * forward's again if the plan does not keep rows. Errors: LH_ERR_BUG, LH_ERR_MEMORY, local. */
+ * forward's again if the plan does not keep rows. Keys and values without a gradient (a memory
+ * behind lh_stop_gradient) get none, and nothing goes home for them. Errors: LH_ERR_BUG,
+ * LH_ERR_MEMORY, local. */
 LH_NODISCARD lh_status lh_attend(lh_tape *t, const lh_attend_desc *d, lh_var *o, lh_var *lse);
 
 /* lh_attend_self - what most mechanisms record: self-attention over one pattern, scale 1 / sqrt(D).

@@ -19,6 +19,7 @@ typedef struct lh_attn_desc {
     const lh_layout *layout;
     const void *settings; /* the mechanism's settings struct for this layer */
     uint64_t seed;
+    const lh_params *params; /* declared parameters, for create to find its own; NULL: none exist */
 } lh_attn_desc;
 
 /* What forward gets. q [B, s, H, D], k, v [B, s, G, D], already rotated if positions are rotary; x
@@ -28,7 +29,6 @@ typedef struct lh_qkv {
     const int64_t *valid; /* host [B]: positions >= valid[b] are not seen; NULL: all are valid */
     lh_mesh *mesh;
     lh_plan_cache *plans; /* borrowed from the model */
-    lh_params *params;
 } lh_qkv;
 
 /* Cost of one layer's attention for one rank, one step, by formula. */
@@ -48,8 +48,8 @@ typedef struct lh_attn_ops {
     size_t settings_bytes;    /* size of the settings struct */
     uint32_t caps;            /* what it accepts; else LH_ERR_UNSUP with the reason */
     lh_status (*create)(const lh_attn_desc *d, void **state); /* required, local: settings only */
-    lh_status (*parameters)(const lh_attn_desc *d, lh_params *p,
-                            void *state); /* required: names, shapes, placements, initial values */
+    lh_status (*parameters)(const lh_attn_desc *d,
+                            lh_params *p); /* required: names, shapes, placements, initial values */
     lh_status (*forward)(void *state, lh_tape *t, const lh_qkv *in,
                          lh_var *out); /* required: tape operations; out [B, s, H, D] */
     lh_status (*predict)(const lh_attn_desc *d, int ranks, int rank,

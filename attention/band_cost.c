@@ -1,5 +1,7 @@
 #include "attention/band_cost.h"
 
+#include <string.h>
+
 static int64_t cost_min(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -37,6 +39,8 @@ lh_status lh_band_cost(const lh_attn_desc *d, int64_t lo, int64_t hi, int ranks,
     const lh_layout *l = d->layout;
     *c = (lh_cost){0};
     LH_CHECK(l->ranks == ranks, LH_ERR_BUG, "a layout of %d ranks, not %d", l->ranks, ranks);
+    LH_CHECK(strcmp(l->name, "contiguous") == 0, LH_ERR_UNSUP,
+             "no cost formula for the layout '%s' yet: only for contiguous", l->name);
     lh_range own = cost_shard(l, rank);
     bool keep = lo > -LH_FAR && hi < LH_FAR;
     int64_t sent = 0;

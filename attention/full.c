@@ -31,9 +31,9 @@ static lh_status full_create(const lh_attn_desc *d, void **state)
     return LH_OK;
 }
 
-static lh_status full_parameters(const lh_attn_desc *d, lh_params *p, void *state)
+static lh_status full_parameters(const lh_attn_desc *d, lh_params *p)
 {
-    (void)d, (void)p, (void)state; /* projections belong to the block */
+    (void)d, (void)p; /* projections belong to the block */
     return LH_OK;
 }
 

@@ -263,20 +263,6 @@ void lh_plan_cache_step(lh_plan_cache *cache)
     cache->step++;
 }
 
-/* FNV-1a over the runs: layouts with the same content make the same plan. */
-static uint64_t plan_layout_hash(const lh_layout *l)
-{
-    uint64_t h = 1469598103934665603u;
-    const int64_t head[3] = {l->n, l->chunk, l->ranks};
-    const unsigned char *p[3] = {(const unsigned char *)head, (const unsigned char *)l->first,
-                                 (const unsigned char *)l->run};
-    const size_t n[3] = {sizeof head, (size_t)(l->ranks + 1) * sizeof *l->first,
-                         (size_t)l->first[l->ranks] * sizeof *l->run};
-    for (int part = 0; part < 3; part++)
-        for (size_t i = 0; i < n[part]; i++) h = (h ^ p[part][i]) * 1099511628211u;
-    return h;
-}
-
 /* A free entry, or the least recently used one that no running step has borrowed. */
 static lh_status cache_slot(lh_plan_cache *cache, cache_entry **out)
 {
@@ -303,8 +289,7 @@ lh_status lh_plan_get(lh_plan_cache *cache, const lh_pattern *pattern, const lh_
     cache_entry *entry = NULL;
     lh_plan *plan = NULL;
     *out = NULL;
-    (void)snprintf(key, sizeof key, "%d %" PRIx64 " %" PRIx64 " ", rank, plan_layout_hash(queries),
-                   plan_layout_hash(keys));
+    (void)snprintf(key, sizeof key, "%d %" PRIx64 " %" PRIx64 " ", rank, queries->hash, keys->hash);
     LH_TRY(lh_pattern_key(pattern, key, sizeof key));
     for (int64_t i = 0; i < cache->count && entry == NULL; i++)
         if (strcmp(cache->entry[i].key, key) == 0) entry = &cache->entry[i];

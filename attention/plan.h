@@ -24,12 +24,14 @@ typedef struct lh_plan {
 /* lh_plan_create - Local, pure. The caller destroys *out. Errors: LH_ERR_MEMORY, LH_ERR_UNSUP. */
 LH_NODISCARD lh_status lh_plan_create(const lh_pattern *pattern, const lh_layout *queries,
                                       const lh_layout *keys, int rank, lh_plan **out);
+/* lh_plan_destroy - release it and null the handle. Local. */
 void lh_plan_destroy(lh_plan **plan);
 
 /* The cache of a model: least recently used, LH_PLAN_CACHE entries, more only while one step needs
  * them. */
 enum { LH_PLAN_CACHE = 64 };
 typedef struct lh_plan_cache lh_plan_cache;
+/* lh_plan_cache_create, lh_plan_cache_destroy - an empty cache; the caller destroys it. Local. */
 LH_NODISCARD lh_status lh_plan_cache_create(lh_plan_cache **out);
 void lh_plan_cache_destroy(lh_plan_cache **cache);
 

@@ -159,7 +159,8 @@ static int64_t bits_between(const uint64_t *bits, int64_t first, int64_t last)
     return n;
 }
 
-/* Visible scores of a tile, row by row: keys from i + lo to i + hi that exist, and of these the ones whose bit is 1. */
+/* Visible scores of a tile, row by row: keys from i + lo to i + hi that exist, and of these the
+ * ones whose bit is 1. */
 static int64_t tile_visible(const lh_tile *t, const uint64_t *bits)
 {
     int64_t n = 0;

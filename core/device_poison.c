@@ -2,8 +2,9 @@
  *
  *   [ header page | data pages, data at their end | guard page ]
  *
- * Data pages are accessible only between open and close, the guard page never; so reading device memory on the host, or
- * past the end of an allocation, is a segmentation fault at the line that does it. */
+ * Data pages are accessible only between open and close, the guard page never; so reading device
+ * memory on the host, or past the end of an allocation, is a segmentation fault at the line that
+ * does it. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "core/device_internal.h"
 
@@ -11,7 +12,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Step memory marks what is dead for the address sanitizer; those marks must not outlive the mapping. */
+/* Step memory marks what is dead for the address sanitizer; those marks must not outlive the
+ * mapping. */
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #else
@@ -33,7 +35,8 @@ typedef struct poison_state {
     int depth; /* open minus close */
 } poison_state;
 
-/* mprotect can only fail here for want of kernel memory; the next access then faults, which is what we are for. */
+/* mprotect can only fail here for want of kernel memory; the next access then faults, which is what
+ * we are for. */
 static void poison_protect(const poison_block *b, bool accessible)
 {
     (void)mprotect(b->data_pages, b->data_bytes, accessible ? PROT_READ | PROT_WRITE : PROT_NONE);

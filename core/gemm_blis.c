@@ -1,5 +1,6 @@
-/* Matrix products by the typed interface of BLIS (Van Zee and van de Geijn 2015), whose operands have row and column
- * strides of their own, so that transposed operands need no copy. The thread count travels with the call. */
+/* Matrix products by the typed interface of BLIS (Van Zee and van de Geijn 2015), whose operands
+ * have row and column strides of their own, so that transposed operands need no copy. The thread
+ * count travels with the call. */
 #define _DEFAULT_SOURCE /* setenv */
 #include "core/kernels_internal.h"
 
@@ -8,7 +9,8 @@
 
 #include <blis.h>
 
-/* A dimension of length 1 never uses its stride; BLIS nevertheless refuses combinations such as (1, 1) or 0. */
+/* A dimension of length 1 never uses its stride; BLIS nevertheless refuses combinations such as (1,
+ * 1) or 0. */
 typedef struct gemm_strides {
     inc_t rs, cs;
 } gemm_strides;
@@ -25,8 +27,9 @@ static gemm_strides gemm_normal(int64_t rows, int64_t cols, int64_t rs, int64_t 
     return s;
 }
 
-/* BLIS's kernels for small and skinny products (sup) give bits that depend on the number of threads; they are switched
- * off below, which costs up to a third at 64 cubed and a few per cent from 512 x 128 x 128 on. */
+/* BLIS's kernels for small and skinny products (sup) give bits that depend on the number of
+ * threads; they are switched off below, which costs up to a third at 64 cubed and a few per cent
+ * from 512 x 128 x 128 on. */
 
 /* k = 0 by hand: C := 0 or C; n and m may be 0. */
 static bool gemm_trivial(const lh_gemm_args *a)
@@ -61,9 +64,9 @@ static bool gemm_trivial(const lh_gemm_args *a)
 GEMM_DEFINE(f64, double, bli_dgemm_ex)
 GEMM_DEFINE(f32, float, bli_sgemm_ex)
 
-/* BLIS 0.9 knows AMD processors up to Zen 3 by family number and falls back to its plain C kernels on newer ones: on a
- * Zen 5 core 38 instead of 190 GFLOP/s. Its own switch, the environment variable BLIS_ARCH_TYPE, is read once, at the
- * first call, and a value set by the user stays. */
+/* BLIS 0.9 knows AMD processors up to Zen 3 by family number and falls back to its plain C kernels
+ * on newer ones: on a Zen 5 core 38 instead of 190 GFLOP/s. Its own switch, the environment
+ * variable BLIS_ARCH_TYPE, is read once, at the first call, and a value set by the user stays. */
 void lhi_gemm_prepare(void)
 {
 #if defined(__x86_64__) && defined(BLIS_CONFIG_SKX)

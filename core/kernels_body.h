@@ -1,17 +1,19 @@
-/* The kernels of one (element type, instruction set), all but products and attention: the one source of
- * kernels_f64.c, kernels_f32.c, kernels_f32_avx2.c and kernels_f32_avx512.c, which define
+/* The kernels of one (element type, instruction set), all but products and attention: the one
+ * source of kernels_f64.c, kernels_f32.c, kernels_f32_avx2.c and kernels_f32_avx512.c, which define
  *
  *   KB_REAL, KB_FLOAT   element type, and 1 if it is float
  *   KB_ISA              "portable", "avx2" or "avx512"
  *   KB_SYMBOL(name)     lhi_NAME_variant, for the slots written elsewhere
  *   KB_GEMM, KB_TABLE   the product; the name of the exported function
  *
- * Flags: -O3 -fopenmp -ffp-contract=fast -fno-math-errno -fno-trapping-math, and the -m flags named in each file.
- * Everything but KB_TABLE is static, and nothing runs before KB_TABLE is asked for its kernels.
+ * Flags: -O3 -fopenmp -ffp-contract=fast -fno-math-errno -fno-trapping-math, and the -m flags named
+ * in each file. Everything but KB_TABLE is static, and nothing runs before KB_TABLE is asked for
+ * its kernels.
  *
- * Loops carry `omp simd` because the compiler cannot see that operands either do not overlap or are the same.
- * A kernel is a function over a range (of rows, columns or elements); `split` gives ranges to threads. Only what does
- * not depend on other ranges is split, so the number of threads never changes a bit. */
+ * Loops carry `omp simd` because the compiler cannot see that operands either do not overlap or are
+ * the same. A kernel is a function over a range (of rows, columns or elements); `split` gives
+ * ranges to threads. Only what does not depend on other ranges is split, so the number of threads
+ * never changes a bit. */
 #include "core/kernels_internal.h"
 
 typedef KB_REAL real;
@@ -59,7 +61,8 @@ static void split_columns(range_fn fn, const void *args, int64_t rows, int64_t w
     split(fn, args, width, LINE, rows * width, threads);
 }
 
-/* --- sums in double: of x, and of (x - mean)^2 --------------------------------------------------------------------- */
+/* --- sums in double: of x, and of (x - mean)^2
+ * --------------------------------------------------------------------- */
 
 static double row_sum(const real *restrict x, int64_t n)
 {
@@ -80,7 +83,8 @@ static double row_square_sum(const real *restrict x, int64_t n, double mean)
     return s;
 }
 
-/* --- elementwise -------------------------------------------------------------------------------------------------- */
+/* --- elementwise
+ * -------------------------------------------------------------------------------------------------- */
 
 static void fill_range(const void *args, int64_t begin, int64_t end)
 {

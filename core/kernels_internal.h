@@ -1,12 +1,13 @@
 #pragma once
 /* Symbols from which the kernel tables of core/kernels.h are assembled. Not public.
  *
- * The vector variants exist on x86-64 only and may be called only after the processor was asked for the instruction
- * set: their files are compiled with flags of their own and hold nothing that runs earlier. */
+ * The vector variants exist on x86-64 only and may be called only after the processor was asked for
+ * the instruction set: their files are compiled with flags of their own and hold nothing that runs
+ * earlier. */
 #include "core/kernels.h"
 
-/* Attention tiles of one (element type, instruction set): the slots attend, attend_finish, attend_delta, attend_grad
- * and attend_scratch. One source, core/tile_body.h. */
+/* Attention tiles of one (element type, instruction set): the slots attend, attend_finish,
+ * attend_delta, attend_grad and attend_scratch. One source, core/tile_body.h. */
 #define LHI_TILE_SYMBOLS(variant)                                                                  \
     void lhi_attend_##variant(const lh_attend_args *args, int threads);                            \
     void lhi_attend_finish_##variant(const lh_attend_finish_args *args, int threads);              \
@@ -26,10 +27,11 @@ LHI_TILE_SYMBOLS(f32_avx512)
 void lhi_gemm_f64(const lh_gemm_args *args, int threads);
 void lhi_gemm_f32(const lh_gemm_args *args, int threads);
 
-/* lhi_gemm_prepare - choose BLIS's kernels where it does not know the processor. Local. Before the first product. */
+/* lhi_gemm_prepare - choose BLIS's kernels where it does not know the processor. Local. Before the
+ * first product. */
 void lhi_gemm_prepare(void);
 
-/* The vector tables, without a look at the processor (lh_kernels_f32_avx2 and lh_kernels_f32_avx512 look); NULL where the
- * file was compiled without the instruction set. */
+/* The vector tables, without a look at the processor (lh_kernels_f32_avx2 and lh_kernels_f32_avx512
+ * look); NULL where the file was compiled without the instruction set. */
 const lh_kernels *lhi_kernels_f32_avx2_table(void);
 const lh_kernels *lhi_kernels_f32_avx512_table(void);

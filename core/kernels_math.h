@@ -1,7 +1,7 @@
 /* Elementary functions of kernels_body.h in element type `real`: k_exp, k_normal, k_sigmoid.
  *
- * float: branch-free, so that loops over them become vector code. double: the C library, accurate to its last bits,
- * because gradients are checked against finite differences there. */
+ * float: branch-free, so that loops over them become vector code. double: the C library, accurate
+ * to its last bits, because gradients are checked against finite differences there. */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -22,9 +22,9 @@ static inline uint32_t k_to_bits(float x)
     return bits;
 }
 
-/* e^x within 2 units in the last place; 0 below -104, inf above 88.8, NaN for NaN. x = n ln 2 + r with |r| <= ln 2 / 2;
- * the polynomial is the one of Cephes (Moshier 1989). 2^n comes as two factors, so that results below the normal range
- * are rounded once and n = 128 overflows to inf. */
+/* e^x within 2 units in the last place; 0 below -104, inf above 88.8, NaN for NaN. x = n ln 2 + r
+ * with |r| <= ln 2 / 2; the polynomial is the one of Cephes (Moshier 1989). 2^n comes as two
+ * factors, so that results below the normal range are rounded once and n = 128 overflows to inf. */
 static inline float k_exp(float x)
 {
     const float round =
@@ -48,9 +48,10 @@ static inline float k_exp(float x)
            k_from_bits((uint32_t)(e - half + 127) << 23);
 }
 
-/* Phi(x), the normal distribution function, and pdf = its density. For a = |x| the tail is
- * pdf-like factor times a polynomial, Q(a) = exp(-a^2 / 2) t P(t), t = 1 / (1 + 0.35 a), with P fitted to minimise the
- * relative error on 0 <= a <= 14 (3e-8 before rounding); so small tails keep their relative accuracy. */
+/* Phi(x), the normal distribution function, and pdf = its density. For a = |x| the tail is pdf-like
+ * factor times a polynomial, Q(a) = exp(-a^2 / 2) t P(t), t = 1 / (1 + 0.35 a), with P fitted to
+ * minimise the relative error on 0 <= a <= 14 (3e-8 before rounding); so small tails keep their
+ * relative accuracy. */
 static inline float k_normal(float x, float *pdf)
 {
     const float a = x < 0.0f ? -x : x;

@@ -1,6 +1,8 @@
-/* Part of kernels_body.h: kernels over the rows of a matrix: bias, normalisation, cross-entropy, packing. */
+/* Part of kernels_body.h: kernels over the rows of a matrix: bias, normalisation, cross-entropy,
+ * packing. */
 
-/* --- bias --------------------------------------------------------------------------------------------------------- */
+/* --- bias
+ * --------------------------------------------------------------------------------------------------------- */
 
 static void bias_range(const void *args, int64_t begin, int64_t end)
 {
@@ -35,7 +37,8 @@ static void k_bias_grad(const lh_bias_grad_args *a, int threads)
     split_columns(bias_grad_range, a, a->rows, a->width, threads);
 }
 
-/* --- layer norm and rms norm -------------------------------------------------------------------------------------- */
+/* --- layer norm and rms norm
+ * -------------------------------------------------------------------------------------- */
 
 /* y may be x. */
 static void norm_range(const void *args, int64_t begin, int64_t end)
@@ -126,7 +129,8 @@ static void k_norm_grad(const lh_norm_grad_args *a, int threads)
     if (a->dx != NULL) split_rows(norm_dx_range, a, a->rows, a->width, threads);
 }
 
-/* --- cross-entropy ------------------------------------------------------------------------------------------------ */
+/* --- cross-entropy
+ * ------------------------------------------------------------------------------------------------ */
 
 /* Largest element, in LINE lanes: a plain maximum loop is not vectorised while NaN counts. */
 static real row_max(const real *restrict x, int64_t n)
@@ -223,7 +227,8 @@ static void k_cross_entropy_grad(const lh_cross_entropy_grad_args *a, int thread
     split_rows(entropy_grad_range, a, a->rows, a->vocab, threads);
 }
 
-/* --- rows between tensors and packed host buffers ----------------------------------------------------------------- */
+/* --- rows between tensors and packed host buffers
+ * ----------------------------------------------------------------- */
 
 typedef void (*move_fn)(void *tensor, void *host, size_t bytes);
 

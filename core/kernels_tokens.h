@@ -1,6 +1,8 @@
-/* Part of kernels_body.h: embedding, positions and dropout: kernels that know tokens, positions or random numbers. */
+/* Part of kernels_body.h: embedding, positions and dropout: kernels that know tokens, positions or
+ * random numbers. */
 
-/* --- embedding ---------------------------------------------------------------------------------------------------- */
+/* --- embedding
+ * ---------------------------------------------------------------------------------------------------- */
 
 static void embed_range(const void *args, int64_t begin, int64_t end)
 {
@@ -32,7 +34,8 @@ static void k_embed_grad(const lh_embed_grad_args *a, int threads)
     split_columns(embed_grad_range, a, a->rows, a->width, threads);
 }
 
-/* --- positions ---------------------------------------------------------------------------------------------------- */
+/* --- positions
+ * ---------------------------------------------------------------------------------------------------- */
 
 /* Frequencies outside, so that each costs one power per range. */
 static void rotary_table_range(const void *args, int64_t begin, int64_t end)
@@ -56,7 +59,8 @@ static void k_rotary_table(const lh_rotary_table_args *a, int threads)
     split_rows(rotary_table_range, a, a->rows, 32 * a->width, threads);
 }
 
-/* One head; sign -1 turns back. x may be y: both members of a pair are read before either is written. */
+/* One head; sign -1 turns back. x may be y: both members of a pair are read before either is
+ * written. */
 static void rotate(const real *x, real *y, const real *pairs, int64_t half, real sign,
                    bool accumulate)
 {
@@ -116,9 +120,11 @@ static void k_sinusoid(const lh_sinusoid_args *a, int threads)
     split_rows(sinusoid_range, a, a->rows, 32 * a->width, threads);
 }
 
-/* --- dropout ------------------------------------------------------------------------------------------------------ */
+/* --- dropout
+ * ------------------------------------------------------------------------------------------------------ */
 
-/* Words of LANES consecutive Philox blocks, in order: the numbers of core/random.c, with lanes inside the rounds. */
+/* Words of LANES consecutive Philox blocks, in order: the numbers of core/random.c, with lanes
+ * inside the rounds. */
 enum { LANES = 32, WORDS = 4 * LANES, ROUNDS = 10 };
 
 static void philox_words(uint64_t seed, uint64_t stream, uint64_t block, uint32_t *restrict words)
@@ -151,7 +157,8 @@ static void philox_words(uint64_t seed, uint64_t stream, uint64_t block, uint32_
     }
 }
 
-/* Element i takes word index + i, whatever the range: blocks are cut at multiples of WORDS of the global index. */
+/* Element i takes word index + i, whatever the range: blocks are cut at multiples of WORDS of the
+ * global index. */
 static void dropout_range(const void *args, int64_t begin, int64_t end)
 {
     const lh_dropout_args *a = args;

@@ -117,6 +117,24 @@ done:
     return st;
 }
 
+static uint64_t layout_fnv(uint64_t h, const void *data, size_t bytes)
+{
+    const unsigned char *p = data;
+    for (size_t i = 0; i < bytes; i++) h = (h ^ p[i]) * UINT64_C(1099511628211);
+    return h;
+}
+
+/* What follows from the runs: the largest shard and the hash (FNV-1a). */
+static void layout_finish(lh_layout *l)
+{
+    const int64_t head[3] = {l->n, l->chunk, l->ranks};
+    uint64_t h = layout_fnv(UINT64_C(14695981039346656037), head, sizeof head);
+    h = layout_fnv(h, l->first, ((size_t)l->ranks + 1) * sizeof *l->first);
+    l->hash = layout_fnv(h, l->run, (size_t)l->first[l->ranks] * sizeof *l->run);
+    for (int r = 0; r < l->ranks; r++)
+        if (l->rows[r] > l->max_rows) l->max_rows = l->rows[r];
+}
+
 lh_status lh_layout_from_sizes(const int64_t *sizes, int ranks, int64_t chunk, lh_layout **out)
 {
     lh_status st = LH_OK;
@@ -137,8 +155,8 @@ lh_status lh_layout_from_sizes(const int64_t *sizes, int ranks, int64_t chunk, l
         if (sizes[r] > 0) l->run[used++] = (lh_run){n, sizes[r], 1};
         l->first[r + 1] = used;
         n += sizes[r];
-        if (sizes[r] > l->max_rows) l->max_rows = sizes[r];
     }
+    layout_finish(l);
     *out = l;
 done:
     return st;
@@ -167,7 +185,8 @@ done:
     return st;
 }
 
-/* Every position of 0 .. n - 1 once: exact for runs of stride 1 without looking at single positions. */
+/* Every position of 0 .. n - 1 once: exact for runs of stride 1 without looking at single
+ * positions. */
 static lh_status layout_check_dense(const lh_layout *l, bool *ok)
 {
     lh_status st = LH_OK;
@@ -244,10 +263,9 @@ lh_status lh_layout_from_runs(int64_t n, int ranks, int64_t chunk, const int64_t
     memcpy(l->first, first, ((size_t)ranks + 1) * sizeof *first);
     if (first[ranks] > 0) memcpy(l->run, run, (size_t)first[ranks] * sizeof *run);
     LH_TRY(layout_check(l));
-    for (int r = 0; r < ranks; r++) {
+    for (int r = 0; r < ranks; r++)
         for (int64_t i = first[r]; i < first[r + 1]; i++) l->rows[r] += run[i].count;
-        if (l->rows[r] > l->max_rows) l->max_rows = l->rows[r];
-    }
+    layout_finish(l);
     *out = l;
     l = NULL;
 done:
@@ -323,8 +341,9 @@ static int64_t layout_gcd(int64_t a, int64_t b, int64_t *x)
     return a;
 }
 
-/* Positions that two runs share, again a run (count 0: none), by the Chinese remainder theorem: the first index i of a
- * at or after both starts with a.start + i a.stride = b.start (mod b.stride), then every b.stride / g indices. */
+/* Positions that two runs share, again a run (count 0: none), by the Chinese remainder theorem: the
+ * first index i of a at or after both starts with a.start + i a.stride = b.start (mod b.stride),
+ * then every b.stride / g indices. */
 static lh_run run_intersect(const lh_run *a, const lh_run *b)
 {
     lh_run none = {0, 0, 1};

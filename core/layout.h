@@ -27,6 +27,7 @@ typedef struct lh_layout {
     lh_run *run;
     int64_t *rows;    /* [ranks]: local rows */
     int64_t max_rows; /* largest shard */
+    uint64_t hash;    /* of n, chunk and runs: layouts with equal content make equal plans */
 } lh_layout;
 
 /* lh_layout_contiguous - rank r holds one run. align_chunk: whole chunks, spread as evenly as
@@ -46,6 +47,7 @@ LH_NODISCARD lh_status lh_layout_from_runs(int64_t n, int ranks, int64_t chunk,
                                            const int64_t *first, const lh_run *run,
                                            lh_layout **out);
 
+/* lh_layout_destroy - release it and null the handle. Local. */
 void lh_layout_destroy(lh_layout **layout);
 
 /* lh_layout_runs - the runs of a rank (borrowed) and how many. Local. */

@@ -14,6 +14,7 @@ typedef struct lh_memory lh_memory;
 
 /* lh_memory_create - an empty record. Local. The caller destroys *out. */
 LH_NODISCARD lh_status lh_memory_create(lh_memory **out);
+/* lh_memory_destroy - release the record (not the arenas) and null the handle. Local. */
 void lh_memory_destroy(lh_memory **m);
 
 /* lh_memory_count_begin, lh_memory_count_end - record a step; then assign offsets. Local. Errors:

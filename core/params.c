@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-/* PARAMS_ALIGN: bytes between the starts of parameters are a multiple of it. PARAMS_PIECE: elements initialised at a
- * time, so that a large parameter needs no host copy of itself. */
+/* PARAMS_ALIGN: bytes between the starts of parameters are a multiple of it. PARAMS_PIECE: elements
+ * initialised at a time, so that a large parameter needs no host copy of itself. */
 enum { PARAMS_KINDS = 4, PARAMS_ALIGN = 64, PARAMS_PIECE = 1 << 16 };
 
 lh_status lh_params_create(lh_device *device, const int coord[LH_AXES], lh_params **out)
@@ -37,7 +37,8 @@ lh_param *lh_params_find(const lh_params *p, const char *name)
     return NULL;
 }
 
-/* The local shape. A parameter is replicated over the data axis; over the sequence it may be sharded by a layout. */
+/* The local shape. A parameter is replicated over the data axis; over the sequence it may be
+ * sharded by a layout. */
 static lh_status param_localise(lh_param *q, const int coord[LH_AXES])
 {
     lh_status st = LH_OK;
@@ -145,7 +146,7 @@ static int64_t param_global_index(const lh_param *q, int rank, int64_t i)
 static void param_normal(const lh_params *p, int64_t number, uint64_t seed, lh_real *host)
 {
     const lh_param *q = p->item[number];
-    const uint64_t stream = lh_stream_id(LH_STREAM_PARAMETER, (uint32_t)number);
+    const uint64_t stream = lh_stream_id(LH_STREAM_PARAMETER, lh_name_number(q->name));
     int64_t n = lh_shape_count(&q->shape);
     for (int64_t done = 0; done < n; done += PARAMS_PIECE) {
         int64_t piece = n - done < PARAMS_PIECE ? n - done : PARAMS_PIECE;

@@ -36,6 +36,7 @@ typedef struct lh_params {
  * *out. */
 LH_NODISCARD lh_status lh_params_create(lh_device *device, const int coord[LH_AXES],
                                         lh_params **out);
+/* lh_params_destroy - release them and null the handle. Local. */
 void lh_params_destroy(lh_params **params);
 
 /* lh_params_add - declare a parameter before lh_params_allocate. Local. whole: dimensions of the
@@ -51,7 +52,7 @@ lh_param *lh_params_find(const lh_params *p, const char *name);
  * Local. Errors: LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_params_allocate(lh_params *p, bool trainable);
 
-/* lh_params_initialise - values as a function of (seed, declaration number, global index). Local.
+/* lh_params_initialise - values as a function of (seed, name, global index). Local.
  * Errors: LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_params_initialise(lh_params *p, uint64_t seed);
 

@@ -9,6 +9,13 @@
 #define PHILOX_W1 UINT32_C(0xBB67AE85)
 enum { PHILOX_ROUNDS = 10, FEISTEL_ROUNDS = 4 };
 
+uint32_t lh_name_number(const char *name)
+{
+    uint32_t h = 2166136261u;
+    for (const char *c = name; *c != '\0'; c++) h = (h ^ (unsigned char)*c) * 16777619u;
+    return h;
+}
+
 void lh_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
 {
     uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
@@ -67,8 +74,8 @@ double lh_random_normal(uint64_t seed, uint64_t stream, uint64_t index)
     return radius * (index % 2 == 0 ? cos(angle) : sin(angle));
 }
 
-/* Round function: 32 bits of Philox. The high counter word keeps these blocks apart from those of lh_random_block with
- * an index below 2^63. */
+/* Round function: 32 bits of Philox. The high counter word keeps these blocks apart from those of
+ * lh_random_block with an index below 2^63. */
 static uint64_t feistel_round(uint64_t seed, uint64_t stream, uint64_t half, uint32_t round)
 {
     uint32_t w[4];
@@ -82,7 +89,8 @@ int64_t lh_random_permute(uint64_t seed, uint64_t stream, int64_t n, int64_t ind
     while (half < 32 && (UINT64_C(1) << (2 * half)) < (uint64_t)n) half++;
     const uint64_t mask = (UINT64_C(1) << half) - 1;
     uint64_t x = (uint64_t)index;
-    /* The network permutes 0..4^half - 1; walking its cycle until it comes back below n permutes 0..n - 1. */
+    /* The network permutes 0..4^half - 1; walking its cycle until it comes back below n permutes
+     * 0..n - 1. */
     do {
         uint64_t left = x >> half, right = x & mask;
         for (uint32_t round = 0; round < FEISTEL_ROUNDS; round++) {

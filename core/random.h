@@ -22,6 +22,10 @@ static inline uint64_t lh_stream_id(lh_stream purpose, uint32_t instance)
     return (uint64_t)purpose << 32 | instance;
 }
 
+/* lh_name_number - the instance of a name: 32-bit FNV-1a. So a parameter starts the same whatever
+ * else is declared. Local. */
+uint32_t lh_name_number(const char *name);
+
 /* lh_philox - one block: 4 words from counter and key. Local. out[4] must not overlap counter. */
 void lh_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 

@@ -20,13 +20,13 @@ typedef struct lh_var {
     int32_t id; /* 1-based; 0: none */
 } lh_var;
 
-enum { LH_OP_INPUTS = 8, LH_OP_OUTPUTS = 10 };
-#define LH_READS_IN(i) (1u << (i))
-#define LH_READS_OUT(i) (1u << (16 + (i)))
+enum { LH_OP_INPUTS = 16, LH_OP_OUTPUTS = 10 };
+#define LH_READS_IN(i) (UINT64_C(1) << (i))
+#define LH_READS_OUT(i) (UINT64_C(1) << (32 + (i)))
 
 typedef struct lh_op {
     const char *name;
-    unsigned reads; /* what vjp reads, besides gradients: LH_READS_IN | LH_READS_OUT */
+    uint64_t reads; /* what vjp reads, besides gradients: LH_READS_IN | LH_READS_OUT */
     lh_status (*place)(const lh_call *c, const lh_place *in, lh_place *out); /* required */
     lh_status (*forward)(lh_call *c);                                        /* required */
     lh_status (*vjp)(
@@ -37,6 +37,7 @@ typedef struct lh_op {
  * caller destroys *out. */
 LH_NODISCARD lh_status lh_tape_create(const int size[LH_AXES], const int coord[LH_AXES],
                                       lh_tape **out);
+/* lh_tape_destroy - release it and null the handle. Local. */
 void lh_tape_destroy(lh_tape **t);
 
 /* lh_tape_reset - forget all values; the next step uses this device and memory (borrowed).

@@ -1,5 +1,5 @@
-/* Attention tiles: one source for every element type and vector width. Included once by each tiles_*.c, which
- * defines before:
+/* Attention tiles: one source for every element type and vector width. Included once by each
+ * tiles_*.c, which defines before:
  *   TILE_SLOT(slot)        the exported name of a slot
  *   real, vec, ivec, LANES element, vector of LANES elements, signed integer vector of the same shape
  *   SCORE_ROWS, SCORE_VECS register block of the score products: keys x vectors of queries (SCORE_VECS <= 3)
@@ -9,13 +9,15 @@
  *   EXP2_SHIFT, EXP2_LOWEST, EXP2_COEFFICIENTS   of the generic one
  * Needs -ffp-contract=fast: products and sums become fused multiply-adds.
  *
- * How it works. A work item is one (batch row, key/value head): its keys and values are packed once, row by row with
- * padded width, and serve all query blocks and all query heads of the head group. A query block (<= 96 rows) is packed
- * transposed, so that scores are made transposed, P^T[key][query]: the query index is the vector lane, maxima and sums
- * over keys need no shuffles, and P^T is already the left operand that the product with V wants. With K, V, Q, dO kept
- * row by row and Q, dO also transposed, all seven products read contiguous memory. Key blocks of TILE_KEYS rows are cut
- * at fixed offsets from the first key that the tile's band leaves. Within one, score blocks outside the band are
- * skipped, inside it computed without any mask work, and only those on its edges masked.
+ * How it works. A work item is one (batch row, key/value head): its keys and values are packed
+ * once, row by row with padded width, and serve all query blocks and all query heads of the head
+ * group. A query block (<= 96 rows) is packed transposed, so that scores are made transposed,
+ * P^T[key][query]: the query index is the vector lane, maxima and sums over keys need no shuffles,
+ * and P^T is already the left operand that the product with V wants. With K, V, Q, dO kept row by
+ * row and Q, dO also transposed, all seven products read contiguous memory. Key blocks of TILE_KEYS
+ * rows are cut at fixed offsets from the first key that the tile's band leaves. Within one, score
+ * blocks outside the band are skipped, inside it computed without any mask work, and only those on
+ * its edges masked.
  *
  * Scores carry the factor log2(e), so that exp is exp2; running maxima are kept in natural units. */
 #include <math.h>
@@ -91,8 +93,9 @@ static ALWAYS_INLINE void vec_transpose(const real *src, int64_t src_stride, rea
 #endif
 
 #ifndef TILE_OWN_EXP2
-/* 2^x: x = n + f, |f| <= 1/2, found by adding 1.5 * 2^EXP2_SHIFT, which also leaves n in the low bits; a polynomial for
- * 2^f (Remez, relative error); n goes into the exponent. Below the normal numbers, and at -inf: 0. NaN stays. */
+/* 2^x: x = n + f, |f| <= 1/2, found by adding 1.5 * 2^EXP2_SHIFT, which also leaves n in the low
+ * bits; a polynomial for 2^f (Remez, relative error); n goes into the exponent. Below the normal
+ * numbers, and at -inf: 0. NaN stays. */
 static ALWAYS_INLINE vec vec_exp2(vec x)
 {
     static const real coefficient[] = {EXP2_COEFFICIENTS};
@@ -204,7 +207,8 @@ typedef struct out_block {
     const real *row_scale; /* NULL: 1 */
 } out_block;
 
-/* add_byrow_N reads A row by row (a_row = LH_TILE_Q), add_bycol_N column by column (a_step = LH_TILE_Q). */
+/* add_byrow_N reads A row by row (a_row = LH_TILE_Q), add_bycol_N column by column (a_step =
+ * LH_TILE_Q). */
 #define OUT_BLOCK(name, vecs, a_row, a_step)                                                       \
     PRODUCT(name##_product_##vecs, OUT_ROWS, vecs)                                                 \
     static void name##_##vecs(const out_block *s)                                                  \
@@ -323,7 +327,8 @@ size_t TILE_SLOT(attend_scratch)(int64_t kv_heads, int64_t heads, int64_t width,
     return (size_t)size * sizeof(real) * (size_t)max_of(threads, 1);
 }
 
-/* Keys [*begin, *end) of the tile that queries [i0, i1) may see, by band and valid length. Empty: *end <= *begin. */
+/* Keys [*begin, *end) of the tile that queries [i0, i1) may see, by band and valid length. Empty:
+ * *end <= *begin. */
 static void key_range(const job *s, const lh_tile *t, int64_t b, int64_t i0, int64_t i1,
                       int64_t range[2])
 {
@@ -534,7 +539,8 @@ static void visible_keys(const key_block *kb, int64_t i0, int64_t i1, int64_t ra
     range[1] = max_of(range[0], min_of(kb->n, i1 + kb->tile->hi - kb->first));
 }
 
-/* Vectors [vecs[0], vecs[1]) of group i0 in which a key of rows [r, r + rows) is visible; true: everything is. */
+/* Vectors [vecs[0], vecs[1]) of group i0 in which a key of rows [r, r + rows) is visible; true:
+ * everything is. */
 static bool visible_vecs(const query_block *q, const key_block *kb, int64_t i0, int64_t r,
                          int64_t rows, int64_t vecs[2])
 {
@@ -585,7 +591,8 @@ static void mask_scores(const query_block *q, const key_block *kb, int64_t i0, i
     }
 }
 
-/* Scores (times log2 e, masked) of the block's rows range[] against the queries of group i0, into P^T. */
+/* Scores (times log2 e, masked) of the block's rows range[] against the queries of group i0, into
+ * P^T. */
 static void score_group(const query_block *q, const key_block *kb, int64_t i0,
                         const int64_t range[2])
 {
@@ -626,7 +633,8 @@ static void slope_group(const query_block *q, const key_block *kb, int64_t i0,
     }
 }
 
-/* Zeros in the rows of P^T (or dS^T) that the group's queries cannot see: neighbours' register blocks read them. */
+/* Zeros in the rows of P^T (or dS^T) that the group's queries cannot see: neighbours' register
+ * blocks read them. */
 static void clear_outside(real *p, const key_block *kb, int64_t i0, const int64_t range[2])
 {
     for (int64_t r = 0; r < kb->n; r++) {
@@ -636,7 +644,8 @@ static void clear_outside(real *p, const key_block *kb, int64_t i0, const int64_
     }
 }
 
-/* Online softmax of one group: P^T = exp2(S - max) in place; running max and sum, and the factor for O. */
+/* Online softmax of one group: P^T = exp2(S - max) in place; running max and sum, and the factor
+ * for O. */
 static void softmax_group(const work *w, int64_t i0, const int64_t range[2])
 {
     real *p = w->piece[PIECE_P] + i0, *max = w->piece[PIECE_MAX] + i0,
@@ -649,7 +658,8 @@ static void softmax_group(const work *w, int64_t i0, const int64_t range[2])
     UNROLL for (int v = 0; v < SCORE_VECS; v++)
     {
         vec old = load(max + v * LANES), now = vec_max(top[v] * LN_2, old);
-        /* while nothing was seen the reference is 0, so that exp2(-inf - reference) is 0 and not NaN */
+        /* while nothing was seen the reference is 0, so that exp2(-inf - reference) is 0 and not
+         * NaN */
         reference[v] = choose((ivec)(now == vec_splat(MINUS_INF)), vec_splat(0), now * LOG2_E);
         vec shrink = vec_exp2(old * LOG2_E - reference[v]);
         shrink = choose((ivec)(now == old), vec_splat(1), shrink);
@@ -686,7 +696,8 @@ static bool any_shrink(const real *shrink)
     return any;
 }
 
-/* out[i, :] = out[i, :] * shrink[i] + sum over keys of p[key][i] rows[key, :]: O += P V, or dQ += dS K. */
+/* out[i, :] = out[i, :] * shrink[i] + sum over keys of p[key][i] rows[key, :]: O += P V, or dQ +=
+ * dS K. */
 static void add_to_queries(const query_block *q, const key_block *kb, const real *p,
                            const real *rows, const real *shrink)
 {
@@ -806,9 +817,9 @@ static int64_t group_end(const job *s, int64_t begin)
     return end;
 }
 
-/* Long rows of keys are worked through in spans that fit a core's own cache, all query blocks for one span before the
- * next. Returns the rows of a span: whole tiles where they are short, whole key blocks where they are long, and
- * everything where no query block sees much more than a span. */
+/* Long rows of keys are worked through in spans that fit a core's own cache, all query blocks for
+ * one span before the next. Returns the rows of a span: whole tiles where they are short, whole key
+ * blocks where they are long, and everything where no query block sees much more than a span. */
 static int64_t span_rows(const job *s, int64_t b)
 {
     int64_t target = SPAN_BYTES / (s->stride * (int64_t)sizeof(real) * (s->backward ? 4 : 2));
@@ -863,7 +874,8 @@ static void run_queries(query_block *q, int64_t begin, int64_t end)
     if (begun) end_queries(q);
 }
 
-/* Every parts-th query block of one item, from number `part`, for all query heads of the item's head group. */
+/* Every parts-th query block of one item, from number `part`, for all query heads of the item's
+ * head group. */
 static void run_part(const job *s, const work *w, int64_t b, int64_t kv, int64_t part,
                      int64_t parts)
 {
@@ -905,7 +917,8 @@ static bool blocks_disjoint(const job *s)
     return true;
 }
 
-/* Forward of one item by all threads of the team: keys packed together, query blocks dealt out in turn. */
+/* Forward of one item by all threads of the team: keys packed together, query blocks dealt out in
+ * turn. */
 static void run_item_shared(const job *s, int thread, int threads, int64_t b, int64_t kv)
 {
     work own, first;

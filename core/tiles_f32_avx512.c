@@ -28,8 +28,8 @@ static inline vec vec_max(vec a, vec b)
     return _mm512_max_ps(a, b);
 }
 
-/* 2^x = 2^floor(x) 2^f: a polynomial for 2^f on [0, 1) (Remez, relative error 2e-9), scaled by the instruction that
- * takes floor(x) itself. At -inf f is 0 by definition and the scaled 1 is 0. */
+/* 2^x = 2^floor(x) 2^f: a polynomial for 2^f on [0, 1) (Remez, relative error 2e-9), scaled by the
+ * instruction that takes floor(x) itself. At -inf f is 0 by definition and the scaled 1 is 0. */
 static inline vec vec_exp2(vec x)
 {
     vec f = _mm512_reduce_ps(x, 0x01);

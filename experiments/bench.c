@@ -1,6 +1,7 @@
 /* The command line of longhaul bench: which cases are measured. */
 #include "experiments/bench_internal.h"
 #include "io/settings_fill.h"
+#include "parallel/host.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -96,23 +97,29 @@ void lh_bench_help(FILE *out)
         "Mechanisms:");
     for (int i = 0; i < lh_attn_count(); i++) (void)fprintf(out, " %s", lh_attn_at(i)->name);
     (void)fprintf(
-        out, "\n\nFields: mechanism, n, ranks, threads (of each rank), batch, heads, kv_heads, "
-             "head_dim, causal,\n"
-             "window (null: no such setting), isa, precision; forward_s, backward_s: the slowest "
-             "rank of each\n"
-             "repeat, then the median of the repeats; gflops_forward, gflops_backward: useful work "
-             "of the\n"
-             "pattern over all ranks, 2 flops per multiply-add, backward = 2.5 x forward; "
-             "gemm_gflops: a BLIS\n"
-             "product of 2048-cubed on every rank at once, the better median of before and after "
-             "the case;\n"
-             "ratio_forward, ratio_backward: of the two; peak_bytes: step memory (outputs, "
-             "exchange, scratch;\n"
-             "not the inputs and their gradients), the largest over ranks; sent_bytes: of one "
-             "forward and\n"
-             "backward, the mean over ranks, and predicted_sent_bytes: the same by formula; "
-             "comm_wait_s: time\n"
-             "of one forward and backward spent waiting for messages, the largest over ranks.\n");
+        out,
+        "\n\nFields:\n"
+        "  mechanism, n, ranks, threads (of each rank), batch, heads, kv_heads, head_dim, causal\n"
+        "  window                  null: no such setting\n"
+        "  isa, precision          what ran\n"
+        "  forward_s, backward_s   the slowest rank of each repeat, then the median of the "
+        "repeats\n"
+        "  gflops_forward, gflops_backward\n"
+        "                          useful work of the pattern, of all ranks; 2 flops per "
+        "multiply-add,\n"
+        "                          backward = 2.5 x forward\n"
+        "  gemm_gflops             BLIS, 2048-cubed on every rank at once, one product before "
+        "each\n"
+        "                          repeat, the median\n"
+        "  ratio_forward, ratio_backward\n"
+        "                          of gflops_... to gemm_gflops\n"
+        "  peak_bytes              step memory (outputs, exchange, scratch; not the inputs and "
+        "their\n"
+        "                          gradients), the largest over ranks\n"
+        "  sent_bytes              of one forward and backward, the mean over ranks\n"
+        "  predicted_sent_bytes    the same by formula\n"
+        "  comm_wait_s             of one forward and backward, spent waiting for messages, the\n"
+        "                          largest over ranks\n");
 }
 
 static lh_status bench_integer(const bench_option *option, const char *text, int64_t *out)
@@ -225,7 +232,7 @@ static lh_status bench_parse(bench_options *o, int argc, char **argv)
              o->heads);
     /* no byte count may overflow; memory ends long before */
     double elements = (double)o->batch * (double)(o->heads * o->head_width) *
-                      (o->n != LH_AUTO ? (double)o->n : 1.0);
+                      (o->n != LH_AUTO ? (double)o->n : 32768.0);
     LH_CHECK(elements < BENCH_ELEMENTS, LH_ERR_USAGE,
              "bench: --batch, --n, --heads and --head-dim together ask for %g numbers: too many",
              elements);
@@ -257,7 +264,8 @@ bool lhi_bench_window(const lhi_bench_case *c, int64_t *window)
     return field != NULL;
 }
 
-/* The mechanism's settings from its own field table, as an experiment file would fill them. *settings is allocated. */
+/* The mechanism's settings from its own field table, as an experiment file would fill them.
+ * *settings is allocated. */
 static lh_status bench_settings(const bench_options *o, const lh_attn_ops *ops, int64_t window,
                                 void **settings)
 {
@@ -333,11 +341,28 @@ done:
     return st;
 }
 
+/* Figures of threads that wait for one another's processor mean nothing: say so. Collective on
+ * world. */
+static void bench_warn(lh_comm *world, const bench_options *o)
+{
+    lh_host host = lh_host_of(world);
+    int64_t wanted = o->threads * host.sharing;
+    if (lh_comm_rank(world) != 0 || wanted <= host.mask) return;
+    (void)fprintf(stderr,
+                  "longhaul bench: warning: %" PRId64 " threads share %d of this machine's %d "
+                  "processors; %s\n",
+                  wanted, host.mask, host.online,
+                  wanted <= host.online ? "launchers bind ranks to cores: with Open MPI give "
+                                          "mpirun --bind-to none"
+                                        : "start fewer ranks or threads");
+}
+
 lh_status lh_bench_main(lh_comm *world, int argc, char **argv)
 {
     lh_status st = LH_OK;
     bench_options o;
     LH_TRY(lh_agree(world, bench_parse(&o, argc, argv)));
+    bench_warn(world, &o);
     bool chosen = o.mechanism != NULL || o.n != LH_AUTO || o.window != LH_AUTO ||
                   o.causal != LH_AUTO || o.n_settings > 0;
     if (chosen) LH_TRY(bench_one(world, &o, NULL));

@@ -1,4 +1,5 @@
-/* bench attention: one mechanism on random inputs, as the tape runs it in a model, and matrix products beside it. */
+/* bench attention: one mechanism on random inputs, as the tape runs it in a model, and matrix
+ * products beside it. */
 #include "core/random.h"
 #include "experiments/bench_internal.h"
 #include "io/metrics.h"
@@ -9,8 +10,8 @@
 #include <string.h>
 
 enum { BENCH_X, BENCH_Q, BENCH_K, BENCH_V, BENCH_INPUTS, BENCH_SEED = BENCH_INPUTS };
-enum { BENCH_CHUNK = 512, BENCH_GEMM = 2048, BENCH_GEMM_REPEATS = 5 };
-enum { BENCH_FORWARD, BENCH_BACKWARD, BENCH_PASSES };
+enum { BENCH_CHUNK = 512, BENCH_GEMM = 2048 };
+enum { BENCH_FORWARD, BENCH_BACKWARD, BENCH_PRODUCT, BENCH_TIMES };
 
 typedef struct bench {
     const lhi_bench_case *c;
@@ -29,12 +30,12 @@ typedef struct bench {
     void *value[BENCH_INPUTS + 1];
     void *grad[BENCH_INPUTS];
     void *gemm[3];
-    double *seconds[BENCH_PASSES]; /* [repeats] */
+    double *seconds[BENCH_TIMES]; /* [repeats] */
 } bench;
 
 typedef struct bench_result {
-    double seconds[BENCH_PASSES], flops[BENCH_PASSES];
-    double gemm_flops_s, wait_s;
+    double seconds[BENCH_TIMES], rate[BENCH_TIMES]; /* rate: flops per second of all ranks */
+    double wait_s;
     int64_t sent, predicted; /* sums over ranks */
     int64_t peak;
 } bench_result;
@@ -52,7 +53,8 @@ static double bench_median(double *x, int n)
     return n % 2 == 1 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
 }
 
-/* Standard normal numbers by global element, so that the problem is the same on any number of ranks. */
+/* Standard normal numbers by global element, so that the problem is the same on any number of
+ * ranks. */
 static void bench_random(const bench *b, int which, lh_real *host)
 {
     const lh_shape *shape = &b->shape[which];
@@ -99,7 +101,7 @@ static lh_status bench_gemm_create(bench *b)
 {
     lh_status st = LH_OK;
     void *host = NULL;
-    size_t bytes = (size_t)BENCH_GEMM * BENCH_GEMM * sizeof(lh_real);
+    size_t bytes = (size_t)BENCH_GEMM * BENCH_GEMM * lh_dtype_bytes(LH_REAL);
     LH_TRY(lh_host_alloc(bytes, &host));
     for (int i = 0; i < 3; i++) {
         for (int64_t e = 0; e < (int64_t)BENCH_GEMM * BENCH_GEMM; e++)
@@ -127,11 +129,12 @@ static lh_status bench_mechanism_create(bench *b)
                              .settings = c->settings,
                              .seed = c->seed};
     LH_TRY(lh_attn_check(c->ops, &b->desc));
-    LH_TRY(c->ops->create(&b->desc, &b->state));
     LH_TRY(lh_params_create(b->device, b->mesh->coord, &b->params));
-    LH_TRY(c->ops->parameters(&b->desc, b->params, b->state));
+    LH_TRY(c->ops->parameters(&b->desc, b->params));
     LH_TRY(lh_params_allocate(b->params, true));
     LH_TRY(lh_params_initialise(b->params, c->seed));
+    b->desc.params = b->params;
+    LH_TRY(c->ops->create(&b->desc, &b->state));
     LH_TRY(lh_plan_cache_create(&b->plans));
     LH_TRY(lh_tape_create(b->mesh->size, b->mesh->coord, &b->tape));
 done:
@@ -150,8 +153,7 @@ static lh_status bench_forward(bench *b, lh_mesh *mesh, lh_var *out)
                   .k = in[BENCH_K],
                   .v = in[BENCH_V],
                   .mesh = mesh,
-                  .plans = b->plans,
-                  .params = b->params};
+                  .plans = b->plans};
     LH_TRY(b->c->ops->forward(b->state, b->tape, &qkv, out));
 done:
     return st;
@@ -194,7 +196,7 @@ static lh_status bench_create(bench *b)
     LH_TRY(bench_mechanism_create(b));
     LH_TRY(bench_gemm_create(b));
     LH_TRY(bench_inputs(b));
-    for (int p = 0; p < BENCH_PASSES; p++)
+    for (int p = 0; p < BENCH_TIMES; p++)
         LH_TRY(lh_new((size_t)c->repeats * sizeof(double), &b->seconds[p]));
     LH_TRY(bench_arena(b));
 done:
@@ -210,7 +212,7 @@ static void bench_destroy(bench *b)
     }
     if (b->device != NULL) lh_device_release(b->device, &b->arena[LH_SPACE_DEVICE]);
     lh_host_release(&b->arena[LH_SPACE_HOST]);
-    for (int p = 0; p < BENCH_PASSES; p++) lh_free(&b->seconds[p]);
+    for (int p = 0; p < BENCH_TIMES; p++) lh_free(&b->seconds[p]);
     lh_memory_destroy(&b->memory);
     lh_tape_destroy(&b->tape);
     lh_plan_cache_destroy(&b->plans);
@@ -223,8 +225,9 @@ static void bench_destroy(bench *b)
     lh_mesh_destroy(&b->mesh);
 }
 
-/* One forward and one backward; ranks start each together. Nobody may leave: a failure in here is fatal. */
-static void bench_step(bench *b, double seconds[BENCH_PASSES])
+/* One forward and one backward; ranks start each together. Nobody may leave: a failure in here is
+ * fatal. */
+static void bench_step(bench *b, double seconds[BENCH_TIMES])
 {
     lh_status st = LH_OK;
     lh_var out = {0};
@@ -246,10 +249,10 @@ done:
     if (st != LH_OK) lh_fatal(b->world, "%s (%s)", lh_error_text(), lh_error_where());
 }
 
-/* Flops per second of a square product on all ranks at once: what this machine gives to as many threads. */
+/* One square product on all ranks at once: what this machine gives to as many threads at this
+ * moment. */
 static double bench_gemm(bench *b)
 {
-    double seconds[BENCH_GEMM_REPEATS + 1];
     lh_gemm_args g = {.m = BENCH_GEMM,
                       .n = BENCH_GEMM,
                       .k = BENCH_GEMM,
@@ -263,42 +266,43 @@ static double bench_gemm(bench *b)
                       .c = b->gemm[2],
                       .c_rs = BENCH_GEMM,
                       .c_cs = 1};
-    int repeats = b->c->repeats < BENCH_GEMM_REPEATS ? b->c->repeats : BENCH_GEMM_REPEATS;
-    for (int r = 0; r <= repeats; r++) {
-        lh_barrier(b->world);
-        double start = lh_wall();
-        lh_run_gemm(b->device, &g);
-        seconds[r] = lh_wall() - start;
-    }
-    lh_max_f64(b->world, seconds, repeats + 1, LH_SEND_OTHER);
-    return lh_gemm_flops(&g) * lh_comm_size(b->world) /
-           bench_median(seconds + 1, repeats); /* the first one warms up */
+    lh_barrier(b->world);
+    double start = lh_wall();
+    lh_run_gemm(b->device, &g);
+    return lh_wall() - start;
 }
 
+/* The work of all ranks by the medians of their slowest. */
+static void bench_times(bench *b, const lh_cost *cost, bench_result *r)
+{
+    double gemm = 2.0 * BENCH_GEMM * BENCH_GEMM * BENCH_GEMM;
+    double flops[BENCH_TIMES] = {cost->forward_flops, cost->backward_flops, gemm};
+    lh_sum_f64(b->world, flops, BENCH_TIMES, LH_SEND_OTHER);
+    for (int p = 0; p < BENCH_TIMES; p++) {
+        lh_max_f64(b->world, b->seconds[p], b->c->repeats, LH_SEND_OTHER);
+        r->seconds[p] = bench_median(b->seconds[p], b->c->repeats);
+        r->rate[p] = flops[p] / r->seconds[p];
+    }
+}
+
+/* Passes and products take turns: on a machine with other work both have the same luck. */
 static void bench_measure(bench *b, const lh_cost *cost, bench_result *r)
 {
     int repeats = b->c->repeats;
-    double pass[BENCH_PASSES] = {0.0};
-    double gemm = bench_gemm(b);
-    bench_step(b, pass); /* warms up */
+    double seconds[BENCH_TIMES] = {0.0};
     lh_traffic before = *b->mesh->traffic;
-    for (int i = 0; i < repeats; i++) {
-        bench_step(b, pass);
-        for (int p = 0; p < BENCH_PASSES; p++) b->seconds[p][i] = pass[p];
+    for (int i = -1; i < repeats; i++) { /* the first one warms up */
+        if (i == 0) before = *b->mesh->traffic;
+        seconds[BENCH_PRODUCT] = bench_gemm(b);
+        bench_step(b, seconds);
+        for (int p = 0; p < BENCH_TIMES && i >= 0; p++) b->seconds[p][i] = seconds[p];
     }
     lh_traffic after = *b->mesh->traffic;
-    r->gemm_flops_s = fmax(gemm, bench_gemm(b));
-    for (int p = 0; p < BENCH_PASSES; p++) {
-        lh_max_f64(b->world, b->seconds[p], repeats, LH_SEND_OTHER);
-        r->seconds[p] = bench_median(b->seconds[p], repeats);
-    }
-    r->flops[BENCH_FORWARD] = cost->forward_flops;
-    r->flops[BENCH_BACKWARD] = cost->backward_flops;
+    bench_times(b, cost, r);
     r->wait_s = (after.wait_s - before.wait_s) / repeats;
     r->peak = lh_memory_peak(b->memory);
     int64_t bytes[2] = {(lh_traffic_step(&after) - lh_traffic_step(&before)) / repeats,
                         cost->forward_bytes + cost->backward_bytes + cost->summary_bytes};
-    lh_sum_f64(b->world, r->flops, BENCH_PASSES, LH_SEND_OTHER);
     lh_max_f64(b->world, &r->wait_s, 1, LH_SEND_OTHER);
     lh_max_i64(b->world, &r->peak, 1, LH_SEND_OTHER);
     lh_sum_i64(b->world, bytes, 2, LH_SEND_OTHER);
@@ -320,8 +324,6 @@ static void bench_json(const bench *b, const bench_result *r, lh_json *j)
     const lhi_bench_case *c = b->c;
     int ranks = lh_comm_size(b->world);
     int64_t window = 0;
-    double rate[BENCH_PASSES];
-    for (int p = 0; p < BENCH_PASSES; p++) rate[p] = r->flops[p] / r->seconds[p];
     lh_json_begin(j);
     lh_json_string(j, "mechanism", c->ops->name);
     lh_json_int(j, "n", c->n);
@@ -340,11 +342,11 @@ static void bench_json(const bench *b, const bench_result *r, lh_json *j)
     lh_json_string(j, "precision", LH_REAL_NAME);
     lh_json_real(j, "forward_s", r->seconds[BENCH_FORWARD]);
     lh_json_real(j, "backward_s", r->seconds[BENCH_BACKWARD]);
-    lh_json_real(j, "gflops_forward", rate[BENCH_FORWARD] * 1e-9);
-    lh_json_real(j, "gflops_backward", rate[BENCH_BACKWARD] * 1e-9);
-    lh_json_real(j, "gemm_gflops", r->gemm_flops_s * 1e-9);
-    lh_json_real(j, "ratio_forward", rate[BENCH_FORWARD] / r->gemm_flops_s);
-    lh_json_real(j, "ratio_backward", rate[BENCH_BACKWARD] / r->gemm_flops_s);
+    lh_json_real(j, "gflops_forward", r->rate[BENCH_FORWARD] * 1e-9);
+    lh_json_real(j, "gflops_backward", r->rate[BENCH_BACKWARD] * 1e-9);
+    lh_json_real(j, "gemm_gflops", r->rate[BENCH_PRODUCT] * 1e-9);
+    lh_json_real(j, "ratio_forward", r->rate[BENCH_FORWARD] / r->rate[BENCH_PRODUCT]);
+    lh_json_real(j, "ratio_backward", r->rate[BENCH_BACKWARD] / r->rate[BENCH_PRODUCT]);
     lh_json_int(j, "peak_bytes", r->peak);
     bench_json_mean(j, "sent_bytes", r->sent, ranks);
     bench_json_mean(j, "predicted_sent_bytes", r->predicted, ranks);

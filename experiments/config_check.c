@@ -97,11 +97,27 @@ done:
     return st;
 }
 
+/* Numbers in one value of a pass: sizes in bytes stay far below 2^63. */
+#define CHECK_ELEMENTS 1152921504606846976.0 /* 2^60 */
+
 static lh_status check_training(const lh_node *root, const lh_config *c)
 {
     lh_status st = LH_OK;
     char p[LH_PLACE_MAX];
     int64_t parts = c->mesh.data * c->train.accumulate;
+    double pass = (double)(c->data.batch / parts) * (double)c->data.length;
+    double wide = (double)c->model.width * 4.0;
+    if ((double)c->model.mlp_width > wide) wide = (double)c->model.mlp_width;
+    if ((double)c->model.heads * (double)c->model.head_width > wide)
+        wide = (double)c->model.heads * (double)c->model.head_width;
+    LH_CHECK(c->data.length < INT32_MAX, LH_ERR_USAGE,
+             "%s: key 'data.length': expected at most 2147483646, got %lld",
+             check_place(root, "data.length", p), (long long)c->data.length);
+    LH_CHECK(
+        pass * wide < CHECK_ELEMENTS, LH_ERR_USAGE,
+        "%s: key 'data.batch': one pass would hold %.3g numbers in one value: lower data.batch "
+        "or data.length, or raise train.accumulate",
+        check_place(root, "data.batch", p), pass * wide);
     LH_CHECK(c->data.batch % parts == 0, LH_ERR_USAGE,
              "%s: key 'data.batch': %lld is not a multiple of mesh.data x train.accumulate = %lld",
              check_place(root, "data.batch", p), (long long)c->data.batch, (long long)parts);
@@ -122,9 +138,11 @@ static lh_status check_task(const lh_node *root, const lh_config *c)
              "%s: key 'data.path' is required but missing; expected the path of the training file "
              "(task %s)",
              check_place(root, "data.path", p), task);
-    LH_CHECK(c->data.valid_path[0] != '\0' || c->data.valid_fraction > 0, LH_ERR_USAGE,
+    LH_CHECK(c->data.valid_path[0] != '\0' || c->data.valid_fraction > 0 ||
+                 c->train.eval_every == 0,
+             LH_ERR_USAGE,
              "%s: key 'data.valid_fraction': expected a number greater than 0 and less than 1, or "
-             "data.valid_path",
+             "data.valid_path, or train.eval_every 0",
              check_place(root, "data.valid_fraction", p));
     LH_CHECK(text == (c->model.kind == LH_MODEL_DECODER), LH_ERR_USAGE,
              "%s: key 'data.task': %s needs model.kind %s, and it is %s",

@@ -26,17 +26,24 @@ static void main_on_signal(int signal)
 static void main_catch_signals(void)
 {
     const int signals[] = {SIGUSR1, SIGTERM, SIGINT};
-    struct sigaction action = {.sa_handler = main_on_signal, .sa_flags = SA_RESTART};
+    struct sigaction action = {.sa_handler = main_on_signal};
     (void)sigemptyset(&action.sa_mask);
-    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++)
+    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++) {
+        /* asked a second time to terminate, the process does so at once */
+        action.sa_flags = signals[i] == SIGUSR1 ? SA_RESTART : SA_RESTART | (int)SA_RESETHAND;
         (void)sigaction(signals[i], &action, NULL);
+    }
+    action.sa_flags = 0;
+    /* a file-size limit becomes a write error with a message instead of a dead process */
+    action.sa_handler = SIG_IGN;
+    (void)sigaction(SIGXFSZ, &action, NULL);
 }
 
 typedef struct main_options {
     const char *target; /* FILE.yaml or RUN_DIR */
     const char *overrides[MAIN_OVERRIDES];
     int n_overrides;
-    bool resume, help;
+    bool resume;
 } main_options;
 
 static void main_help(FILE *out)
@@ -88,9 +95,7 @@ static lh_status main_parse(int argc, char **argv, main_options *o)
     lh_status st = LH_OK;
     const char *command = argv[1];
     for (int i = 2; i < argc; i++) {
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
-            o->help = true;
-        } else if (strcmp(argv[i], "--resume") == 0 && strcmp(command, "train") == 0) {
+        if (strcmp(argv[i], "--resume") == 0 && strcmp(command, "train") == 0) {
             o->resume = true;
         } else if (strncmp(argv[i], "--set", 5) == 0 && (argv[i][5] == '=' || argv[i][5] == '\0')) {
             LH_CHECK(argv[i][5] == '=' || i + 1 < argc, LH_ERR_USAGE,
@@ -108,7 +113,7 @@ static lh_status main_parse(int argc, char **argv, main_options *o)
             o->target = argv[i];
         }
     }
-    LH_CHECK(o->help || o->target != NULL, LH_ERR_USAGE, "'longhaul %s' wants %s", command,
+    LH_CHECK(o->target != NULL, LH_ERR_USAGE, "'longhaul %s' wants %s", command,
              strcmp(command, "train") == 0 ? "an experiment file: longhaul train FILE.yaml"
                                            : "a run folder: longhaul eval RUN_DIR");
 done:
@@ -191,44 +196,69 @@ static void main_complain(lh_status st)
         (void)fprintf(stderr, "longhaul: internal error at %s\n", lh_error_where());
 }
 
-static int main_run(int argc, char **argv, const main_options *o)
+static lh_status main_unknown(const char *command)
+{
+    lh_words words = {.wrong = command};
+    char hint[LH_WORDS_TEXT];
+    lh_words_add(&words, "train|eval|bench");
+    return LH_RAISE(LH_ERR_USAGE, "unknown command '%s': %s; see longhaul --help", command,
+                    lh_words_hint(&words, "commands", hint, sizeof hint));
+}
+
+/* The arguments are the same on all ranks, and so is what they mean. */
+static lh_status main_command(lh_comm *world, int argc, char **argv)
+{
+    main_options options = {0};
+    lh_status st = LH_OK;
+    if (strcmp(argv[1], "bench") == 0) return lh_bench_main(world, argc - 2, argv + 2);
+    if (strcmp(argv[1], "train") != 0 && strcmp(argv[1], "eval") != 0) return main_unknown(argv[1]);
+    LH_TRY(main_parse(argc, argv, &options));
+    if (strcmp(argv[1], "train") == 0)
+        LH_TRY(main_train(world, &options));
+    else
+        LH_TRY(main_eval(world, &options));
+done:
+    return st;
+}
+
+/* Results that did not reach standard output are an error, not a success. */
+static lh_status main_flush(lh_status st)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout)) return st;
+    if (st != LH_OK && st != LH_ERR_STOPPED) return st;
+    return LH_RAISE(LH_ERR_IO, "standard output cannot be written: is the disk full?");
+}
+
+static int main_run(int argc, char **argv)
 {
     lh_comm *world = NULL;
-    const char *command = argv[1];
     lh_status st = lh_init(&argc, &argv);
     if (st == LH_OK) st = lh_comm_world(&world);
-    if (st == LH_OK) {
-        if (strcmp(command, "train") == 0)
-            st = main_train(world, o);
-        else if (strcmp(command, "eval") == 0)
-            st = main_eval(world, o);
-        else
-            st = lh_bench_main(world, argc - 2, argv + 2);
-    }
+    if (st == LH_OK) st = lh_agree(world, main_flush(main_command(world, argc, argv)));
     if (world == NULL || lh_comm_rank(world) == 0) main_complain(st);
     if (world != NULL) lh_comm_destroy(&world);
     lh_finalize();
     return main_exit_code(st);
 }
 
-static int main_usage(const char *command)
+static bool main_wants_help(int argc, char **argv)
 {
-    lh_words words = {.wrong = command};
-    char hint[LH_WORDS_TEXT];
-    lh_words_add(&words, "train|eval|bench");
-    (void)fprintf(stderr, "longhaul: error: unknown command '%s': %s; see longhaul --help\n",
-                  command, lh_words_hint(&words, "commands", hint, sizeof hint));
-    return EXIT_BAD_USAGE;
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) return true;
+    return false;
 }
 
 int main(int argc, char **argv)
 {
-    main_options options = {0};
     if (argc < 2) {
         main_help(stderr);
         return EXIT_BAD_USAGE;
     }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+    if (argv[1][0] != '-' && main_wants_help(argc, argv)) {
+        main_command_help(argv[1]);
+        return EXIT_SUCCESS;
+    }
+    if (main_wants_help(argc, argv)) {
         main_help(stdout);
         return EXIT_SUCCESS;
     }
@@ -236,22 +266,5 @@ int main(int argc, char **argv)
         (void)printf("longhaul %s (%s)\n", LH_VERSION, LH_REAL_NAME);
         return EXIT_SUCCESS;
     }
-    if (strcmp(argv[1], "train") != 0 && strcmp(argv[1], "eval") != 0 &&
-        strcmp(argv[1], "bench") != 0)
-        return main_usage(argv[1]);
-    if (strcmp(argv[1], "bench") == 0) {
-        for (int i = 2; i < argc; i++)
-            options.help = options.help || strcmp(argv[i], "--help") == 0;
-    } else {
-        lh_status st = main_parse(argc, argv, &options);
-        if (st != LH_OK) {
-            main_complain(st);
-            return main_exit_code(st);
-        }
-    }
-    if (options.help) {
-        main_command_help(argv[1]);
-        return EXIT_SUCCESS;
-    }
-    return main_run(argc, argv, &options);
+    return main_run(argc, argv);
 }

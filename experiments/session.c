@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "parallel/reduce.h"
 
@@ -19,10 +20,28 @@ static int session_threads(const lh_session *s)
     return share > 0 ? share : 1;
 }
 
-static lh_status session_devices(lh_session *s)
+/* The instruction set of all ranks: with `auto` the best that every node has, since replicated
+ * parameters stay equal only if all ranks compute the same bits. Collective on world. */
+static lh_status session_isa(lh_session *s, const char **isa)
+{
+    static const char *const level[] = {"portable", "avx2", "avx512"};
+    int64_t missing = 0; /* levels below the best */
+    lh_device *probe = NULL;
+    *isa = lh_config_isa(s->config);
+    lh_status st = lh_device_create_cpu(*isa, 1, &probe);
+    st = lh_agree(s->world, st);
+    if (st == LH_OK && s->config->device.isa == LH_ISA_AUTO) {
+        while (missing < 2 && strcmp(probe->kernels->isa, level[2 - missing]) != 0) missing++;
+        lh_max_i64(s->world, &missing, 1, LH_SEND_OTHER);
+        *isa = level[2 - missing];
+    }
+    lh_device_destroy(&probe);
+    return st;
+}
+
+static lh_status session_devices(lh_session *s, const char *isa)
 {
     lh_status st = LH_OK;
-    const char *isa = lh_config_isa(s->config);
     int threads = session_threads(s);
     if (s->config->device.kind == LH_DEVICE_POISON)
         LH_TRY(lh_device_create_poison(isa, threads, &s->device));
@@ -148,6 +167,7 @@ lh_status lh_session_open(lh_comm *world, lh_config *config, bool trainable, lh_
 {
     lh_status st = LH_OK;
     lh_session *s = NULL;
+    const char *isa = NULL;
     *out = NULL;
     st = lh_new(sizeof *s, &s);
     LH_TRY(lh_agree(world, st));
@@ -158,12 +178,13 @@ lh_status lh_session_open(lh_comm *world, lh_config *config, bool trainable, lh_
              "mesh.data %" PRId64 " does not divide %d ranks: start another number of ranks, or "
              "change mesh.data",
              config->mesh.data, lh_comm_size(world));
+    LH_TRY(session_isa(s, &isa));
     LH_TRY(lh_mesh_create((int)config->mesh.data, &s->mesh));
     LH_TRY(lh_task_open(world, config, &s->task));
     /* local from here on, and agreed on once */
     st = lh_mesh_create_counting(s->mesh->size[LH_AXIS_DATA], s->mesh->size[LH_AXIS_SEQ],
                                  lh_comm_rank(world), &s->counting_mesh);
-    if (st == LH_OK) st = session_devices(s);
+    if (st == LH_OK) st = session_devices(s, isa);
     if (st == LH_OK) st = session_shape(s, config);
     if (st == LH_OK) st = session_model(s, config, trainable);
     if (st == LH_OK) st = session_buffers(s);
@@ -281,7 +302,7 @@ lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double
     lh_status st = LH_OK;
     const lh_config_optimizer *o = &s->config->optimizer;
     double replicated = 0.0;
-    /* the second reduction: loss, squared gradient norm of shards, ranks in trouble + 65536 times
+    /* the second reduction: loss, squared gradient norm, ranks in trouble + 65536 times
      * ranks asked to stop */
     double lanes[3] = {0.0, 0.0, 0.0};
     s->trouble = LH_OK;
@@ -289,10 +310,12 @@ lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double
     st = lh_grads_reduce(s->mesh, s->params, s->reduce, s->reduce_elements);
     if (st == LH_OK) st = lh_grads_norm(s->params, s->norm_scratch, &replicated, &lanes[1]);
     if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
+    /* every rank has the replicated part; one says it, so that all decide on the same number */
+    if (lh_comm_rank(s->world) == 0) lanes[1] += replicated;
     lanes[2] = (s->trouble != LH_OK ? 1.0 : 0.0) + (stop ? 65536.0 : 0.0);
     lh_sum_f64(s->world, lanes, 3, LH_SEND_CONTROL);
     out->loss = lanes[0];
-    out->grad_norm = sqrt(replicated + lanes[1]);
+    out->grad_norm = sqrt(lanes[1]);
     out->stop = lanes[2] >= 65536.0;
     if (fmod(lanes[2], 65536.0) > 0.0) LH_TRY(lh_agree(s->world, s->trouble));
     LH_CHECK(isfinite(out->loss) && isfinite(out->grad_norm), LH_ERR_NONFINITE,

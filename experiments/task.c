@@ -78,6 +78,7 @@ lh_status lh_task_open(lh_comm *comm, const lh_config *config, lh_task **out)
     lh_task *t = NULL;
     const char *path[LH_SPLITS] = {config->data.path, config->data.valid_path,
                                    config->data.test_path};
+    static const char *const key[LH_SPLITS] = {"path", "valid_path", "test_path"};
     *out = NULL;
     st = lh_new(sizeof *t, &t);
     LH_TRY(lh_agree(comm, st));
@@ -85,8 +86,12 @@ lh_status lh_task_open(lh_comm *comm, const lh_config *config, lh_task **out)
     t->length = config->data.length;
     t->seed = (uint64_t)config->run.seed;
     t->mask = config->data.mask;
-    for (int i = 0; i < LH_SPLITS; i++)
-        if (path[i][0] != '\0') LH_TRY(lh_bytes_open(comm, path[i], &t->file[i]));
+    for (int i = 0; i < LH_SPLITS; i++) {
+        if (path[i][0] != '\0') st = lh_bytes_open(comm, path[i], &t->file[i]);
+        /* A file that cannot be read is a mistake in the experiment file, which names it. */
+        if (st == LH_ERR_IO) st = lh_error_context(LH_ERR_USAGE, "key 'data.%s'", key[i]);
+        LH_TRY(st);
+    }
     LH_TRY(task_cut(t, config));
     *out = t;
     t = NULL;
@@ -110,6 +115,11 @@ int64_t lh_task_windows(const lh_task *t, lh_split split)
 int64_t lh_task_tokens(const lh_task *t, lh_split split)
 {
     return t->split[split].count;
+}
+
+int64_t lh_task_bytes(const lh_task *t)
+{
+    return lh_bytes_size(t->file[LH_SPLIT_TRAIN]);
 }
 
 int64_t lh_task_order(const lh_task *t, int64_t sample)

@@ -21,15 +21,19 @@ int64_t lh_task_vocab(const lh_config *config);
 
 /* lh_task_open - open the files that the configuration names.
  * Collective on comm. Borrows config. The caller destroys *out (local).
- * Errors: agreed LH_ERR_IO (missing, a folder, not readable), LH_ERR_USAGE (too short, with what to
+ * Errors: agreed LH_ERR_USAGE (missing, a folder, not readable, too short: with the key and what to
  * do), LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_task_open(lh_comm *comm, const lh_config *config, lh_task **out);
+/* lh_task_close - release it and null the handle. Local. */
 void lh_task_close(lh_task **task);
 
 /* lh_task_windows - windows of a split (0: there is no such split); lh_task_tokens - its predicted
  * tokens or, masked, its bytes. Local. */
 int64_t lh_task_windows(const lh_task *t, lh_split split);
 int64_t lh_task_tokens(const lh_task *t, lh_split split);
+
+/* lh_task_bytes - size of the training file. Local. */
+int64_t lh_task_bytes(const lh_task *t);
 
 /* lh_task_order - the window that is sample number `sample` (counted from the start of the run) of
  * training. Local, pure. */

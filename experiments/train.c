@@ -23,7 +23,7 @@ typedef struct train_run {
     char folder[LH_PATH_MAX], checkpoints[LH_PATH_MAX];
     int64_t step, samples, tokens; /* done so far */
     int64_t *sample_ids;           /* [data.batch]: of the last step */
-    double best_rate; /* tokens per second of the last logged steps, for the progress line */
+    double rate; /* tokens per second of the last logged steps, for the progress line */
     double started;
     int64_t started_at; /* step */
     bool lead, terminal;
@@ -63,7 +63,7 @@ static void train_progress(const train_run *r, const lh_step_result *result, dou
                    "step %" PRId64 "/%" PRId64 "  loss %.4f  bits/byte %.4f  norm %.2f  lr %.2e  "
                    "%.0f tokens/s  %.0f s left",
                    r->step, r->config->schedule.steps, result->loss, result->loss / log(2.0),
-                   result->grad_norm, lr, r->best_rate, per_step * (double)left);
+                   result->grad_norm, lr, r->rate, per_step * (double)left);
     if (r->terminal)
         (void)fprintf(stderr, "\r\033[K%s", text);
     else
@@ -93,6 +93,22 @@ static void train_say_start(train_run *r)
             s->host.ranks * s->device->threads, s->host.online);
         train_say(r, text);
     }
+}
+
+/* Shards that are empty or uneven cost speed: say so, with what to do. */
+static void train_say_shards(train_run *r)
+{
+    const lh_layout *l = r->session->layout;
+    char text[512];
+    int idle = 0;
+    for (int i = 0; i < l->ranks; i++) idle += l->rows[i] == 0;
+    if ((double)l->max_rows * l->ranks <= 1.1 * (double)l->n) return;
+    (void)snprintf(
+        text, sizeof text,
+        "note: %d of %d ranks along the sequence have no tokens and the largest shard is "
+        "%.1f times the mean: lower mesh.chunk (%" PRId64 ") or set mesh.align: none",
+        idle, l->ranks, (double)l->max_rows * l->ranks / (double)l->n, l->chunk);
+    train_say(r, text);
 }
 
 /* --- metrics --- */
@@ -140,13 +156,13 @@ static void train_eval_json(lh_json *j, int64_t step, const char *part, const lh
     lh_json_int(j, "tokens", e->tokens);
 }
 
-/* Evaluates the validation part, if there is one, and records it. out may be NULL. */
+/* Evaluates the validation part, if there is one, and records it. */
 static lh_status train_eval(train_run *r, lh_eval_result *out)
 {
     lh_status st = LH_OK;
     lh_eval_result e = {0};
     char text[256];
-    if (out != NULL) *out = e;
+    *out = e;
     if (lh_task_windows(r->session->task, LH_SPLIT_VALID) == 0) goto done;
     LH_TRY(lh_session_evaluate(r->session, LH_SPLIT_VALID, r->config->train.eval_tokens, &e));
     train_eval_json(&r->json, r->step, NULL, &e);
@@ -156,7 +172,7 @@ static lh_status train_eval(train_run *r, lh_eval_result *out)
                    "%" PRId64 " tokens",
                    r->step, e.loss, e.bits_per_byte, e.accuracy, e.tokens);
     train_say(r, text);
-    if (out != NULL) *out = e;
+    *out = e;
 done:
     return st;
 }
@@ -168,6 +184,7 @@ static lh_status train_checkpoint(train_run *r)
     lh_checkpoint_info info = {.step = r->step,
                                .tokens = r->tokens,
                                .samples = r->samples,
+                               .data_bytes = lh_task_bytes(r->session->task),
                                .seed = (uint64_t)r->config->run.seed,
                                .program = LH_VERSION,
                                .config = r->yaml};
@@ -196,7 +213,7 @@ static lh_status train_load(lh_comm *world, lh_session *s, const char *folder,
             *found = true;
             break;
         }
-        if (st != LH_ERR_FORMAT && st != LH_ERR_IO) goto done;
+        if (st != LH_ERR_FORMAT) goto done;
         if (lh_comm_rank(world) == 0)
             (void)fprintf(stderr, "longhaul: passing over a damaged checkpoint: %s\n",
                           lh_error_text());
@@ -206,7 +223,7 @@ done:
     return st;
 }
 
-/* Output folder, its checkpoints' folder, and what may lie there already. */
+/* Names of the output folder and of its checkpoints' folder; may this run go there? */
 static lh_status train_folder(train_run *r, bool resume)
 {
     lh_status st = LH_OK;
@@ -220,8 +237,42 @@ static lh_status train_folder(train_run *r, bool resume)
         "'%s' has checkpoints: give --resume to go on from the newest one, or another run.name "
         "(--set run.name=...)",
         r->folder);
-    LH_TRY(lh_folder_make(r->world, r->checkpoints));
+    LH_CHECK(r->config->run.init[0] == '\0' || lh_file_exists(r->world, r->config->run.init),
+             LH_ERR_USAGE, "key 'run.init': there is no checkpoint '%s'", r->config->run.init);
 done:
+    return st;
+}
+
+/* The checkpoint's data order goes on only with the same data: which bytes, cut how, in which
+ * order. */
+static lh_status train_same_data(const train_run *r, const lh_checkpoint_info *info)
+{
+    lh_status st = LH_OK;
+    lh_config *old = NULL;
+    const lh_config *now = r->config;
+    int64_t bytes = lh_task_bytes(r->session->task);
+    LH_TRY(lh_config_parse(info->config, strlen(info->config), "the checkpoint's configuration", 0,
+                           &old));
+    const struct {
+        const char *key;
+        double was, is;
+    } same[] = {
+        {"run.seed", (double)old->run.seed, (double)now->run.seed},
+        {"data.task (as a number)", old->data.task, now->data.task},
+        {"data.length", (double)old->data.length, (double)now->data.length},
+        {"data.mask", old->data.mask, now->data.mask},
+        {"data.valid_fraction", old->data.valid_fraction, now->data.valid_fraction},
+        {"the size of data.path in bytes", (double)info->data_bytes, (double)bytes},
+    };
+    for (size_t i = 0; i < sizeof same / sizeof same[0]; i++)
+        LH_CHECK(
+            same[i].was == same[i].is, LH_ERR_USAGE,
+            "--resume: %s was %.15g when the checkpoint was written and is %.15g now, so the data "
+            "order would change: change it back, or start a new run from these weights with "
+            "run.init",
+            same[i].key, same[i].was, same[i].is);
+done:
+    lh_config_destroy(&old);
     return st;
 }
 
@@ -242,16 +293,16 @@ static lh_status train_resume(train_run *r, bool resume, int64_t *from)
         train_say(r, text);
     }
     if (found) {
-        LH_CHECK(info.seed == (uint64_t)r->config->run.seed, LH_ERR_USAGE,
-                 "the checkpoint was made with run.seed %" PRIu64 ", not %" PRId64
-                 ": the data order would change",
-                 info.seed, r->config->run.seed);
+        LH_TRY(train_same_data(r, &info));
         *from = r->step = info.step;
         r->samples = info.samples;
         r->tokens = info.tokens;
     } else if (r->config->run.init[0] != '\0') {
-        LH_TRY(lh_checkpoint_read(r->session->mesh, r->config->run.init, LH_CHECKPOINT_WEIGHTS,
-                                  r->session->params, NULL));
+        st = lh_checkpoint_read(r->session->mesh, r->config->run.init, LH_CHECKPOINT_WEIGHTS,
+                                r->session->params, NULL);
+        /* A file that is no checkpoint is a mistake in the experiment file, which names it. */
+        if (st == LH_ERR_IO || st == LH_ERR_FORMAT) st = LH_ERR_USAGE;
+        LH_TRY(lh_error_context(st, "key 'run.init'"));
     }
 done:
     lh_checkpoint_info_free(&info);
@@ -267,11 +318,13 @@ static lh_status train_open(train_run *r, bool resume)
     r->terminal = r->lead && isatty(STDERR_FILENO);
     LH_TRY(train_folder(r, resume));
     LH_TRY(lh_session_open(r->world, r->config, true, &r->session));
+    LH_TRY(lh_folder_make(r->world, r->checkpoints));
     LH_TRY(lh_log_open(r->world, r->folder, &r->log));
     st = lh_new((size_t)r->config->data.batch * sizeof *r->sample_ids, &r->sample_ids);
     if (st == LH_OK) st = lh_config_emit(r->config, &r->yaml);
     LH_TRY(lh_agree(r->world, st));
     train_say_start(r);
+    train_say_shards(r);
     LH_TRY(train_resume(r, resume, &from));
     LH_TRY(lh_metrics_open(r->world, r->folder, from, &r->metrics));
     LH_TRY(lhi_path(path, r->folder, "config.yaml"));
@@ -314,7 +367,7 @@ static lh_status train_step(train_run *r, bool stop, lh_step_result *result)
     r->tokens += result->labels;
     bool last = r->step == r->config->schedule.steps || result->stop;
     if (train_due(r->config->train.log_every, r->step) || r->step == r->started_at + 1 || last) {
-        r->best_rate = (double)result->labels / step_s;
+        r->rate = (double)result->labels / step_s;
         LH_TRY(lh_agree(r->world, train_metrics(r, result, lr, step_s, &before)));
         train_progress(r, result, lr);
     }
@@ -322,37 +375,41 @@ done:
     return st;
 }
 
+/* The result on standard output: the evaluation of the last step. */
+static void train_print(train_run *r, const lh_eval_result *e)
+{
+    const char *text = NULL;
+    if (!r->lead || e->tokens == 0) return;
+    train_eval_json(&r->json, r->step, NULL, e);
+    if (lh_json_text(&r->json, &text) == LH_OK) (void)printf("%s\n", text);
+}
+
 static lh_status train_loop(train_run *r, const volatile sig_atomic_t *stop, bool *stopped)
 {
     lh_status st = LH_OK;
-    int64_t saved = r->started_at > 0 ? r->started_at : -1; /* step of the newest checkpoint */
-    int64_t evaluated = -1;
+    const lh_config *c = r->config;
+    lh_eval_result e = {0};
     lh_step_result result = {0};
-    while (r->step < r->config->schedule.steps && !result.stop) {
+    *stopped = false;
+    if (r->step >= c->schedule.steps) { /* a finished run: say again how it ended, record nothing */
+        if (lh_task_windows(r->session->task, LH_SPLIT_VALID) > 0)
+            LH_TRY(lh_session_evaluate(r->session, LH_SPLIT_VALID, c->train.eval_tokens, &e));
+        train_print(r, &e);
+        goto done;
+    }
+    while (r->step < c->schedule.steps && !*stopped) {
         LH_TRY(train_step(r, *stop != 0, &result));
-        if (train_due(r->config->train.eval_every, r->step)) {
-            LH_TRY(train_eval(r, NULL));
-            evaluated = r->step;
-        }
-        if (train_due(r->config->checkpoint.every, r->step)) {
+        bool last = r->step == c->schedule.steps;
+        *stopped = result.stop && !last;
+        /* whoever asks to stop may not wait long: the checkpoint is all that is done then */
+        if (!*stopped && c->train.eval_every > 0 &&
+            (last || train_due(c->train.eval_every, r->step)))
+            LH_TRY(train_eval(r, &e));
+        if (train_due(c->checkpoint.every, r->step) || (last && c->checkpoint.every > 0) ||
+            *stopped)
             LH_TRY(train_checkpoint(r));
-            saved = r->step;
-        }
     }
-    *stopped = result.stop && r->step < r->config->schedule.steps;
-    bool wanted = *stopped || r->config->checkpoint.every > 0;
-    if (wanted && saved != r->step) LH_TRY(train_checkpoint(r));
-    if (*stopped) goto done;
-    lh_eval_result e;
-    if (evaluated != r->step || r->started_at == r->step)
-        LH_TRY(train_eval(r, &e));
-    else
-        LH_TRY(lh_session_evaluate(r->session, LH_SPLIT_VALID, r->config->train.eval_tokens, &e));
-    if (r->lead && e.tokens > 0) {
-        const char *text = NULL;
-        train_eval_json(&r->json, r->step, NULL, &e);
-        if (lh_json_text(&r->json, &text) == LH_OK) (void)printf("%s\n", text);
-    }
+    if (!*stopped) train_print(r, &e);
 done:
     return st;
 }
@@ -389,6 +446,13 @@ lh_status lh_evaluate(lh_comm *world, lh_config *config, const char *folder)
     bool found = false;
     char checkpoints[LH_PATH_MAX];
     LH_TRY(lhi_path(checkpoints, folder, "checkpoints"));
+    if (lh_comm_size(world) % config->mesh.data != 0) {
+        if (lh_comm_rank(world) == 0)
+            (void)fprintf(stderr,
+                          "longhaul: mesh.data %" PRId64 " does not divide %d ranks: using 1\n",
+                          config->mesh.data, lh_comm_size(world));
+        config->mesh.data = 1;
+    }
     LH_TRY(lh_session_open(world, config, false, &s));
     LH_TRY(train_load(world, s, checkpoints, LH_CHECKPOINT_WEIGHTS, &info, &found));
     LH_CHECK(found, LH_ERR_USAGE, "'%s' has no checkpoint: train it first", folder);

@@ -3,10 +3,11 @@
 #include <signal.h>
 
 #include "experiments/session.h"
+#include "io/files.h"
 
 /* How a run ended. */
 typedef struct lh_train_result {
-    char folder[4096];
+    char folder[LH_PATH_MAX];
     int64_t step;
     bool stopped; /* on request, with a checkpoint written */
 } lh_train_result;

@@ -17,7 +17,8 @@ enum { checkpoint_version = 1, head_bytes = 512 };
 
 static const char checkpoint_magic[] = "longhaul checkpoint ";
 
-/* --- the head: size and digest of the rest -------------------------------------------------------------------------- */
+/* --- the head: size and digest of the rest
+ * -------------------------------------------------------------------------- */
 
 static void head_text(char head[head_bytes], int64_t bytes, uint64_t digest)
 {
@@ -114,7 +115,8 @@ static lh_status head_seal(lh_comm *comm, const char *path)
     return lh_agree(comm, st);
 }
 
-/* --- names in the folder -------------------------------------------------------------------------------------------- */
+/* --- names in the folder
+ * -------------------------------------------------------------------------------------------- */
 
 enum { name_digits = 8 };
 
@@ -162,8 +164,8 @@ done:
     return st;
 }
 
-/* Remove the files of this tail with step <= step, but for the first `keep`. Later ones are of a history that the run
- * has left; they do not count. Local. */
+/* Remove the files of this tail with step <= step, but for the first `keep`. Later ones are of a
+ * history that the run has left; they do not count. Local. */
 static lh_status name_prune(const char *folder, const char *tail, int64_t step, int64_t keep)
 {
     lh_status st = LH_OK;
@@ -203,7 +205,8 @@ done:
     return LH_OK;
 }
 
-/* --- the description ------------------------------------------------------------------------------------------------ */
+/* --- the description
+ * ------------------------------------------------------------------------------------------------ */
 
 void lh_checkpoint_info_free(lh_checkpoint_info *info)
 {
@@ -216,18 +219,20 @@ static const char *info_words(const lh_checkpoint_info *info)
     return info->config != NULL ? info->config : "";
 }
 
-/* Attributes with different values on different ranks would leave the file in pieces. Collective on the mesh. */
+/* Attributes with different values on different ranks would leave the file in pieces. Collective on
+ * the mesh. */
 static lh_status info_same(lh_mesh *mesh, const lh_checkpoint_info *info, bool optimizer)
 {
     const char *texts[3] = {info->program, info->layout, info_words(info)};
-    uint64_t words[6] = {(uint64_t)info->step,
+    uint64_t words[7] = {(uint64_t)info->step,
                          (uint64_t)info->tokens,
                          (uint64_t)info->samples,
+                         (uint64_t)info->data_bytes,
                          info->seed,
                          optimizer,
                          (uint64_t)checkpoint_version};
     uint64_t hash = 0, index = 0;
-    for (int i = 0; i < 6; i++) hash += lhi_digest_word(words[i], index++);
+    for (int i = 0; i < 7; i++) hash += lhi_digest_word(words[i], index++);
     for (int i = 0; i < 3; i++) {
         for (const char *s = texts[i]; *s != '\0'; s++)
             hash += lhi_digest_word((uint64_t)(unsigned char)*s, index++);
@@ -248,6 +253,7 @@ static lh_status info_put(lh_h5 *file, const lh_mesh *mesh, const lh_checkpoint_
     LH_TRY(lh_h5_put_int(file, "/", "step", info->step));
     LH_TRY(lh_h5_put_int(file, "/", "tokens", info->tokens));
     LH_TRY(lh_h5_put_int(file, "/", "samples", info->samples));
+    LH_TRY(lh_h5_put_int(file, "/", "data_bytes", info->data_bytes));
     LH_TRY(lh_h5_put_int(file, "/", "seed", (int64_t)info->seed));
     LH_TRY(lh_h5_put_int(file, "/", "ranks", lh_comm_size(mesh->world)));
     LH_TRY(lh_h5_put_int(file, "/", "data", mesh->size[LH_AXIS_DATA]));
@@ -298,6 +304,7 @@ static lh_status info_get(lh_h5 *file, lh_checkpoint_info *info)
     LH_TRY(lh_h5_get_int(file, "/", "step", &info->step));
     LH_TRY(lh_h5_get_int(file, "/", "tokens", &info->tokens));
     LH_TRY(lh_h5_get_int(file, "/", "samples", &info->samples));
+    LH_TRY(lh_h5_get_int(file, "/", "data_bytes", &info->data_bytes));
     LH_TRY(lh_h5_get_int(file, "/", "seed", &seed));
     LH_TRY(lh_h5_get_int(file, "/", "ranks", &info->ranks));
     LH_TRY(lh_h5_get_int(file, "/", "data", &info->data));
@@ -312,7 +319,8 @@ done:
     return st;
 }
 
-/* --- reading -------------------------------------------------------------------------------------------------------- */
+/* --- reading
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* A whole file, open, with its description. Collective on comm; agreed errors. */
 static lh_status checkpoint_open(lh_comm *comm, const char *path, lh_h5 **file,
@@ -386,7 +394,8 @@ lh_status lh_checkpoint_read(lh_mesh *mesh, const char *path, lh_checkpoint_what
     return st;
 }
 
-/* --- writing -------------------------------------------------------------------------------------------------------- */
+/* --- writing
+ * -------------------------------------------------------------------------------------------------------- */
 
 static lh_status checkpoint_config(lh_h5 *file, const lh_mesh *mesh, const char *config)
 {
@@ -427,8 +436,9 @@ static int64_t checkpoint_bytes(const lh_params *params, int sets, const lh_chec
     return bytes + sets * lh_params_total(params) * (int64_t)lh_dtype_bytes(LH_REAL);
 }
 
-/* Room is asked for before HDF5 begins, and held once it has made the file: where the library itself meets a full disk
- * it may leave ranks waiting, and after a failed close it crashes at the end of the program. */
+/* Room is asked for before HDF5 begins, and held once it has made the file: where the library
+ * itself meets a full disk it may leave ranks waiting, and after a failed close it crashes at the
+ * end of the program. */
 static lh_status checkpoint_reserve(lh_mesh *mesh, const char *path, int64_t bytes)
 {
     return lh_agree(mesh->world, lhi_file_reserve(path, bytes, lh_comm_rank(mesh->world) == 0));

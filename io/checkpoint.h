@@ -4,21 +4,22 @@
  * Layout of folder/step-NNNNNNNN.h5 (h5dump and h5py read it):
  *
  *     512 bytes before HDF5's own     text: "longhaul checkpoint 1", size and digest of the rest
- *     attributes of /                 format_version, program, step, tokens, samples, seed, ranks, data, sequence, layout,
+ *     attributes of /                 format_version, program, step, tokens, samples, data_bytes, seed, ranks, data, sequence, layout,
  *                                     precision, optimizer (are moments here?), complete (always 1)
  *     configuration                   the resolved experiment file, one string
  *     parameters/<name>               whole tensors, float or double as the build that wrote them; attribute checksum:
  *     optimizer/m/<name>, v/<name>    the sum over elements of a hash of (bits, index in the whole tensor), 16 hex digits
  *
- * Written to step-NNNNNNNN.h5.tmp, synced, read back against the checksums, then renamed: a file of the final name is
- * whole, and older ones survive every failure. The digest is checked before HDF5 looks into a file, since the library
- * is not safe against damaged ones. */
+ * Written to step-NNNNNNNN.h5.tmp, synced, read back against the checksums, then renamed: a file of
+ * the final name is whole, and older ones survive every failure. The digest is checked before HDF5
+ * looks into a file, since the library is not safe against damaged ones. */
 #include "core/params.h"
 #include "parallel/comm.h"
 
 typedef struct lh_checkpoint_info {
     int64_t step, tokens,
         samples; /* steps done, tokens predicted, samples consumed (the position in the data order) */
+    int64_t data_bytes; /* size of the training file */
     uint64_t seed;
     char program[32]; /* version */
     char layout[16];
@@ -31,34 +32,37 @@ typedef struct lh_checkpoint_info {
 
 typedef enum lh_checkpoint_what { LH_CHECKPOINT_WEIGHTS, LH_CHECKPOINT_ALL } lh_checkpoint_what;
 
-/* lh_checkpoint_write - write step info->step, verify it, name it, and remove all but the `keep` newest of this step and
- * before (keep < 1: remove none). Moments are written if params are trainable. The folder is made if need be.
- * Collective on the mesh; info the same on all ranks. Memory: 8 MiB for staging.
- * Errors: agreed LH_ERR_IO, LH_ERR_MEMORY, LH_ERR_FORMAT (what was read back differs), LH_ERR_BUG (info differs between
- * ranks, placements that cannot be written); then no temporary file is left and older checkpoints are as before. */
+/* lh_checkpoint_write - write step info->step, verify it, name it, and remove all but the `keep`
+ * newest of this step and before (keep < 1: remove none). Moments are written if params are
+ * trainable. The folder is made if need be. Collective on the mesh; info the same on all ranks.
+ * Memory: 8 MiB for staging. Errors: agreed LH_ERR_IO, LH_ERR_MEMORY, LH_ERR_FORMAT (what was read
+ * back differs), LH_ERR_BUG (info differs between ranks, placements that cannot be written); then
+ * no temporary file is left and older checkpoints are as before. */
 LH_NODISCARD lh_status lh_checkpoint_write(lh_mesh *mesh, const char *folder,
                                            const lh_checkpoint_info *info, lh_params *params,
                                            int64_t keep);
 
-/* lh_checkpoint_read - values (and, LH_CHECKPOINT_ALL, moments) into params, which are allocated and may be placed in
- * another way, on other ranks and in the other precision than they were written.
- * Collective on the mesh. info may be NULL; else the caller frees it with lh_checkpoint_info_free.
- * Errors, agreed: LH_ERR_IO; LH_ERR_FORMAT (foreign, torn or damaged file); LH_ERR_USAGE (names or shapes differ, all
- * listed; no moments); LH_ERR_RANGE (a double that no float holds); LH_ERR_MEMORY. params are undefined then, but
- * untouched for LH_ERR_USAGE and for files whose digest is wrong. */
+/* lh_checkpoint_read - values (and, LH_CHECKPOINT_ALL, moments) into params, which are allocated
+ * and may be placed in another way, on other ranks and in the other precision than they were
+ * written. Collective on the mesh. info may be NULL; else the caller frees it with
+ * lh_checkpoint_info_free. Errors, agreed: LH_ERR_IO; LH_ERR_FORMAT (foreign, torn or damaged
+ * file); LH_ERR_USAGE (names or shapes differ, all listed; no moments); LH_ERR_RANGE (a double that
+ * no float holds); LH_ERR_MEMORY. params are undefined then, but untouched for LH_ERR_USAGE and for
+ * files whose digest is wrong. */
 LH_NODISCARD lh_status lh_checkpoint_read(lh_mesh *mesh, const char *path, lh_checkpoint_what what,
                                           lh_params *params, lh_checkpoint_info *info);
 
-/* lh_checkpoint_info_read - the description alone; the file's digest is checked.
- * Collective on comm (NULL: one process). The caller frees *info. Errors: agreed, as lh_checkpoint_read. */
+/* lh_checkpoint_info_read - the description alone; the file's digest is checked. Collective on comm
+ * (NULL: one process). The caller frees *info. Errors: agreed, as lh_checkpoint_read. */
 LH_NODISCARD lh_status lh_checkpoint_info_read(lh_comm *comm, const char *path,
                                                lh_checkpoint_info *info);
 
 /* lh_checkpoint_info_free - releases config. Local. */
 void lh_checkpoint_info_free(lh_checkpoint_info *info);
 
-/* lh_checkpoint_newest - path [bytes] of the newest but `index` checkpoint of a folder (0: the newest, by step); whether
- * it is whole shows when it is read. *found false: there are not so many (or no folder).
- * Collective on comm (NULL: one process). Errors: agreed LH_ERR_IO, LH_ERR_MEMORY, LH_ERR_BUG (path too short). */
+/* lh_checkpoint_newest - path [bytes] of the newest but `index` checkpoint of a folder (0: the
+ * newest, by step); whether it is whole shows when it is read. *found false: there are not so many
+ * (or no folder). Collective on comm (NULL: one process). Errors: agreed LH_ERR_IO, LH_ERR_MEMORY,
+ * LH_ERR_BUG (path too short). */
 LH_NODISCARD lh_status lh_checkpoint_newest(lh_comm *comm, const char *folder, int64_t index,
                                             char *path, size_t bytes, bool *found);

@@ -19,7 +19,8 @@ static void data_name(char name[data_name_max], int set, const lh_param *p)
     (void)snprintf(name, data_name_max, "%s/%s", lhi_checkpoint_group(set), p->name);
 }
 
-/* Moments are whole tensors of the parameter's shape; a scalar becomes one element in one dimension. */
+/* Moments are whole tensors of the parameter's shape; a scalar becomes one element in one
+ * dimension. */
 static int data_dims(const lh_shape *shape, int64_t dim[LH_MAX_DIMS])
 {
     for (int i = 0; i < LH_MAX_DIMS; i++) dim[i] = i < shape->ndim ? shape->dim[i] : 1;
@@ -31,9 +32,11 @@ static void *data_device(const lh_param *p, int set)
     return set == 0 ? p->value : set == 1 ? p->m : p->v;
 }
 
-/* --- the walk: a rank's part of a tensor in pieces ------------------------------------------------------------------ */
+/* --- the walk: a rank's part of a tensor in pieces
+ * ------------------------------------------------------------------ */
 
-/* A piece: `rows` slices along the dimension `cut`, each of `inner` elements, next to each other in this rank's memory. */
+/* A piece: `rows` slices along the dimension `cut`, each of `inner` elements, next to each other in
+ * this rank's memory. */
 typedef struct data_piece {
     int64_t local, count; /* first element in this rank's tensor; elements */
     int64_t rows, inner;
@@ -63,7 +66,8 @@ static data_walk data_walk_of(const lh_mesh *mesh, const lh_param *p)
         w.shard = word->dim;
         w.layout = word->layout;
     }
-    /* Cut where a slice fits into the stage, but not before the dimension that is spread: its rows lie apart. */
+    /* Cut where a slice fits into the stage, but not before the dimension that is spread: its rows
+     * lie apart. */
     w.cut = w.shard > 0 ? w.shard : 0;
     for (;; w.cut++) {
         w.inner = 1;
@@ -117,7 +121,8 @@ static bool data_next(data_walk *w, data_piece *piece)
     return false;
 }
 
-/* --- elements: hashes and precision --------------------------------------------------------------------------------- */
+/* --- elements: hashes and precision
+ * --------------------------------------------------------------------------------- */
 
 static uint64_t data_hash(const data_piece *piece, lh_h5_kind kind, const void *elements)
 {
@@ -150,7 +155,8 @@ static lh_status data_convert(lh_h5_kind kind, const void *from, lh_real *to, in
     return LH_OK;
 }
 
-/* --- one tensor ----------------------------------------------------------------------------------------------------- */
+/* --- one tensor
+ * ----------------------------------------------------------------------------------------------------- */
 
 typedef struct data_stage {
     lhi_checkpoint_pass pass;
@@ -186,8 +192,8 @@ done:
     return st;
 }
 
-/* Verify or load. A replicated tensor is read by rank 0 and broadcast; no rank leaves before the last broadcast, so
- * an error is only remembered. */
+/* Verify or load. A replicated tensor is read by rank 0 and broadcast; no rank leaves before the
+ * last broadcast, so an error is only remembered. */
 static lh_status data_fetch(const data_stage *s, const lh_param *p, void *device,
                             const lh_h5_data *data, uint64_t *sum)
 {
@@ -213,7 +219,8 @@ static lh_status data_fetch(const data_stage *s, const lh_param *p, void *device
     return st;
 }
 
-/* One tensor of a pass; collective when it is loaded. After an error this rank only broadcasts along. */
+/* One tensor of a pass; collective when it is loaded. After an error this rank only broadcasts
+ * along. */
 static lh_status data_tensor(data_stage *s, lh_h5 *file, const lh_param *p, int set, uint64_t *sum)
 {
     lh_status st = LH_OK;
@@ -288,7 +295,8 @@ done:
     return st;
 }
 
-/* --- structure ------------------------------------------------------------------------------------------------------ */
+/* --- structure
+ * ------------------------------------------------------------------------------------------------------ */
 
 lh_status lhi_checkpoint_placed(const lh_mesh *mesh, const lh_params *params)
 {
@@ -349,7 +357,8 @@ done:
     return st;
 }
 
-/* --- matching a file with parameters -------------------------------------------------------------------------------- */
+/* --- matching a file with parameters
+ * -------------------------------------------------------------------------------- */
 
 typedef struct data_diff {
     int64_t count;

@@ -19,7 +19,8 @@ const char *lhi_checkpoint_group(int set);
 /* lhi_checkpoint_placed - can these parameters be written and read? Local. Errors: LH_ERR_BUG. */
 LH_NODISCARD lh_status lhi_checkpoint_placed(const lh_mesh *mesh, const lh_params *params);
 
-/* lhi_checkpoint_define - the datasets of `sets` sets. Called by all ranks alike. Errors, local: as lh_h5_define. */
+/* lhi_checkpoint_define - the datasets of `sets` sets. Called by all ranks alike. Errors, local: as
+ * lh_h5_define. */
 LH_NODISCARD lh_status lhi_checkpoint_define(lh_h5 *file, const lh_params *params, int sets);
 
 /* lhi_checkpoint_match - do names and shapes of the file and of params agree? Local.
@@ -27,12 +28,13 @@ LH_NODISCARD lh_status lhi_checkpoint_define(lh_h5 *file, const lh_params *param
 LH_NODISCARD lh_status lhi_checkpoint_match(lh_h5 *file, const char *path, const lh_params *params,
                                             int sets);
 
-/* lhi_checkpoint_run - one pass over all tensors. Storing returns the checksums, agreed and added up, in sums
- * [sets x params]; the other passes compare with the file's. Collective on the mesh.
+/* lhi_checkpoint_run - one pass over all tensors. Storing returns the checksums, agreed and added
+ * up, in sums [sets x params]; the other passes compare with the file's. Collective on the mesh.
  * Errors: agreed LH_ERR_IO, LH_ERR_FORMAT, LH_ERR_RANGE, LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lhi_checkpoint_run(lhi_checkpoint_pass pass, lh_mesh *mesh, lh_h5 *file,
                                           const lh_params *params, int sets, uint64_t *sums);
 
-/* lhi_checkpoint_sign - write the checksums as attributes. Called by all ranks alike. Errors, local: LH_ERR_IO. */
+/* lhi_checkpoint_sign - write the checksums as attributes. Called by all ranks alike. Errors,
+ * local: LH_ERR_IO. */
 LH_NODISCARD lh_status lhi_checkpoint_sign(lh_h5 *file, const lh_params *params, int sets,
                                            const uint64_t *sums);

@@ -1,10 +1,12 @@
 #pragma once
-/* Digests that ranks compute in parts and add up: sum over i of mix(word i, i) modulo 2^64, so that neither the number
- * of ranks nor the order matters, every place counts, and one changed word always changes the sum (mix is a bijection
- * of the word). Against accidents, not against attackers. */
+/* Digests that ranks compute in parts and add up: sum over i of mix(word i, i) modulo 2^64, so that
+ * neither the number of ranks nor the order matters, every place counts, and one changed word
+ * always changes the sum (mix is a bijection of the word). Against accidents, not against
+ * attackers. */
 #include "parallel/comm.h"
 
-/* The finaliser of splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014). */
+/* The finaliser of splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number
+ * generators", OOPSLA 2014). */
 static inline uint64_t lhi_digest_word(uint64_t word, uint64_t index)
 {
     uint64_t z = word * 0xD6E8FEB86659FD93u + (index + 1) * 0x9E3779B97F4A7C15u;
@@ -13,11 +15,13 @@ static inline uint64_t lhi_digest_word(uint64_t word, uint64_t index)
     return z ^ z >> 31;
 }
 
-/* lhi_digest_sum - add the parts of all ranks, modulo 2^64, in place. Collective on comm (NULL: nothing). */
+/* lhi_digest_sum - add the parts of all ranks, modulo 2^64, in place. Collective on comm (NULL:
+ * nothing). */
 void lhi_digest_sum(lh_comm *comm, uint64_t *parts, int64_t count);
 
-/* lhi_digest_file - digest of the file's bytes from offset `from` to its end, as 8-byte little-endian words, the last one
- * padded with zeros; *bytes: size of the whole file. Every rank reads its share.
- * Collective on comm (NULL: one process). Errors: agreed LH_ERR_IO, LH_ERR_FORMAT (shorter than `from`), LH_ERR_MEMORY. */
+/* lhi_digest_file - digest of the file's bytes from offset `from` to its end, as 8-byte
+ * little-endian words, the last one padded with zeros; *bytes: size of the whole file. Every rank
+ * reads its share. Collective on comm (NULL: one process). Errors: agreed LH_ERR_IO, LH_ERR_FORMAT
+ * (shorter than `from`), LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lhi_digest_file(lh_comm *comm, const char *path, int64_t from,
                                        int64_t *bytes, uint64_t *digest);

@@ -175,7 +175,8 @@ done:
     return st;
 }
 
-/* Rank 0's outcome and bytes to all ranks. *bytes of rank 0 is taken; all get a copy with a closing NUL. */
+/* Rank 0's outcome and bytes to all ranks. *bytes of rank 0 is taken; all get a copy with a closing
+ * NUL. */
 static lh_status files_share(lh_comm *comm, lh_status st, char **bytes, int64_t *count)
 {
     st = lh_files_agree(comm, st);

@@ -1,8 +1,9 @@
 #pragma once
 /* Files and folders of a run: rank 0 acts, all ranks agree.
  *
- * Every function takes the communicator of the ranks that call it together; NULL stands for one process without MPI
- * (plan, report, prepare, inspect). All arguments must be the same on all ranks. */
+ * Every function takes the communicator of the ranks that call it together; NULL stands for one
+ * process without MPI (plan, report, prepare, inspect). All arguments must be the same on all
+ * ranks. */
 #include "parallel/comm.h"
 
 enum { LH_PATH_MAX = 4096 };
@@ -10,10 +11,10 @@ enum { LH_PATH_MAX = 4096 };
 /* lh_files_agree - lh_agree, or st itself when comm is NULL. Collective on comm. */
 LH_NODISCARD lh_status lh_files_agree(lh_comm *comm, lh_status st);
 
-/* lh_read_small - a small file (at most 64 MiB) as bytes: rank 0 reads, all get them.
- * Collective on user, which is an lh_comm * (or NULL): the signature is the read callback of the YAML loader.
- * Ownership: the caller releases *bytes with lh_free; a NUL follows the last byte and is not counted.
- * Errors: agreed LH_ERR_IO (missing, a folder, not readable, too large), LH_ERR_MEMORY. */
+/* lh_read_small - a small file (at most 64 MiB) as bytes: rank 0 reads, all get them. Collective on
+ * user, which is an lh_comm * (or NULL): the signature is the read callback of the YAML loader.
+ * Ownership: the caller releases *bytes with lh_free; a NUL follows the last byte and is not
+ * counted. Errors: agreed LH_ERR_IO (missing, a folder, not readable, too large), LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_read_small(void *user, const char *path, char **bytes, size_t *count);
 
 /* lh_write_small - replace a file by these bytes, all or nothing: written beside, synced, renamed.
@@ -32,17 +33,18 @@ bool lh_file_exists(lh_comm *comm, const char *path);
  * Errors: agreed LH_ERR_IO. */
 LH_NODISCARD lh_status lh_file_rename(lh_comm *comm, const char *from, const char *to);
 
-/* lh_file_remove - a file; one that is missing is fine. Collective on comm. Errors: agreed LH_ERR_IO. */
+/* lh_file_remove - a file; one that is missing is fine. Collective on comm. Errors: agreed
+ * LH_ERR_IO. */
 LH_NODISCARD lh_status lh_file_remove(lh_comm *comm, const char *path);
 
-/* lh_file_aside - rename folder/stem.ext to the next free folder/stem-1.ext, -2, ... (no such file: nothing).
- * Collective on comm. Errors: agreed LH_ERR_IO. */
+/* lh_file_aside - rename folder/stem.ext to the next free folder/stem-1.ext, -2, ... (no such file:
+ * nothing). Collective on comm. Errors: agreed LH_ERR_IO. */
 LH_NODISCARD lh_status lh_file_aside(lh_comm *comm, const char *folder, const char *stem,
                                      const char *ext);
 
-/* lh_folder_list - the names in a folder, sorted by bytes, without "." and "..". A missing folder is empty.
- * Collective on comm. Ownership: the caller releases *names (count strings, each closed by a NUL, one after the other)
- * with lh_free. Errors: agreed LH_ERR_IO, LH_ERR_MEMORY. */
+/* lh_folder_list - the names in a folder, sorted by bytes, without "." and "..". A missing folder
+ * is empty. Collective on comm. Ownership: the caller releases *names (count strings, each closed
+ * by a NUL, one after the other) with lh_free. Errors: agreed LH_ERR_IO, LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_folder_list(lh_comm *comm, const char *path, char **names,
                                       int64_t *count);
 
@@ -50,18 +52,20 @@ LH_NODISCARD lh_status lh_folder_list(lh_comm *comm, const char *path, char **na
 LH_NODISCARD lh_status lhi_file_aside_path(const char *folder, const char *stem, const char *ext,
                                            char path[LH_PATH_MAX]);
 
-/* lhi_file_sync - what was written to this file or folder reaches the disk. Local. Errors: LH_ERR_IO. */
+/* lhi_file_sync - what was written to this file or folder reaches the disk. Local. Errors:
+ * LH_ERR_IO. */
 LH_NODISCARD lh_status lhi_file_sync(const char *path);
 
-/* lhi_file_reserve - make sure that a file of this size has room, and hold the room where the file system can: a full
- * disk, quota or file size limit shows now. Makes the file if it is missing; its size stays.
- * Local. try_disk false: only this process's limits are looked at. Errors: LH_ERR_IO. */
+/* lhi_file_reserve - make sure that a file of this size has room, and hold the room where the file
+ * system can: a full disk, quota or file size limit shows now. Makes the file if it is missing; its
+ * size stays. Local. try_disk false: only this process's limits are looked at. Errors: LH_ERR_IO. */
 LH_NODISCARD lh_status lhi_file_reserve(const char *path, int64_t bytes, bool try_disk);
 
 /* lhi_file_move - lh_file_rename on this process alone. Local. Errors: LH_ERR_IO. */
 LH_NODISCARD lh_status lhi_file_move(const char *from, const char *to);
 
-/* lhi_write_all - all bytes at the descriptor's position. Local. Errors: LH_ERR_IO; path is for the message. */
+/* lhi_write_all - all bytes at the descriptor's position. Local. Errors: LH_ERR_IO; path is for the
+ * message. */
 LH_NODISCARD lh_status lhi_write_all(int fd, const char *path, const void *bytes, size_t count);
 
 /* lhi_path - "folder/name" into path. Local. Errors: LH_ERR_USAGE when it is too long. */

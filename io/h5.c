@@ -14,14 +14,16 @@ struct lh_h5 {
     char path[LH_PATH_MAX];
 };
 
-/* --- errors -------------------------------------------------------------------------------------------------------- */
+/* --- errors
+ * -------------------------------------------------------------------------------------------------------- */
 
 typedef struct h5_words {
     int taken;
     char text[512];
 } h5_words;
 
-/* The two innermost entries say what went wrong and with which number; the outer ones repeat the call stack. */
+/* The two innermost entries say what went wrong and with which number; the outer ones repeat the
+ * call stack. */
 static herr_t h5_collect(unsigned n, const H5E_error2_t *entry, void *user)
 {
     h5_words *words = user;
@@ -45,7 +47,8 @@ static lh_status h5_error(lh_status code, const char *what, const char *name, co
                     words.text[0] != '\0' ? words.text : "no reason given");
 }
 
-/* --- kinds --------------------------------------------------------------------------------------------------------- */
+/* --- kinds
+ * --------------------------------------------------------------------------------------------------------- */
 
 size_t lh_h5_kind_bytes(lh_h5_kind kind)
 {
@@ -116,7 +119,8 @@ static lh_h5_kind h5_kind_of(hid_t type, size_t *text_bytes)
     return LH_H5_TEXT;
 }
 
-/* --- files --------------------------------------------------------------------------------------------------------- */
+/* --- files
+ * --------------------------------------------------------------------------------------------------------- */
 
 static lh_status h5_new(lh_comm *comm, const char *path, lh_h5 **out)
 {
@@ -175,16 +179,16 @@ lh_status lh_h5_create(lh_comm *comm, const char *path, int64_t user_bytes, lh_h
     h5_drop(&access, H5Pclose);
     h5_drop(&shape, H5Pclose);
     if (st != LH_OK) {
-        /* Some ranks may have opened it: they cannot close it without the others, so the handle is left to the end of
-         * the process. */
+        /* Some ranks may have opened it: they cannot close it without the others, so the handle is
+         * left to the end of the process. */
         lh_free(&file);
     }
     *out = file;
     return st;
 }
 
-/* Is it there, readable, and does it begin as HDF5 files do (at 0, 512, 1024, ...)? Asked by rank 0 before the library
- * opens it, for a message that says which. */
+/* Is it there, readable, and does it begin as HDF5 files do (at 0, 512, 1024, ...)? Asked by rank 0
+ * before the library opens it, for a message that says which. */
 static lh_status h5_look(const char *path)
 {
     static const unsigned char sign[8] = {0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n'};
@@ -250,7 +254,8 @@ lh_status lh_h5_close(lh_h5 **file)
     return st;
 }
 
-/* --- structure ----------------------------------------------------------------------------------------------------- */
+/* --- structure
+ * ----------------------------------------------------------------------------------------------------- */
 
 lh_status lh_h5_group(lh_h5 *file, const char *name)
 {
@@ -279,10 +284,9 @@ lh_status lh_h5_define(lh_h5 *file, const char *name, lh_h5_kind kind, int ndim,
     type = kind == LH_H5_TEXT ? h5_text_type(text_bytes) : H5Tcopy(h5_file_type(kind));
     space = ndim > 0 ? H5Screate_simple(ndim, extent, NULL) : H5Screate(H5S_SCALAR);
     how = H5Pcreate(H5P_DATASET_CREATE);
-    /* Every element is written by some rank: filling first would write everything twice. No time of day inside: the same
-     * run gives the same bytes. */
-    bool good = type >= 0 && space >= 0 && how >= 0 &&
-                H5Pset_obj_track_times(how, false) >= 0 &&
+    /* Every element is written by some rank: filling first would write everything twice. No time of
+     * day inside: the same run gives the same bytes. */
+    bool good = type >= 0 && space >= 0 && how >= 0 && H5Pset_obj_track_times(how, false) >= 0 &&
                 H5Pset_fill_time(how, H5D_FILL_TIME_NEVER) >= 0 &&
                 H5Pset_alloc_time(how, H5D_ALLOC_TIME_EARLY) >= 0;
     if (good) data->id = H5Dcreate2(file->id, name, type, space, H5P_DEFAULT, how, H5P_DEFAULT);
@@ -399,7 +403,8 @@ done:
     return st;
 }
 
-/* --- elements ------------------------------------------------------------------------------------------------------ */
+/* --- elements
+ * ------------------------------------------------------------------------------------------------------ */
 
 /* The selected part of the dataset, and memory of as many elements in one row. */
 static lh_status h5_select(const lh_h5_data *data, const lh_h5_slab *slab, hid_t *memory,
@@ -478,7 +483,8 @@ done:
     return st;
 }
 
-/* --- attributes ---------------------------------------------------------------------------------------------------- */
+/* --- attributes
+ * ---------------------------------------------------------------------------------------------------- */
 
 static lh_status h5_put(lh_h5 *file, const char *object, const char *name, hid_t type, hid_t memory,
                         const void *value)

@@ -27,7 +27,8 @@ static void json_put(lh_json *j, const char *text)
     json_add(j, text, strlen(text));
 }
 
-/* Length of the UTF-8 sequence at s, 0 when there is none (RFC 3629: no overlong forms, no surrogates). */
+/* Length of the UTF-8 sequence at s, 0 when there is none (RFC 3629: no overlong forms, no
+ * surrogates). */
 static size_t json_utf8(const unsigned char *s)
 {
     static const unsigned least[5] = {0, 0, 0x80, 0x800, 0x10000};

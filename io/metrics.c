@@ -22,7 +22,8 @@ struct lh_log {
     int fd;
 };
 
-/* --- resuming: which lines stay ------------------------------------------------------------------------------------ */
+/* --- resuming: which lines stay
+ * ------------------------------------------------------------------------------------ */
 
 /* The two ends of one cut: what stays goes to `keep`, what is moved aside to `cut`. */
 typedef struct metrics_cut {
@@ -31,8 +32,9 @@ typedef struct metrics_cut {
     int64_t moved;
 } metrics_cut;
 
-/* The value of a top-level "step" of one line; false when it has none. Our writer puts no space around the colon, but
- * other programs that edit the file may. Text inside strings cannot match: there a quote is escaped. */
+/* The value of a top-level "step" of one line; false when it has none. Our writer puts no space
+ * around the colon, but other programs that edit the file may. Text inside strings cannot match:
+ * there a quote is escaped. */
 static bool metrics_step(const char *line, int64_t *step)
 {
     int depth = 0;
@@ -57,8 +59,8 @@ static bool metrics_step(const char *line, int64_t *step)
     return false;
 }
 
-/* Is this text (without newline) one whole JSON object, as far as its ends tell? Lost blocks of a crashed machine show
- * up as NUL bytes, which shorten the text and so miss the brace. */
+/* Is this text (without newline) one whole JSON object, as far as its ends tell? Lost blocks of a
+ * crashed machine show up as NUL bytes, which shorten the text and so miss the brace. */
 static bool metrics_whole(const char *line, size_t length)
 {
     return length >= 2 && strlen(line) == length && line[0] == '{' && line[length - 1] == '}';
@@ -99,8 +101,8 @@ static lh_status metrics_finish(FILE **file, const char *path)
     return st;
 }
 
-/* Move the lines past the checkpoint aside. The cut file is named first and the kept one then takes the old one's
- * place, so that a crash in between loses no line (it leaves some twice). */
+/* Move the lines past the checkpoint aside. The cut file is named first and the kept one then takes
+ * the old one's place, so that a crash in between loses no line (it leaves some twice). */
 static lh_status metrics_trim(const char *folder, const char *path, int64_t resume_step)
 {
     lh_status st = LH_OK;
@@ -130,7 +132,8 @@ done:
     return st;
 }
 
-/* --- metrics ------------------------------------------------------------------------------------------------------- */
+/* --- metrics
+ * ------------------------------------------------------------------------------------------------------- */
 
 static lh_status metrics_append(const char *path, int *fd)
 {
@@ -166,8 +169,8 @@ lh_status lh_metrics_write(lh_metrics *m, lh_json *j)
     const char *text = NULL;
     if (m->fd < 0) return LH_OK;
     LH_TRY(lh_json_text(j, &text));
-    /* One call for the line and its end, so that whoever reads along never sees half a line. A full disk may still
-     * tear it; then the next line starts anew. */
+    /* One call for the line and its end, so that whoever reads along never sees half a line. A full
+     * disk may still tear it; then the next line starts anew. */
     j->text[j->length] = '\n';
     if (m->torn) LH_TRY(lhi_write_all(m->fd, m->path, "\n", 1));
     m->torn = true;
@@ -184,7 +187,8 @@ void lh_metrics_close(lh_metrics **m)
     lh_free(m);
 }
 
-/* --- log ----------------------------------------------------------------------------------------------------------- */
+/* --- log
+ * ----------------------------------------------------------------------------------------------------------- */
 
 lh_status lh_log_open(lh_comm *comm, const char *folder, lh_log **out)
 {

@@ -1,9 +1,10 @@
 #pragma once
 /* JSON text, the metrics of a run (metrics.jsonl, one JSON object per line) and its log (log.txt).
  *
- * The JSON builder is local: keys in the order given, numbers with 9 significant digits (17 in the double build),
- * numbers that are not finite as null, strings escaped, bytes that are no UTF-8 as U+FFFD. An error (no memory, wrong
- * nesting) is kept and returned by lh_json_text, so that calls need no check one by one:
+ * The JSON builder is local: keys in the order given, numbers with 9 significant digits (17 in the
+ * double build), numbers that are not finite as null, strings escaped, bytes that are no UTF-8 as
+ * U+FFFD. An error (no memory, wrong nesting) is kept and returned by lh_json_text, so that calls
+ * need no check one by one:
  *
  *     lh_json_begin(&line);
  *     lh_json_string(&line, "event", "train");
@@ -22,7 +23,8 @@ typedef struct lh_json {
     lh_status st;
 } lh_json;
 
-/* lh_json_begin - an empty object; what an earlier one allocated is used again. Local. Start with {0}. */
+/* lh_json_begin - an empty object; what an earlier one allocated is used again. Local. Start with
+ * {0}. */
 void lh_json_begin(lh_json *j);
 
 /* lh_json_real, ... - one member. key: NULL inside an array. Local. */
@@ -33,29 +35,32 @@ void lh_json_string(lh_json *j, const char *key, const char *value);
 void lh_json_ints(lh_json *j, const char *key, const int64_t *values, int64_t count);
 void lh_json_reals(lh_json *j, const char *key, const double *values, int64_t count);
 
-/* lh_json_object, lh_json_array - open a member that holds members; lh_json_close ends the innermost. Local. */
+/* lh_json_object, lh_json_array - open a member that holds members; lh_json_close ends the
+ * innermost. Local. */
 void lh_json_object(lh_json *j, const char *key);
 void lh_json_array(lh_json *j, const char *key);
 void lh_json_close(lh_json *j);
 
-/* lh_json_text - end the outermost object; *text (no newline) is borrowed until the next call on j. Local.
- * Errors: LH_ERR_MEMORY, LH_ERR_BUG (something is still open, or was closed too often); local. */
+/* lh_json_text - end the outermost object; *text (no newline) is borrowed until the next call on j.
+ * Local. Errors: LH_ERR_MEMORY, LH_ERR_BUG (something is still open, or was closed too often);
+ * local. */
 LH_NODISCARD lh_status lh_json_text(lh_json *j, const char **text);
 
 void lh_json_free(lh_json *j);
 
 typedef struct lh_metrics lh_metrics;
 
-/* lh_metrics_open - folder/metrics.jsonl for appending. resume_step < 0: a new run; metrics that lie there are moved
- * aside to metrics-1.jsonl (-2, ...: the next free number). resume_step = S: lines with "step" > S are moved to such a
- * file, the others stay; a line that is torn or no JSON object goes with them, a line without step with the line before.
- * Collective on comm. The caller closes *out. Errors: agreed LH_ERR_IO, LH_ERR_MEMORY. */
+/* lh_metrics_open - folder/metrics.jsonl for appending. resume_step < 0: a new run; metrics that
+ * lie there are moved aside to metrics-1.jsonl (-2, ...: the next free number). resume_step = S:
+ * lines with "step" > S are moved to such a file, the others stay; a line that is torn or no JSON
+ * object goes with them, a line without step with the line before. Collective on comm. The caller
+ * closes *out. Errors: agreed LH_ERR_IO, LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_metrics_open(lh_comm *comm, const char *folder, int64_t resume_step,
                                        lh_metrics **out);
 
-/* lh_metrics_write - one line, handed to the system at once, whole. Rank 0 writes; on other ranks nothing happens.
- * Local. Ends j as lh_json_text does. Errors, on rank 0 alone: LH_ERR_IO, LH_ERR_MEMORY, LH_ERR_BUG: the caller raises
- * the trouble lane or agrees. */
+/* lh_metrics_write - one line, handed to the system at once, whole. Rank 0 writes; on other ranks
+ * nothing happens. Local. Ends j as lh_json_text does. Errors, on rank 0 alone: LH_ERR_IO,
+ * LH_ERR_MEMORY, LH_ERR_BUG: the caller raises the trouble lane or agrees. */
 LH_NODISCARD lh_status lh_metrics_write(lh_metrics *m, lh_json *j);
 
 /* lh_metrics_close - accepts NULL content and nulls it. Local. */

@@ -18,8 +18,7 @@ typedef struct lhi_block {
 typedef struct lhi_pass {
     const lh_model_desc *desc;
     lh_tape *tape;
-    lh_params *params;
-    lh_qkv qkv;              /* mesh, plans, valid, params; x, q, k, v per block */
+    lh_qkv qkv;              /* mesh, plans, valid; x, q, k, v per block */
     lh_var angles;           /* rotary; null variable: none */
     lh_dropout_desc dropout; /* rate 0: none; stream per use */
 } lhi_pass;

@@ -77,6 +77,7 @@ LH_NODISCARD lh_status lh_model_declare(const lh_model_desc *desc, const lh_mode
 LH_NODISCARD lh_status lh_model_create(const lh_model_desc *desc, const lh_model_shape *shape,
                                        lh_params *params, uint64_t seed, int recompute,
                                        lh_model **out);
+/* lh_model_destroy - release it (not its parameters) and null the handle. Local. */
 void lh_model_destroy(lh_model **model);
 
 /* lh_model_hidden - record the model up to its last norm: y [B, s, E].

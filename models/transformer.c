@@ -60,17 +60,11 @@ static lh_attn_desc transformer_attn(const lh_model_desc *d, const lh_model_shap
 static lh_status transformer_declare_attention(const lh_model_desc *d, const lh_model_shape *shape,
                                                int layer, lh_params *params)
 {
-    lh_status st = LH_OK;
     const lh_attn_ops *ops = d->attention[layer].ops;
     lh_attn_desc a = transformer_attn(d, shape, layer);
-    void *state = NULL;
-    LH_TRY(lh_attn_check(ops, &a));
-    LH_TRY(ops->create(&a, &state));
-    LH_TRY(ops->parameters(&a, params, state));
-done:
-    if (state != NULL) ops->destroy(&state);
-    if (st != LH_OK) st = lh_error_context(st, "layer %d", layer);
-    return st;
+    lh_status st = lh_attn_check(ops, &a);
+    if (st == LH_OK) st = ops->parameters(&a, params);
+    return lh_error_context(st, "layer %d", layer);
 }
 
 lh_status lh_model_declare(const lh_model_desc *d, const lh_model_shape *shape, lh_params *params)
@@ -136,6 +130,7 @@ lh_status lh_model_create(const lh_model_desc *desc, const lh_model_shape *shape
     for (int l = 0; l < desc->layers; l++) {
         lh_attn_desc a = transformer_attn(desc, shape, l);
         a.seed = seed;
+        a.params = params;
         LH_TRY(lhi_block_find(desc, l, params, &m->block[l]));
         LH_TRY(desc->attention[l].ops->create(&a, &m->block[l].attention));
     }
@@ -189,9 +184,8 @@ lh_status lh_model_hidden(lh_model *m, lh_tape *t, lh_mesh *mesh, const lh_batch
 {
     lh_status st = LH_OK;
     lh_var x = {0};
-    lhi_pass pass = {.desc = m->desc, .tape = t, .params = m->params};
-    pass.qkv =
-        (lh_qkv){.valid = batch->valid, .mesh = mesh, .plans = m->plans, .params = m->params};
+    lhi_pass pass = {.desc = m->desc, .tape = t};
+    pass.qkv = (lh_qkv){.valid = batch->valid, .mesh = mesh, .plans = m->plans};
     pass.dropout = (lh_dropout_desc){.rate = batch->training ? m->desc->dropout : 0.0,
                                      .seed = m->seed,
                                      .first_sequence = batch->first_sequence};

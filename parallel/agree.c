@@ -10,7 +10,8 @@ typedef struct agree_record {
     char text[LH_ERROR_TEXT_MAX];
 } agree_record;
 
-/* The text names the rank once: an error that was agreed on further down already does. */
+/* The text names the rank once: an error that was agreed on further down already does. A usage
+ * error is the user's, whichever rank saw it first: its text begins with its own place. */
 static void agree_fill(const lh_comm *c, lh_status st, agree_record *r)
 {
     int rank = 0;
@@ -18,7 +19,7 @@ static void agree_fill(const lh_comm *c, lh_status st, agree_record *r)
     const char *text = lh_error_text();
     r->code = (int64_t)st;
     (void)snprintf(r->where, sizeof r->where, "%s", lh_error_where());
-    if (sscanf(text, "rank %d:%n", &rank, &used) == 1 && used > 0)
+    if (st == LH_ERR_USAGE || (sscanf(text, "rank %d:%n", &rank, &used) == 1 && used > 0))
         (void)snprintf(r->text, sizeof r->text, "%s", text);
     else
         (void)snprintf(r->text, sizeof r->text, "rank %d: %s", c->world_rank, text);

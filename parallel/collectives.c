@@ -218,6 +218,9 @@ lh_status lh_gather(lh_tape *t, lh_mesh *mesh, lh_var x, lh_var *y)
     if (s->ndim != 3 || layout == NULL)
         return LH_RAISE(LH_ERR_BUG, "gather wants [B, s, W] sharded by position");
     lh_shape shape = lh_shape_3(LH_REAL, s->dim[0], layout->n, s->dim[2]);
+    if (lh_shape_count(&shape) > INT32_MAX)
+        return LH_RAISE(LH_ERR_UNSUP, "gathering %lld elements on every rank: at most 2^31 - 1",
+                        (long long)lh_shape_count(&shape));
     collective_attrs attrs = {mesh->axis[LH_AXIS_SEQ], LH_AXIS_SEQ};
     return lh_record(t, &gather_op, &attrs, sizeof attrs, 1, &x, 1, &shape, y);
 }

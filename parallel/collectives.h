@@ -10,7 +10,7 @@
  * LH_SEND_SUMMARY. */
 LH_NODISCARD lh_status lh_all_reduce(lh_tape *t, lh_mesh *mesh, int axis, lh_var x, lh_var *y);
 
-/* lh_gather - y [B, N, W], replicated along the sequence, of x [B, s, W] sharded by position.
- * Adjoint: reduce-scatter. Collective along the sequence. Sends count(x) elements forward and
- * count(y) backward, as LH_SEND_SUMMARY. */
+/* lh_gather - for short sequences: y [B, N, W], replicated along the sequence, of x [B, s, W]
+ * sharded by position. Adjoint: reduce-scatter. Collective along the sequence. Sends count(x)
+ * elements forward and count(y) backward, as LH_SEND_SUMMARY. */
 LH_NODISCARD lh_status lh_gather(lh_tape *t, lh_mesh *mesh, lh_var x, lh_var *y);

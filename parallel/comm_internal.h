@@ -22,8 +22,8 @@ void lhi_mpi_check(const lh_comm *c, int code, const char *call, const char *fil
 /* lhi_comm_count - note a payload handed to MPI; nothing on one rank. Local. */
 void lhi_comm_count(lh_comm *c, int64_t bytes, lh_purpose purpose);
 
-/* lhi_comm_start - all processes of the job as they are at program start, for agreeing before anything exists.
- * Local. *c holds no resources and must not be destroyed. */
+/* lhi_comm_start - all processes of the job as they are at program start, for agreeing before
+ * anything exists. Local. *c holds no resources and must not be destroyed. */
 void lhi_comm_start(lh_comm *c);
 
 /* lhi_comm_own - take a new handle: errors return, rank and size filled. Collective on the handle. */

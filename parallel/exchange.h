@@ -39,6 +39,7 @@ typedef struct lh_exchange {
  * Errors: LH_ERR_MEMORY, LH_ERR_BUG (a needed position that nobody has). */
 LH_NODISCARD lh_status lh_exchange_create(const lh_layout *layout, int rank, const lh_needs *needs,
                                           lh_exchange **out);
+/* lh_exchange_destroy - release it and null the handle. Local. */
 void lh_exchange_destroy(lh_exchange **x);
 
 enum { LH_EXCHANGE_TENSORS = 4, LH_TAG_FETCH = 1, LH_TAG_RETURN = 2 };

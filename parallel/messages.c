@@ -2,11 +2,12 @@
 
 #include "parallel/comm_internal.h"
 
-/* The largest message handed to MPI: its counts are ints. Pieces of one message keep their order, because MPI does
- * (same communicator, sender, tag). */
+/* The largest message handed to MPI: its counts are ints. Pieces of one message keep their order,
+ * because MPI does (same communicator, sender, tag). */
 #define MESSAGE_PIECE ((int64_t)1 << 30)
 
-/* An MPI_Request is a pointer (Open MPI) or an int (MPICH): either lies in the first bytes of a handle. */
+/* An MPI_Request is a pointer (Open MPI) or an int (MPICH): either lies in the first bytes of a
+ * handle. */
 _Static_assert(sizeof(MPI_Request) <= sizeof(void *), "lh_request cannot hold an MPI_Request");
 
 static void message_put(lh_request *req, int i, MPI_Request handle)

@@ -53,7 +53,8 @@ done:
     return st;
 }
 
-/* Copy gradients with these axes between the device and host [room], from the cursor on; returns the elements. */
+/* Copy gradients with these axes between the device and host [room], from the cursor on; returns
+ * the elements. */
 static int64_t reduce_move(const lh_params *p, unsigned axes, reduce_cursor *at, lh_real *host,
                            int64_t room, bool pack)
 {

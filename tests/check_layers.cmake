@@ -114,7 +114,7 @@ if(EXISTS ${ROOT}/attention/registry.def)
 endif()
 
 set(listed "")
-if(EXISTS ${ROOT}/CMakeLists.txt AND NOT SKELETON)
+if(EXISTS ${ROOT}/CMakeLists.txt)
     file(READ ${ROOT}/CMakeLists.txt listed)
     if(EXISTS ${ROOT}/tests/CMakeLists.txt)
         file(READ ${ROOT}/tests/CMakeLists.txt tests_listed)

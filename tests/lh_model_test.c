@@ -214,7 +214,8 @@ done:
     return st;
 }
 
-/* Index in the whole parameter of element i of this rank's part; parameters are sharded in dimension 0 only. */
+/* Index in the whole parameter of element i of this rank's part; parameters are sharded in
+ * dimension 0 only. */
 static int64_t rig_index(const lh_rig *r, const lh_param *p, int64_t i)
 {
     if (p->place.axis[LH_AXIS_SEQ].kind != LH_SHARD) return i;

@@ -1,8 +1,9 @@
 #pragma once
-/* A whole model on a mesh, for tests: parameters, tape, memory after its counting pass, one batch; steps of it, its
- * gradients and weights as whole host arrays whatever the ranks hold of them.
+/* A whole model on a mesh, for tests: parameters, tape, memory after its counting pass, one batch;
+ * steps of it, its gradients and weights as whole host arrays whatever the ranks hold of them.
  *
- * A rig is opened from a description and a mesh (of all ranks, or lh_mesh_create_self: the reference on one rank). */
+ * A rig is opened from a description and a mesh (of all ranks, or lh_mesh_create_self: the
+ * reference on one rank). */
 #include "core/optimizer.h"
 #include "models/model.h"
 #include "parallel/reduce.h"
@@ -41,42 +42,45 @@ typedef struct lh_rig {
     lh_batch in;
 } lh_rig;
 
-/* lh_rig_open - build everything and run the counting pass. Local (mesh: borrowed). The caller closes it, also after an
- * error. Parameters are initialised from desc->seed. */
+/* lh_rig_open - build everything and run the counting pass. Local (mesh: borrowed). The caller
+ * closes it, also after an error. Parameters are initialised from desc->seed. */
 LH_NODISCARD lh_status lh_rig_open(lh_rig *r, const lh_rig_desc *desc, lh_mesh *mesh);
 void lh_rig_close(lh_rig *r);
 
-/* lh_rig_plan - peak bytes of the step of world rank `rank` of data x seq ranks, by the counting pass alone, and what it
- * would send (may be NULL). No data exists. Local. */
+/* lh_rig_plan - peak bytes of the step of world rank `rank` of data x seq ranks, by the counting
+ * pass alone, and what it would send (may be NULL). No data exists. Local. */
 LH_NODISCARD lh_status lh_rig_plan(const lh_rig_desc *desc, int data, int seq, int rank,
                                    int64_t *peak, lh_traffic *traffic);
 
-/* lh_rig_text - tokens and labels [batch, N] of a description: a function of seed and position. A decoder predicts the next
- * token, an encoder about one in six. Local. The caller releases both with lh_free. */
+/* lh_rig_text - tokens and labels [batch, N] of a description: a function of seed and position. A
+ * decoder predicts the next token, an encoder about one in six. Local. The caller releases both
+ * with lh_free. */
 LH_NODISCARD lh_status lh_rig_text(const lh_rig_desc *desc, uint64_t seed, int32_t **tokens,
                                    int32_t **labels);
 
 /* lh_rig_load - this rank's part of tokens and labels [batch, N] becomes the batch. Local. */
 void lh_rig_load(lh_rig *r, const int32_t *tokens, const int32_t *labels);
 
-/* lh_rig_step - forward, backward, reduction of gradients; *loss summed over ranks (its traffic: LH_SEND_OTHER).
- * Collective on the mesh. Errors, local: what the model gives. */
+/* lh_rig_step - forward, backward, reduction of gradients; *loss summed over ranks (its traffic:
+ * LH_SEND_OTHER). Collective on the mesh. Errors, local: what the model gives. */
 LH_NODISCARD lh_status lh_rig_step(lh_rig *r, double *loss);
 
-/* lh_rig_update - clip by the global norm and one AdamW step number t; *norm before clipping. Collective on the mesh. */
+/* lh_rig_update - clip by the global norm and one AdamW step number t; *norm before clipping.
+ * Collective on the mesh. */
 LH_NODISCARD lh_status lh_rig_update(lh_rig *r, const lh_optimizer *o, int64_t t, double *norm);
 
 typedef enum lh_rig_kind { LH_RIG_VALUE, LH_RIG_GRAD } lh_rig_kind;
 
-/* lh_rig_set, lh_rig_get - one parameter's values or gradient as the whole [elements] array; a shard is cut out, or
- * gathered. Local, or (get) collective on the mesh. */
+/* lh_rig_set, lh_rig_get - one parameter's values or gradient as the whole [elements] array; a
+ * shard is cut out, or gathered. Local, or (get) collective on the mesh. */
 LH_NODISCARD lh_status lh_rig_set(lh_rig *r, lh_rig_kind kind, const lh_param *p,
                                   const double *whole);
 LH_NODISCARD lh_status lh_rig_get(lh_rig *r, lh_rig_kind kind, const lh_param *p, double *whole);
 
-/* lh_rig_get_all - all of them, one after another in order of declaration: [lh_params_total]. Collective. */
+/* lh_rig_get_all - all of them, one after another in order of declaration: [lh_params_total].
+ * Collective. */
 LH_NODISCARD lh_status lh_rig_get_all(lh_rig *r, lh_rig_kind kind, double *all);
 
-/* lh_rig_grads_agree - invariant 1 for every parameter: |g - g'| <= LH_TOL_GRAD |g'| + LH_TOL_GRAD_ALL |all gradients|.
- * got, want: as lh_rig_get_all. Prints what differs. Local. */
+/* lh_rig_grads_agree - invariant 1 for every parameter: |g - g'| <= LH_TOL_GRAD |g'| +
+ * LH_TOL_GRAD_ALL |all gradients|. got, want: as lh_rig_get_all. Prints what differs. Local. */
 bool lh_rig_grads_agree(const lh_params *params, const double *got, const double *want);

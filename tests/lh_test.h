@@ -1,8 +1,9 @@
 #pragma once
 /* What every test includes: cmocka and the assertions of one process.
  *
- * In a program that runs on several ranks assert only with lh_assert_all and its relatives of lh_test_mpi.h, which all
- * ranks make together: a lone assertion jumps out of one rank and leaves the others waiting. */
+ * In a program that runs on several ranks assert only with lh_assert_all and its relatives of
+ * lh_test_mpi.h, which all ranks make together: a lone assertion jumps out of one rank and leaves
+ * the others waiting. */
 
 /* cmocka before 1.1.6 needs these four before it, in no sorted order. */
 /* clang-format off */
@@ -25,7 +26,8 @@
 #define lh_assert_error(call, code, text)                                                          \
     lh_test_error((call), (code), (text), #call, __FILE__, __LINE__)
 
-/* lh_assert_close - |actual - expected| <= relative * |expected| + absolute, and both finite. Local. */
+/* lh_assert_close - |actual - expected| <= relative * |expected| + absolute, and both finite.
+ * Local. */
 #define lh_assert_close(actual, expected, relative, absolute)                                      \
     lh_test_close((actual), (expected), (relative), (absolute), #actual, __FILE__, __LINE__)
 

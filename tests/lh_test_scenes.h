@@ -2,7 +2,8 @@
 /* Patterns and layouts that no mechanism has (yet), for tests of plans and of attention. */
 #include "attention/pattern.h"
 
-/* lh_test_same - i and j leave the same remainder. cover says MIXED to everything, needs are all keys: both are allowed. */
+/* lh_test_same - i and j leave the same remainder. cover says MIXED to everything, needs are all
+ * keys: both are allowed. */
 lh_pattern lh_test_same(int64_t modulus);
 
 /* lh_test_blocks - i and j lie in the same block; cover and needs are exact. */

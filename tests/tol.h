@@ -1,6 +1,6 @@
 #pragma once
-/* Tolerances of the tests, by name. Relative unless the name says otherwise. A looser value needs its reason in the
- * commit message.
+/* Tolerances of the tests, by name. Relative unless the name says otherwise. A looser value needs
+ * its reason in the commit message.
  *
  * Rank invariance (invariant 1): a gradient g of one parameter on P ranks against g' on one rank,
  *     |g - g'| <= LH_TOL_GRAD |g'| + LH_TOL_GRAD_ALL |all gradients|   (2-norms)
@@ -28,8 +28,9 @@
 #define LH_TOL_ATTEND 1e-5
 #endif
 
-/* Derivatives, checked in double only: central differences with step cbrt(eps) max(1, |x|), of the largest entry; the
- * Taylor remainder falls with the square of the step (slope 2), a wrong gradient's with its first power. */
+/* Derivatives, checked in double only: central differences with step cbrt(eps) max(1, |x|), of the
+ * largest entry; the Taylor remainder falls with the square of the step (slope 2), a wrong
+ * gradient's with its first power. */
 #define LH_TOL_DIFFERENCE 1e-7
 #define LH_TOL_TAYLOR_SLOPE 1.9
 

@@ -1,4 +1,5 @@
-/* Every mechanism of the registry, and one of this test's own (wheel.c, one line in extra.def), is asked the same:
+/* Every mechanism of the registry, and one of this test's own (wheel.c, one line in extra.def), is
+ * asked the same:
  *
  *   the experiment file accepts its name and refuses what is no setting of it; it refuses what its caps deny;
  *   output and gradients equal dense softmax attention written out here, on any number of ranks;
@@ -17,7 +18,8 @@
 enum { QUERY, KEY, VALUE, BLOCK, INPUTS }; /* BLOCK: x, the block's input */
 enum { WINDOW = 13, RIM = 24, LAYERS = 2 };
 
-/* --- what a mechanism is known by ---------------------------------------------------------------------------------- */
+/* --- what a mechanism is known by
+ * ---------------------------------------------------------------------------------- */
 
 typedef struct mechanism {
     const char *name;
@@ -69,7 +71,8 @@ static lh_status config_of(const mechanism *m, bool causal, bool grouped, const 
     return lh_config_parse(text, (size_t)n, "conformance.yaml", LH_CONFIG_PARTIAL, out);
 }
 
-/* --- one attention operation on a mesh ----------------------------------------------------------------------------- */
+/* --- one attention operation on a mesh
+ * ----------------------------------------------------------------------------- */
 
 typedef struct probe {
     const lh_attn_ops *ops;
@@ -89,7 +92,8 @@ typedef struct probe {
     double *out, *d_in[INPUTS];            /* host: what a run gave, [local elements] */
 } probe;
 
-/* Element `index` of the whole input k, moved by h along a direction; number INPUTS is the seed of the output's gradient. */
+/* Element `index` of the whole input k, moved by h along a direction; number INPUTS is the seed of
+ * the output's gradient. */
 static double element(int k, int64_t index, double h)
 {
     double x = lh_random_normal(21, lh_stream_id(LH_STREAM_TEST, (uint32_t)k), (uint64_t)index);
@@ -138,8 +142,7 @@ static lh_status probe_record(probe *p, lh_device *device, lh_mesh *mesh, bool b
                         .k = in[KEY],
                         .v = in[VALUE],
                         .mesh = mesh,
-                        .plans = p->plans,
-                        .params = p->params};
+                        .plans = p->plans};
     LH_TRY(p->ops->forward(p->state, p->tape, &qkv, &out));
     LH_TRY(lh_var_data(p->tape, out, &data));
     if (!device->counting) {
@@ -173,11 +176,12 @@ static lh_status probe_mechanism(probe *p, bool causal, bool grouped, int64_t n,
                              .settings = d->attention[0].settings,
                              .seed = 1};
     LH_TRY(lh_attn_check(p->ops, &p->desc));
-    LH_TRY(p->ops->create(&p->desc, &p->state));
     LH_TRY(lh_params_create(p->device, p->mesh->coord, &p->params));
-    LH_TRY(p->ops->parameters(&p->desc, p->params, p->state));
+    LH_TRY(p->ops->parameters(&p->desc, p->params));
     LH_TRY(lh_params_allocate(p->params, true));
     LH_TRY(lh_params_initialise(p->params, 1));
+    p->desc.params = p->params;
+    LH_TRY(p->ops->create(&p->desc, &p->state));
     const lh_attn_desc *a = &p->desc;
     int64_t rows = p->layout->rows[p->mesh->coord[LH_AXIS_SEQ]];
     for (int w = 0; w < 2; w++) {
@@ -277,7 +281,8 @@ done:
     return st;
 }
 
-/* --- every mechanism in every form that its caps allow --------------------------------------------------------------- */
+/* --- every mechanism in every form that its caps allow
+ * --------------------------------------------------------------- */
 
 typedef void (*check_fn)(lh_comm *c, lh_mesh *mesh, const lh_attn_ops *ops, bool causal,
                          bool grouped);
@@ -305,7 +310,8 @@ static void describe(const lh_attn_ops *ops, bool causal, bool grouped, int64_t 
                 causal ? "causal" : "bidirectional", grouped ? "grouped" : "all", (long long)n);
 }
 
-/* --- against dense attention ------------------------------------------------------------------------------------------ */
+/* --- against dense attention
+ * ------------------------------------------------------------------------------------------ */
 
 typedef struct dense {
     const probe *p;
@@ -433,7 +439,8 @@ static void test_equals_dense_attention(void **state)
     for_all_forms(*state, check_dense);
 }
 
-/* --- gradients: Taylor's remainder falls with the square of the step ------------------------------------------------- */
+/* --- gradients: Taylor's remainder falls with the square of the step
+ * ------------------------------------------------- */
 
 #ifdef LH_PRECISION_DOUBLE
 static double probe_value(const probe *p)
@@ -487,7 +494,8 @@ static void test_gradient_by_taylor(void **state)
 }
 #endif
 
-/* --- bytes ------------------------------------------------------------------------------------------------------------ */
+/* --- bytes
+ * ------------------------------------------------------------------------------------------------------------ */
 
 /* Rows of rank `from` that some query of rank `to` sees, counted one by one. */
 static int64_t rows_seen(const lh_layout *l, const mechanism *m, bool causal, int from, int to)
@@ -557,7 +565,8 @@ static void test_bytes_as_predicted(void **state)
     for_all_forms(*state, check_bytes);
 }
 
-/* --- models ----------------------------------------------------------------------------------------------------------- */
+/* --- models
+ * ----------------------------------------------------------------------------------------------------------- */
 
 static void model_run(lh_comm *c, const lh_rig_desc *d, lh_mesh *mesh, lh_rig *r, double *loss,
                       double **grads)
@@ -605,7 +614,8 @@ static void test_model_is_rank_invariant(void **state)
     for_all_forms(*state, check_model);
 }
 
-/* --- settings and refusals --------------------------------------------------------------------------------------------- */
+/* --- settings and refusals
+ * --------------------------------------------------------------------------------------------- */
 
 static void test_settings_from_the_file(void **state)
 {
@@ -672,9 +682,11 @@ static void test_refuses_what_caps_deny(void **state)
     }
 }
 
-/* --- failing allocations ------------------------------------------------------------------------------------------------ */
+/* --- failing allocations
+ * ------------------------------------------------------------------------------------------------ */
 
-/* Everything that comes before the first message: parameters, mechanism, plans, the counting pass; of this rank. */
+/* Everything that comes before the first message: parameters, mechanism, plans, the counting pass;
+ * of this rank. */
 static lh_status prepare(const lh_rig_desc *d, const lh_mesh *mesh, int64_t fail_at)
 {
     int64_t peak = 0;

@@ -1,6 +1,6 @@
-/* A mechanism that only this test has: a query sees the hub, position 0, and what came before it on its own piece of the
- * rim, `rim` positions long. No band, one far column, causal only, no shared key heads: what the two mechanisms of the
- * library are not. */
+/* A mechanism that only this test has: a query sees the hub, position 0, and what came before it on
+ * its own piece of the rim, `rim` positions long. No band, one far column, causal only, no shared
+ * key heads: what the two mechanisms of the library are not. */
 #include <stddef.h>
 
 #include "attention/attend.h"
@@ -81,9 +81,9 @@ static lh_status wheel_create(const lh_attn_desc *d, void **state)
     return LH_OK;
 }
 
-static lh_status wheel_parameters(const lh_attn_desc *d, lh_params *p, void *state)
+static lh_status wheel_parameters(const lh_attn_desc *d, lh_params *p)
 {
-    (void)d, (void)p, (void)state;
+    (void)d, (void)p;
     return LH_OK;
 }
 
@@ -93,7 +93,8 @@ static lh_status wheel_forward(void *state, lh_tape *t, const lh_qkv *in, lh_var
     return lh_attend_self(t, &s->desc, in, &s->pattern, out);
 }
 
-/* Rows that a shard needs of others: its piece of the rim before it, and the hub if that lies further back. */
+/* Rows that a shard needs of others: its piece of the rim before it, and the hub if that lies
+ * further back. */
 static lh_range wheel_before(lh_range shard, int64_t rim)
 {
     return (lh_range){shard.begin / rim * rim, shard.begin};

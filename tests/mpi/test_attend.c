@@ -1,4 +1,5 @@
-/* lh_attend on several ranks against softmax written down plainly, in double, from the global tensors. */
+/* lh_attend on several ranks against softmax written down plainly, in double, from the global
+ * tensors. */
 #include "attention/attend.h"
 #include "core/random.h"
 #include "tests/lh_gradcheck.h"
@@ -325,10 +326,10 @@ static lh_status attend_record(void *user, lh_tape *t, const lh_var *in, lh_var 
                         .q = in[Q],
                         .layout = a->layout[0],
                         .scale = 1.0 / sqrt((double)a->s->width),
-                        .valid = a->s->has_valid ? a->s->valid : NULL,
                         .n_segments = a->s->n_segments};
     for (int i = 0; i < d.n_segments; i++)
-        d.segment[i] = (lh_segment){in[K + 2 * i], in[V + 2 * i], a->layout[i], &a->pattern[i]};
+        d.segment[i] = (lh_segment){in[K + 2 * i], in[V + 2 * i], a->layout[i], &a->pattern[i],
+                                    a->s->has_valid ? a->s->valid : NULL};
     *n_out = 2;
     lh_plan_cache_step(a->plans);
     if (a->s->segment) LH_TRY(lh_tape_segment_begin(t));
@@ -673,7 +674,7 @@ static lh_status memory_record(memory_stage *m, const memory_case *c)
                                        i == 0 ? MEM_HEADS : MEM_KV, MEM_WIDTH),
                             lh_place_tokens(m->layout), &in[i]));
     d.q = in[0];
-    d.segment[0] = (lh_segment){in[1], in[2], m->layout, &pattern};
+    d.segment[0] = (lh_segment){in[1], in[2], m->layout, &pattern, NULL};
     LH_TRY(lh_attend(m->tape, &d, &o, NULL));
     if (c->gradients) LH_TRY(lh_tape_backward_from(m->tape, 1, &o, &seed));
 done:
@@ -709,8 +710,9 @@ done:
     return st;
 }
 
-/* full: what a rank holds besides queries and outputs is one block in use and one message in flight each way (which is
- * packed from own rows); in the backward also the block's gradient and its message. */
+/* full: what a rank holds besides queries and outputs is one block in use and one message in flight
+ * each way (which is packed from own rows); in the backward also the block's gradient and its
+ * message. */
 static void two_travelling_shards(void **state)
 {
     lh_comm *comm = *state;
@@ -747,8 +749,8 @@ static void memory_follows_the_shard(void **state)
         lh_assert_all_ok(comm, memory_measure(&c, &more));
         lh_assert_all(comm, more.rows == one.rows);
         lh_assert_all(comm, more.device <= one.device && more.host <= one.host);
-        /* the same sequence on four times the ranks: a quarter, but for the 60 rows of the window's halo and their
-         * gradients */
+        /* the same sequence on four times the ranks: a quarter, but for the 60 rows of the window's
+         * halo and their gradients */
         c.n = 1024;
         lh_assert_all_ok(comm, memory_measure(&c, &more));
         int64_t halo =

@@ -1,5 +1,6 @@
-/* Checkpoints: what is read is what was written, bit by bit, under any layout; nothing damaged is accepted, nothing
- * hangs, and older files survive. Folders are made in the working directory, one for each number of ranks. */
+/* Checkpoints: what is read is what was written, bit by bit, under any layout; nothing damaged is
+ * accepted, nothing hangs, and older files survive. Folders are made in the working directory, one
+ * for each number of ranks. */
 #include "io/checkpoint.h"
 #include "io/digest.h"
 #include "io/files.h"
@@ -51,9 +52,11 @@ static bool says(const char *text)
     return found;
 }
 
-/* --- parameters whose every bit is known ---------------------------------------------------------------------------- */
+/* --- parameters whose every bit is known
+ * ---------------------------------------------------------------------------- */
 
-/* Ways to spread 13 positions over the sequence axis. The last has all of them on one rank, as one rank would write. */
+/* Ways to spread 13 positions over the sequence axis. The last has all of them on one rank, as one
+ * rank would write. */
 enum { N = 13, WAYS = 5 };
 
 static void make_layout(lh_comm *c, int way, int ranks, lh_layout **out)
@@ -147,7 +150,8 @@ static void close_fixture(fixture *f)
     lh_mesh_destroy(&f->mesh);
 }
 
-/* Element i of this rank's part lies where in the whole tensor? Written without looking at the walk under test. */
+/* Element i of this rank's part lies where in the whole tensor? Written without looking at the walk
+ * under test. */
 static int64_t whole_index(const fixture *f, const lh_param *p, int64_t i)
 {
     const lh_place_word *word = &p->place.axis[LH_AXIS_SEQ];
@@ -244,7 +248,8 @@ static lh_status write_step(fixture *f, int64_t step, int64_t keep)
     return lh_checkpoint_write(f->mesh, folder, &info, f->params, keep);
 }
 
-/* --- what is written is read ---------------------------------------------------------------------------------------- */
+/* --- what is written is read
+ * ---------------------------------------------------------------------------------------- */
 
 static void test_round_trip(void **state)
 {
@@ -274,8 +279,8 @@ static void test_round_trip(void **state)
     close_fixture(&f);
 }
 
-/* Every way of spreading reads what every other has written; also a mesh with two replicas, memory that only the
- * device may touch, and weights alone. */
+/* Every way of spreading reads what every other has written; also a mesh with two replicas, memory
+ * that only the device may touch, and weights alone. */
 static void test_other_splits(void **state)
 {
     lh_comm *c = *state;
@@ -309,8 +314,8 @@ static void test_other_splits(void **state)
     }
 }
 
-/* Other numbers of ranks: each run leaves its file for the others, and reads theirs. The name holds when this program
- * was compiled, so that files of an older one do not count. */
+/* Other numbers of ranks: each run leaves its file for the others, and reads theirs. The name holds
+ * when this program was compiled, so that files of an older one do not count. */
 static void test_other_ranks(void **state)
 {
     lh_comm *c = *state;
@@ -381,7 +386,8 @@ static void test_other_model(void **state)
     close_fixture(&f);
 }
 
-/* --- the folder ----------------------------------------------------------------------------------------------------- */
+/* --- the folder
+ * ----------------------------------------------------------------------------------------------------- */
 
 static bool newest_is(lh_comm *c, int64_t index, const char *name)
 {
@@ -429,7 +435,8 @@ static void test_keep(void **state)
     close_fixture(&f);
 }
 
-/* --- damage --------------------------------------------------------------------------------------------------------- */
+/* --- damage
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* A file with these bytes is refused by all ranks alike, and no rank crashes or waits. */
 static void refused(lh_comm *c, fixture *g, const char *bytes, size_t count, const char *what)
@@ -534,7 +541,8 @@ static void test_checksum(void **state)
     close_fixture(&f);
 }
 
-/* --- the other precision -------------------------------------------------------------------------------------------- */
+/* --- the other precision
+ * -------------------------------------------------------------------------------------------- */
 
 #ifdef LH_PRECISION_DOUBLE
 #define OTHER LH_H5_F32
@@ -550,7 +558,7 @@ typedef uint64_t other_bits;
 static lh_status write_other(const char *path, const other_real w[6])
 {
     static const char *const texts[] = {"program", "layout", "precision"};
-    static const char *const numbers[] = {"step",  "tokens", "samples",  "seed",
+    static const char *const numbers[] = {"step",  "tokens", "samples",  "data_bytes", "seed",
                                           "ranks", "data",   "sequence", "optimizer"};
     lh_status st = LH_OK;
     lh_h5 *file = NULL;
@@ -559,7 +567,7 @@ static lh_status write_other(const char *path, const other_real w[6])
     uint64_t sum = 0;
     LH_TRY(lh_h5_create(NULL, path, 512, &file));
     for (int i = 0; i < 3; i++) LH_TRY(lh_h5_put_text(file, "/", texts[i], "other"));
-    for (int i = 0; i < 8; i++) LH_TRY(lh_h5_put_int(file, "/", numbers[i], 0));
+    for (int i = 0; i < 9; i++) LH_TRY(lh_h5_put_int(file, "/", numbers[i], 0));
     LH_TRY(lh_h5_put_int(file, "/", "format_version", 1));
     LH_TRY(lh_h5_put_int(file, "/", "complete", 1));
     LH_TRY(lh_h5_define(file, "configuration", LH_H5_TEXT, 0, NULL, 1, &data));
@@ -612,7 +620,8 @@ static void test_other_precision(void **state)
     close_fixture(&f);
 }
 
-/* --- failures while writing ----------------------------------------------------------------------------------------- */
+/* --- failures while writing
+ * ----------------------------------------------------------------------------------------- */
 
 static void survives(lh_comm *c, fixture *f)
 {
@@ -689,7 +698,8 @@ static void test_full_disk(void **state)
     close_fixture(&f);
 }
 
-/* Every allocation fails once, on the first and on the last rank: the same error everywhere, and nobody waits. */
+/* Every allocation fails once, on the first and on the last rank: the same error everywhere, and
+ * nobody waits. */
 static void test_without_memory(void **state)
 {
     lh_comm *c = *state;

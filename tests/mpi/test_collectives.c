@@ -1,4 +1,5 @@
-/* Collectives on the tape: values, adjoints, bytes, placements. Small integers where sums must be exact. */
+/* Collectives on the tape: values, adjoints, bytes, placements. Small integers where sums must be
+ * exact. */
 #include "core/ops.h"
 #include "parallel/collectives.h"
 #include "tests/lh_gradcheck.h"

@@ -1,4 +1,5 @@
-/* Exchanges of rows: what arrives is bitwise what was there, the adjoint brings gradients home, bytes are exact. */
+/* Exchanges of rows: what arrives is bitwise what was there, the adjoint brings gradients home,
+ * bytes are exact. */
 #include "core/ops.h"
 #include "core/random.h"
 #include "parallel/exchange.h"

@@ -1,5 +1,6 @@
-/* Models against an independent implementation: tests/golden/make_models.py (PyTorch, double). Weights and batches come
- * from its files; the loss, every gradient and ten AdamW steps must agree, on any number of ranks. */
+/* Models against an independent implementation: tests/golden/make_models.py (PyTorch, double).
+ * Weights and batches come from its files; the loss, every gradient and ten AdamW steps must agree,
+ * on any number of ranks. */
 #include <math.h>
 #include <string.h>
 

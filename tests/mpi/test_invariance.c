@@ -1,5 +1,5 @@
-/* Rank invariance (design 7.1): the same model on these ranks and on one: the loss, and every parameter's gradient. Each
- * rank computes the reference by itself, on a mesh of one. */
+/* Rank invariance (design 7.1): the same model on these ranks and on one: the loss, and every
+ * parameter's gradient. Each rank computes the reference by itself, on a mesh of one. */
 #include <stdio.h>
 #include <string.h>
 
@@ -11,7 +11,8 @@ typedef struct case_settings {
     int64_t window;
 } case_settings;
 
-/* One case; zeros mean the usual: batch 2, chunk 16, 2 layers of width 16 with 4 heads, layer norm before, rotary. */
+/* One case; zeros mean the usual: batch 2, chunk 16, 2 layers of width 16 with 4 heads, layer norm
+ * before, rotary. */
 typedef struct invariance_case {
     const char *mechanism;
     int64_t window;
@@ -103,7 +104,8 @@ static void check(lh_comm *c, const invariance_case *v)
     }
 }
 
-/* For both mechanisms: full, and windows shorter than a shard, longer than a shard, longer than the sequence. */
+/* For both mechanisms: full, and windows shorter than a shard, longer than a shard, longer than the
+ * sequence. */
 static void check_mechanisms(lh_comm *c, invariance_case v)
 {
     const int64_t windows[] = {v.n / 25, v.n / 3 + 1, 2 * v.n};

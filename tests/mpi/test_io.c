@@ -1,4 +1,5 @@
-/* Files, bytes, JSON, metrics and the log. Folders are made in the working directory, one for each number of ranks. */
+/* Files, bytes, JSON, metrics and the log. Folders are made in the working directory, one for each
+ * number of ranks. */
 #include "io/bytes.h"
 #include "io/files.h"
 #include "io/metrics.h"

@@ -1,5 +1,5 @@
-/* What a model's step promises besides its numbers: the same bits twice (design 7.2), bytes as predicted (7.5), memory that
- * shrinks with the ranks (7.6), no allocation from the second step on. */
+/* What a model's step promises besides its numbers: the same bits twice (design 7.2), bytes as
+ * predicted (7.5), memory that shrinks with the ranks (7.6), no allocation from the second step on. */
 #include <stdio.h>
 #include <string.h>
 
@@ -117,7 +117,8 @@ static void test_same_bits_twice(void **state)
 
 /* --- bytes --- */
 
-/* Bytes of gradients by hand: replicated parameters over all ranks, shards over the data axis, nothing on one rank. */
+/* Bytes of gradients by hand: replicated parameters over all ranks, shards over the data axis,
+ * nothing on one rank. */
 static int64_t gradient_bytes(const lh_rig *r)
 {
     int64_t bytes = 0;

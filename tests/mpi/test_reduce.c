@@ -1,4 +1,5 @@
-/* Reduction and norm of gradients: every rank gives gradients whose sums all ranks can compute by themselves. */
+/* Reduction and norm of gradients: every rank gives gradients whose sums all ranks can compute by
+ * themselves. */
 #include "parallel/reduce.h"
 #include "tests/lh_test_mpi.h"
 
@@ -57,7 +58,8 @@ static bool is_shard(const lh_param *q)
     return q->place.axis[LH_AXIS_SEQ].kind == LH_SHARD;
 }
 
-/* Element i of parameter number k (index in the whole) on a rank: small integers, so that sums are exact. */
+/* Element i of parameter number k (index in the whole) on a rank: small integers, so that sums are
+ * exact. */
 static double grad_of(int rank, int64_t k, int64_t i)
 {
     return (double)((rank + 1) * (1 + (7 * k + i) % 13));
@@ -109,7 +111,8 @@ static bool grads_right(const fixture *f)
     return ok;
 }
 
-/* The bytes by hand: replicated parameters over the world, shards over the data axis, nothing on one rank. */
+/* The bytes by hand: replicated parameters over the world, shards over the data axis, nothing on
+ * one rank. */
 static int64_t want_bytes(const fixture *f)
 {
     int64_t replicated = 35 + 3 + 17;

@@ -1,5 +1,6 @@
-/* Every kernel but attention: the double table against plain loops written here, every float table against the double
- * one, derivatives against finite differences, and the same bits for any number of threads. */
+/* Every kernel but attention: the double table against plain loops written here, every float table
+ * against the double one, derivatives against finite differences, and the same bits for any number
+ * of threads. */
 #include "tests/lh_test.h"
 
 #include "core/kernels.h"
@@ -71,7 +72,8 @@ static void tokens(int32_t *ids, bool labels)
     for (int64_t r = 0; r < ROWS; r++) ids[r] = labels && r % 9 == 4 ? -1 : token(r);
 }
 
-/* --- the operations: kernel call and plain loop ------------------------------------------------------------------ */
+/* --- the operations: kernel call and plain loop
+ * ------------------------------------------------------------------ */
 
 static void do_gemm(run *r)
 {
@@ -175,8 +177,8 @@ static void plain_rms_norm(operand *v)
     plain_norm(v, true);
 }
 
-/* x, w, b, y, stats, dy, dx, dw, db: forward, then its adjoint; the plain version differentiates mean and rstd as
- * functions of x by the quotient rule, entry by entry. */
+/* x, w, b, y, stats, dy, dx, dw, db: forward, then its adjoint; the plain version differentiates
+ * mean and rstd as functions of x by the quotient rule, entry by entry. */
 static void call_norm_grad(run *r, bool rms)
 {
     call_norm(r, rms);
@@ -462,7 +464,8 @@ static void plain_rows(operand *v)
     }
 }
 
-/* --- the comparison ------------------------------------------------------------------------------------------------ */
+/* --- the comparison
+ * ------------------------------------------------------------------------------------------------ */
 
 typedef struct op {
     const char *name;
@@ -607,7 +610,8 @@ static void test_float_against_double(void **state)
     }
 }
 
-/* --- shapes at the edge ------------------------------------------------------------------------------------------- */
+/* --- shapes at the edge
+ * ------------------------------------------------------------------------------------------- */
 
 static void test_empty(void **state)
 {
@@ -638,7 +642,8 @@ static double gemm_plain(const lh_gemm_args *g, int64_t i, int64_t j, double old
     return g->alpha * s + (g->accumulate ? old : 0.0);
 }
 
-/* One product with random strides: each operand row-major, column-major or with gaps. NaN in C must not leak. */
+/* One product with random strides: each operand row-major, column-major or with gaps. NaN in C must
+ * not leak. */
 static void gemm_case(uint64_t seed)
 {
     enum { SIDE = 40, GAP = 3, ROOM = SIDE * SIDE * GAP * GAP };
@@ -719,7 +724,8 @@ static void test_products_on_threads(void **state)
     }
 }
 
-/* --- elementary functions ------------------------------------------------------------------------------------------ */
+/* --- elementary functions
+ * ------------------------------------------------------------------------------------------ */
 
 static void test_float_exp(void **state)
 {
@@ -762,7 +768,8 @@ static void test_float_normal(void **state)
     assert_true(k_sigmoid(0.0f) == 0.5f && k_sigmoid(-200.0f) == 0.0f && k_sigmoid(200.0f) == 1.0f);
 }
 
-/* --- derivatives, in double ---------------------------------------------------------------------------------------- */
+/* --- derivatives, in double
+ * ---------------------------------------------------------------------------------------- */
 
 enum { R = 4, W = 6, V = 7 }; /* rows, width, vocabulary of the small cases */
 

@@ -7,7 +7,8 @@ static const int64_t lengths[] = {0, 1, 3, 1009, 8192};
 static const int rank_counts[] = {1, 2, 3, 4, 5, 1024};
 static const int64_t chunks[] = {1, 7, 16, 512};
 
-/* Every position once; rows agree with positions; pieces cover the rows in order and stay inside one chunk. */
+/* Every position once; rows agree with positions; pieces cover the rows in order and stay inside
+ * one chunk. */
 static void check_layout(const lh_layout *l)
 {
     unsigned char *seen = NULL;
@@ -310,7 +311,8 @@ static void test_intersect_appends_and_merges(void **state)
     lh_error_clear();
 }
 
-/* Many runs on both sides: the work must grow with the runs, not with their product or their positions. */
+/* Many runs on both sides: the work must grow with the runs, not with their product or their
+ * positions. */
 static void test_intersect_is_linear(void **state)
 {
     (void)state;

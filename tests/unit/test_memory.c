@@ -1,4 +1,5 @@
-/* Step memory: lifetimes and offsets against brute force, broken promises of the replay, failures of allocation. */
+/* Step memory: lifetimes and offsets against brute force, broken promises of the replay, failures
+ * of allocation. */
 #include "core/memory.h"
 #include "core/random.h"
 #include "tests/lh_test.h"

@@ -1,5 +1,6 @@
-/* Every operation of core/ops.h: values against the formula written down plainly in double, gradients by differences
- * (double), and what must not depend on chunks, on ranks, on the device or on which gradients are wanted. */
+/* Every operation of core/ops.h: values against the formula written down plainly in double,
+ * gradients by differences (double), and what must not depend on chunks, on ranks, on the device or
+ * on which gradients are wanted. */
 #include "core/ops.h"
 #include "core/random.h"
 #include "tests/lh_gradcheck.h"

@@ -1,4 +1,5 @@
-/* Patterns: cover and needs against sees, by brute force over all pairs of ranges of a short sequence. */
+/* Patterns: cover and needs against sees, by brute force over all pairs of ranges of a short
+ * sequence. */
 #include "attention/pattern.h"
 #include "tests/lh_test.h"
 #include "tests/lh_test_scenes.h"

@@ -1,5 +1,5 @@
-/* Plans of all ranks, made in one process: their tiles and their exchanges against the pattern itself, by brute force,
- * and the bytes of the mechanisms' formulas against both. */
+/* Plans of all ranks, made in one process: their tiles and their exchanges against the pattern
+ * itself, by brute force, and the bytes of the mechanisms' formulas against both. */
 #include "attention/attention.h"
 #include "tests/lh_test.h"
 #include "tests/lh_test_scenes.h"
@@ -130,7 +130,8 @@ static const char *check_part(world *w, int rank, int part)
         EXPECT(t->q_row >= q_row && t->q_row + t->nq <= w->queries->rows[rank]); /* in order */
         EXPECT(t->k_row >= first_row && t->k_row + (t->nk - 1) * t->k_stride < first_row + rows);
         EXPECT(in_one_chunk(w->queries, rank, t->q_row, t->nq));
-        /* the kernel cuts a band's keys from where the tile begins: so that is a chunk edge, or all is in one chunk */
+        /* the kernel cuts a band's keys from where the tile begins: so that is a chunk edge, or all
+         * is in one chunk */
         if (w->exact && t->k_step == 1 && t->k_position % w->keys->chunk != 0)
             EXPECT(t->k_position / w->keys->chunk == (t->k_position + t->nk - 1) / w->keys->chunk);
         for (int64_t j = 0; j < t->nk; j++)
@@ -170,7 +171,8 @@ static const lh_exchange_step *step_from(const lh_exchange *x, int from)
     return NULL;
 }
 
-/* What `rank` sends in a step is what the other one expects, row by row; marks what travels in covered. */
+/* What `rank` sends in a step is what the other one expects, row by row; marks what travels in
+ * covered. */
 static const char *check_step(world *w, int rank, const lh_exchange_step *s)
 {
     const lh_exchange_step *other = step_from(w->plan[s->to]->exchange, rank);
@@ -420,7 +422,8 @@ static void any_pattern_and_layout(void **state)
     }
 }
 
-/* A pattern of many keys per query, which is no band: more than one bit tile along the keys, and FULL ones. */
+/* A pattern of many keys per query, which is no band: more than one bit tile along the keys, and
+ * FULL ones. */
 static void bits_of_long_rows(void **state)
 {
     (void)state;

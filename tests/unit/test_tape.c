@@ -297,7 +297,8 @@ static void values(void **state)
     check_slope(branches, branches_slope);
 }
 
-/* Three uses of one value: its gradient is the sum in the reverse order of recording, seen by its rounding. */
+/* Three uses of one value: its gradient is the sum in the reverse order of recording, seen by its
+ * rounding. */
 static lh_status three_uses(void *user, lh_tape *t, const lh_var *in, lh_var *out, int *n_out)
 {
     lh_status st = LH_OK;
@@ -590,8 +591,8 @@ typedef struct chain {
     tally tail, dead_end; /* scales at the end of every segment; one that needs no gradient */
 } chain;
 
-/* LINKS squares in segments; each segment ends in a scale, whose output no vjp of the segment reads, and contains an
- * operation without a gradient that nothing reads. */
+/* LINKS squares in segments; each segment ends in a scale, whose output no vjp of the segment
+ * reads, and contains an operation without a gradient that nothing reads. */
 static lh_status chain_record(void *user, lh_tape *t, const lh_var *in, lh_var *out, int *n_out)
 {
     lh_status st = LH_OK;
@@ -655,8 +656,8 @@ static void segments_give_the_same_bits(void **state)
     }
 }
 
-/* Of a segment only what its gradients read is run again: not its last square (the scale reads nothing), not the scale,
- * not what needs no gradient. */
+/* Of a segment only what its gradients read is run again: not its last square (the scale reads
+ * nothing), not the scale, not what needs no gradient. */
 static void segments_rerun_what_is_needed(void **state)
 {
     (void)state;
@@ -678,7 +679,8 @@ static void segments_rerun_what_is_needed(void **state)
     stage_close(&a);
 }
 
-/* What a gradient reads was made by operations whose own gradients read nothing: they run again too. */
+/* What a gradient reads was made by operations whose own gradients read nothing: they run again
+ * too. */
 static lh_status indirect_record(void *user, lh_tape *t, const lh_var *in, lh_var *out, int *n_out)
 {
     lh_status st = LH_OK;

@@ -1,4 +1,5 @@
-/* The attention tile kernels against a softmax written down plainly, in double, over the same tiles. */
+/* The attention tile kernels against a softmax written down plainly, in double, over the same
+ * tiles. */
 #include "core/kernels_internal.h"
 
 #include "tests/lh_test.h"
@@ -53,7 +54,8 @@ static bool can_run(const variant *x)
 
 enum { MAX_TILES = 64, MAX_BLOCKS = 3, MAX_BATCH = 3 };
 
-/* blocks key blocks of k_rows rows each; tile i belongs to block[i]; a call per block, in that order. */
+/* blocks key blocks of k_rows rows each; tile i belongs to block[i]; a call per block, in that
+ * order. */
 typedef struct scene {
     const char *name;
     int64_t batch, heads, kv_heads, width, q_rows, k_rows, head, n_heads;
@@ -417,7 +419,8 @@ static lh_tile *add_tile(scene *c, int block, int64_t q_row, int64_t nq, int64_t
     return t;
 }
 
-/* All queries in blocks of nq against all keys of every block; before, after: how far a query sees, in rows. */
+/* All queries in blocks of nq against all keys of every block; before, after: how far a query sees,
+ * in rows. */
 static void add_band(scene *c, int64_t nq, int64_t before, int64_t after)
 {
     for (int64_t row = 0; row < c->q_rows; row += nq)
@@ -693,7 +696,8 @@ static void test_differences(void **unused)
     free_arrays(&grad);
 }
 
-/* A scale for which the kernel's factor scale * log2(e) is exactly 1, so that its exp2 can be seen alone. */
+/* A scale for which the kernel's factor scale * log2(e) is exactly 1, so that its exp2 can be seen
+ * alone. */
 static double unit_scale(void)
 {
     const float log2_e = 1.4426950408889634F;

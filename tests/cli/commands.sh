@@ -1,0 +1,104 @@
+# Commands, options and experiment files that are wrong: exit code 2 and a message that helps, the same on one rank and
+# on several, and nobody hangs.
+. "$LH_SOURCE/tests/cli/lib.sh"
+
+limit=20 # seconds
+
+# --- what is right ---
+expect 0 0 --version
+same "version" "$(sed -E 's/[0-9]+\.[0-9]+\.[0-9]+/N/' out)" "longhaul N ($LH_PRECISION)"
+expect 0 0 --help
+for word in train eval bench '--resume' '--set' 'Exit codes'; do says out "$word"; done
+expect 0 0 train --help
+for word in base run: path length 8192 sliding_window; do
+    says out "$word"
+done
+expect 0 0 eval --help
+says out RUN_DIR
+expect 0 0 bench --help
+says out gflops_forward
+expect 0 0 bench attention --help
+says out gflops_forward
+
+# --- what is wrong ---
+
+# wrong TEXT ARGUMENTS...: exit code 2, nothing on standard output, the text on standard error
+wrong() {
+    local text=$1
+    shift
+    expect 2 0 "$@"
+    same "standard output of longhaul $*" "$(cat out)" ''
+    says err "$text"
+}
+
+# wrong_everywhere TEXT ARGUMENTS...: and the same on 3 ranks
+wrong_everywhere() {
+    wrong "$@"
+    shift
+    grep '^longhaul: error: ' err >err.1
+    expect 2 3 "$@"
+    same "standard output of longhaul $* on 3 ranks" "$(cat out)" ''
+    grep '^longhaul: error: ' err | sed -E 's/rank [0-9]+: //' | sort -u >err.3
+    same_file err.3 err.1
+}
+
+wrong_everywhere 'longhaul train FILE.yaml'
+wrong "did you mean 'train'?" trian
+wrong "unknown command '--resume'" --resume
+wrong 'wants an experiment file' train
+wrong_everywhere "unknown option '--resum'" train --resum tiny.yaml
+wrong "unknown option '--resume'" eval --resume folder
+wrong "takes one name" train a.yaml b.yaml
+wrong_everywhere "cannot read 'nowhere.yaml'" train nowhere.yaml
+wrong 'wants a run folder' eval
+wrong_everywhere "'nowhere' is no run folder" eval nowhere
+wrong_everywhere 'longhaul bench attention' bench
+wrong "unknown option '--foo'" bench attention --foo
+
+write_text text.txt 600
+write_experiment tiny.yaml text.txt
+wrong 'KEY=VALUE' train tiny.yaml --set
+wrong 'expected --set section.key=value' train tiny.yaml --set length
+wrong_everywhere "key 'data.lenght': unknown key; did you mean 'length'?" train tiny.yaml --set data.lenght=3
+wrong "key 'data.length': expected an integer" train tiny.yaml --set data.length=many
+wrong "key 'data.length'" train tiny.yaml --set data.length=0
+wrong "key 'data.batch': 3 is not a multiple" train tiny.yaml --set data.batch=3 --set train.accumulate=2
+
+# a file is wrong at a place: line and column are named. file EXPRESSION: tiny.yaml, edited by sed
+file() {
+    sed -E "$1" tiny.yaml >wrong.yaml
+}
+file 's/width: 32/widht: 32/'
+wrong_everywhere "wrong.yaml:6:3: key 'model.widht'" train wrong.yaml
+says err "did you mean 'width'?"
+file 's/layers: 2/layers: two/'
+wrong "wrong.yaml:5:11: key 'model.layers': expected an integer" train wrong.yaml
+file 's/seed: 3/seed: -3/'
+wrong "wrong.yaml:1:25: key 'run.seed'" train wrong.yaml
+file 's/sliding_window, window/sliding_windows, window/'
+wrong "did you mean 'sliding_window'?" train wrong.yaml
+says err 'wrong.yaml:8:26:'
+file '/layers:/d'
+wrong "key 'model.layers'" train wrong.yaml
+says err 'required'
+file 's/path: text.txt, //'
+wrong "key 'data.path' is required" train wrong.yaml
+file 's/^model:/  model:/'
+wrong 'wrong.yaml:' train wrong.yaml
+file 's/heads: 2/heads: 3/'
+wrong "key 'model.heads'" train wrong.yaml
+file 's/^model:/model:\n  kind: encoder/'
+wrong "text needs model.kind decoder" train wrong.yaml
+file '1i base: nowhere.yaml'
+wrong "wrong.yaml:1:7: key 'base'" train wrong.yaml
+file '1i base: wrong.yaml'
+wrong 'in a circle' train wrong.yaml
+file '1i modle: {}'
+wrong "did you mean 'model'?" train wrong.yaml
+: >wrong.yaml
+wrong 'wrong.yaml' train wrong.yaml
+head -c 4096 "$LONGHAUL" >wrong.yaml
+wrong 'wrong.yaml' train wrong.yaml
+
+missing runs # nothing of this was a run
+finish

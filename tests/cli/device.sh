@@ -1,0 +1,57 @@
+# Devices, instruction sets and threads change no result, and what is sent depends on what must be.
+. "$LH_SOURCE/tests/cli/lib.sh"
+
+write_text text.txt 20000
+write_experiment tiny.yaml text.txt
+
+# --- the device that finds missing copies ---
+for ranks in 1 3; do
+    train $ranks cpu-$ranks --set train.eval_every=5
+    train $ranks poison-$ranks --set train.eval_every=5 --set device.kind=poison
+    same "results on the poison device, $ranks ranks" "$(results runs/poison-$ranks)" "$(results runs/cpu-$ranks)"
+done
+
+# --- instruction sets and threads ---
+train 2 portable --set device.isa=portable
+says err 'portable kernels'
+tried=0
+for isa in avx2 avx512; do
+    rm -rf runs/$isa
+    longhaul 2 train tiny.yaml --set run.name=$isa --set device.isa=$isa
+    if [ "$code" = 2 ]; then # this machine or this build has not got it
+        says err "$isa"
+        continue
+    fi
+    tried=$((tried + 1))
+    same "exit code with device.isa $isa" "$code" 0
+    says err "$isa kernels"
+    near_losses "device.isa $isa" runs/$isa runs/portable 1e-4
+done
+echo "$tried vector instruction sets tried"
+train 1 threads --set device.threads=2 --set train.eval_every=5
+says err '2 threads'
+same "losses with 2 threads" "$(value loss runs/threads/metrics.jsonl)" "$(value loss runs/cpu-1/metrics.jsonl)"
+
+# --- bytes ---
+same "1 rank sends nothing" "$(value sent_bytes runs/cpu-1/metrics.jsonl | sort -u)" 0
+for length in 512 1024; do
+    for kind in sliding_window full; do
+        setting='{mechanism: full}'
+        if [ $kind = sliding_window ]; then setting='{mechanism: sliding_window, window: 24}'; fi
+        train 2 $kind-$length --set schedule.steps=1 --set data.length=$length --set model.attention="$setting"
+    done
+done
+# sent KIND LENGTH
+sent() {
+    metric "runs/$1-$2" train 1 sent_bytes
+}
+holds "2 ranks send something" "$(sent sliding_window 512) > 0"
+same "a window sends as much whatever the length" "$(sent sliding_window 1024)" "$(sent sliding_window 512)"
+# causal: rank 0 sends keys and values of its half (float or double, width 32, 2 layers), which come back as gradients
+bytes=4
+[ "$LH_PRECISION" = double ] && bytes=8
+holds "full attention sends rows: $(sent full 1024) - $(sent full 512)" \
+    "$(sent full 1024) - $(sent full 512) >= 256 * 32 * 2 * 2 * 2 * $bytes / 2"
+holds "memory grows with the length" \
+    "$(metric runs/full-1024 train 1 peak_bytes) > 1.2 * $(metric runs/full-512 train 1 peak_bytes)"
+finish

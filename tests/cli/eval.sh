@@ -1,0 +1,58 @@
+# longhaul eval: the run's own last evaluation again, elsewhere, on other ranks, with other settings.
+. "$LH_SOURCE/tests/cli/lib.sh"
+
+write_text text.txt 6000
+write_experiment tiny.yaml text.txt
+train 2 run --set checkpoint.every=5
+cp out run.out
+before=$(cd runs/run && find . -type f -exec cksum {} + | sort)
+
+# evaluated RANKS ARGUMENTS...
+evaluated() {
+    expect 0 "$@"
+    same "one line for each part" "$(wc -l <out)" 1
+}
+evaluated 2 eval runs/run
+for key in step loss bits_per_byte accuracy tokens; do same "$key of eval" "$(value $key)" "$(value $key run.out)"; done
+same "part" "$(value part)" '"valid"'
+for ranks in 1 3 5; do
+    evaluated $ranks eval runs/run
+    near "loss on $ranks ranks" "$(value loss)" "$(value loss run.out)" "$real_digits"
+    same "tokens on $ranks ranks" "$(value tokens)" 300
+done
+evaluated 4 eval runs/run --set mesh.data=2 --set data.batch=4
+near "loss on 2 x 2 ranks" "$(value loss)" "$(value loss run.out)" "$real_digits"
+same "tokens on 2 x 2 ranks" "$(value tokens)" 300
+same "eval leaves the run as it is" "$(cd runs/run && find . -type f -exec cksum {} + | sort)" "$before"
+
+# --- other settings, another place ---
+evaluated 2 eval runs/run --set data.length=300
+same "tokens in one longer sequence" "$(value tokens)" 300
+near "loss of a longer sequence" "$(value loss)" "$(value loss run.out)" 0.1
+evaluated 2 eval runs/run --set train.eval_tokens=1
+same "tokens of the first window" "$(value tokens)" 128
+mkdir moved
+mv runs/run moved/there
+cd moved || exit 1
+evaluated 2 eval there
+near "loss of a moved run" "$(value loss)" "$(value loss ../run.out)" 0
+evaluated 1 eval there/
+cd ..
+mv text.txt other.txt
+expect 2 2 eval moved/there
+says err "key 'data.path'"
+evaluated 2 eval moved/there --set data.path=other.txt
+near "loss with the data elsewhere" "$(value loss)" "$(value loss run.out)" 0
+
+# --- what cannot be evaluated ---
+mv other.txt text.txt
+expect 2 2 eval moved
+says err 'no run folder'
+expect 2 2 eval moved/there --set model.width=16
+says err 'layer.0.attention.query.weight'
+expect 2 2 eval moved/there --set model.widht=16
+says err "did you mean 'width'?"
+train 1 none
+expect 2 2 eval runs/none
+says err 'no checkpoint'
+finish

@@ -1,0 +1,106 @@
+# The run folder: what lies there, what is in it, and what a second run does to it (design section 6).
+. "$LH_SOURCE/tests/cli/lib.sh"
+
+write_text text.txt 6000
+write_experiment tiny.yaml text.txt
+
+# --- everything that a run leaves ---
+train 2 tiny --set schedule.steps=7 --set train.log_every=3 --set train.eval_every=2 --set checkpoint.every=2 \
+    --set checkpoint.keep=2
+same "files of a run" "$(cd runs/tiny && find . -type f | sort | tr '\n' ' ')" \
+    './checkpoints/step-00000006.h5 ./checkpoints/step-00000007.h5 ./config.yaml ./log.txt ./metrics.jsonl '
+same "fields of train lines" \
+    "$(grep '"event":"train"' runs/tiny/metrics.jsonl | keys | sort -u)" \
+    'event step loss grad_norm lr tokens samples tokens_per_s step_s comm_wait_s sent_bytes peak_bytes rss_peak_bytes'
+same "fields of eval lines" "$(grep '"event":"eval"' runs/tiny/metrics.jsonl | keys | sort -u)" \
+    'event step loss bits_per_byte accuracy tokens'
+same "train lines: the first step, every third, the last" \
+    "$(grep '"event":"train"' runs/tiny/metrics.jsonl | value step /dev/stdin | tr '\n' ' ')" '1 3 6 7 '
+same "eval lines: every second step and the end" \
+    "$(grep '"event":"eval"' runs/tiny/metrics.jsonl | value step /dev/stdin | tr '\n' ' ')" '2 4 6 7 '
+same "lines that are neither" "$(grep -cvE '^\{"event":"(train|eval)",.*\}$' runs/tiny/metrics.jsonl)" 0
+same "standard output: one line" "$(wc -l <out)" 1
+same "standard output: the last evaluation" "$(cat out)" "$(tail -n 1 runs/tiny/metrics.jsonl)"
+near "loss of step 1: ln 256" "$(metric runs/tiny train 1 loss)" 5.5451774 0.02
+near "bits per byte" "$(value bits_per_byte)" "$(awk -v l="$(value loss)" 'BEGIN { printf "%.9g", l / log(2) }')" 1e-7
+same "tokens of a step" "$(metric runs/tiny train 1 tokens)" 128
+says runs/tiny/log.txt 'finished at step 7'
+says err 'step 3/7'
+digits=9
+[ "$LH_PRECISION" = double ] && digits=17
+same "longest loss, in digits" \
+    "$(value loss runs/tiny/metrics.jsonl | tr -d . | awk '{ if (length($0) > n) n = length($0) } END { print n }')" $digits
+
+# --- the saved configuration is a whole experiment, from anywhere ---
+for key in output path; do
+    case $(sed -nE "s/^  $key: //p" runs/tiny/config.yaml) in
+    /*) pass ;;
+    *) fail "$key is not absolute in config.yaml" ;;
+    esac
+done
+mkdir elsewhere
+cp runs/tiny/config.yaml elsewhere/copy.yaml
+(
+    cd elsewhere || exit 1
+    longhaul 2 train copy.yaml --set run.name=again
+    exit "$code"
+)
+same "exit code of a run from the saved configuration" $? 0
+same "results of a run from the saved configuration" "$(results runs/again)" "$(results runs/tiny)"
+sed 's/name: again/name: tiny/' runs/again/config.yaml >again.yaml
+same_file again.yaml runs/tiny/config.yaml
+
+# --- a folder with checkpoints is not touched without --resume ---
+before=$(cd runs/tiny && find . -type f -exec cksum {} + | sort)
+for ranks in 1 3; do
+    expect 2 "$ranks" train tiny.yaml
+    says err '--resume'
+    says err 'run.name'
+done
+same "the folder after a run that was refused" "$(cd runs/tiny && find . -type f -exec cksum {} + | sort)" "$before"
+
+# --- no checkpoint unless asked for, and old metrics move aside ---
+train 2 once
+missing "$(checkpoint runs/once 5)"
+cp runs/once/metrics.jsonl first.jsonl
+train 1 once --set schedule.steps=2
+same_file runs/once/metrics-1.jsonl first.jsonl
+same "lines of the new metrics" "$(wc -l <runs/once/metrics.jsonl)" 3
+train 1 once --set schedule.steps=1
+exists runs/once/metrics-2.jsonl
+
+# --- a checkpoint after the last step, and how many stay ---
+train 2 last --set checkpoint.every=1000
+same "one checkpoint" "$(ls runs/last/checkpoints)" step-00000005.h5
+train 2 all --set checkpoint.every=2 --set checkpoint.keep=9
+same "all checkpoints" "$(ls runs/all/checkpoints | tr '\n' ' ')" 'step-00000002.h5 step-00000004.h5 step-00000005.h5 '
+
+# --- never, and how much ---
+same "eval_tokens 0: the whole validation part" "$(value tokens)" 300
+train 2 silent --set train.eval_every=0
+same "eval_every 0: no evaluation" "$(cat out)$(grep eval runs/silent/metrics.jsonl)" ''
+same "eval_every 0: the same losses" "$(losses runs/silent)" "$(losses runs/all)"
+train 2 some --set train.eval_tokens=130
+same "eval_tokens 130: two windows of 128" "$(value tokens)" 256
+expect 2 2 train tiny.yaml --set run.name=never --set train.log_every=0
+says err 'train.log_every'
+missing runs/never
+
+# --- where a run may lie ---
+train 2 deep --set run.output=a/b/c
+exists a/b/c/deep/metrics.jsonl
+expect 1 2 train tiny.yaml --set run.name=blocked --set run.output=text.txt
+says err 'text.txt'
+expect 2 2 train tiny.yaml --set run.name=../up
+says err 'run.name'
+missing up runs/up
+
+# --- paths start at the working directory, base: at the naming file ---
+mkdir -p studies
+cat >studies/child.yaml <<'EOF'
+base: ../tiny.yaml
+run: {name: child}
+EOF
+expect 0 2 train studies/child.yaml
+same "results of a file that inherits" "$(losses runs/child)" "$(losses runs/all)"
+finish

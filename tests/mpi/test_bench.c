@@ -1,0 +1,170 @@
+/* longhaul bench attention: it runs on any number of ranks, prints one line per case with every
+ * field, and refuses what it should. Speed is never asserted: tests run on busy machines. */
+#include "experiments/bench.h"
+#include "tests/lh_test_mpi.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { OUTPUT = 8192, ARGUMENTS = 24 };
+
+static const char *const fields[] = {"mechanism",
+                                     "n",
+                                     "ranks",
+                                     "threads",
+                                     "batch",
+                                     "heads",
+                                     "kv_heads",
+                                     "head_dim",
+                                     "causal",
+                                     "window",
+                                     "forward_s",
+                                     "backward_s",
+                                     "gflops_forward",
+                                     "gflops_backward",
+                                     "gemm_gflops",
+                                     "ratio_forward",
+                                     "ratio_backward",
+                                     "peak_bytes",
+                                     "sent_bytes",
+                                     "predicted_sent_bytes",
+                                     "isa"};
+
+/* The benchmark with what it prints in text (rank 0; empty elsewhere). words: arguments separated
+ * by blanks. */
+static lh_status run_bench(lh_comm *c, const char *words, char text[OUTPUT])
+{
+    char copy[256];
+    char *argv[ARGUMENTS];
+    int argc = 0;
+    (void)snprintf(copy, sizeof copy, "%s", words);
+    for (char *w = strtok(copy, " "); w != NULL && argc < ARGUMENTS; w = strtok(NULL, " "))
+        argv[argc++] = w;
+    text[0] = '\0';
+    (void)fflush(stdout);
+    FILE *file = tmpfile();
+    int terminal = dup(STDOUT_FILENO);
+    bool ready = file != NULL && terminal >= 0 && dup2(fileno(file), STDOUT_FILENO) >= 0;
+    lh_status st = lh_bench_main(c, argc, argv);
+    (void)fflush(stdout);
+    ready = ready && dup2(terminal, STDOUT_FILENO) >= 0;
+    if (terminal >= 0) (void)close(terminal);
+    if (ready) {
+        rewind(file);
+        text[fread(text, 1, OUTPUT - 1, file)] = '\0';
+    }
+    if (file != NULL) (void)fclose(file);
+    lh_assert_all(c, ready);
+    return st;
+}
+
+/* The text after "name": of a line; "" when the field is missing. */
+static const char *field(const char *line, const char *name)
+{
+    char key[64];
+    (void)snprintf(key, sizeof key, "\"%s\":", name);
+    const char *at = strstr(line, key);
+    return at != NULL ? at + strlen(key) : "";
+}
+
+static bool field_is(const char *line, const char *name, const char *value)
+{
+    const char *at = field(line, name);
+    size_t n = strlen(value);
+    return strncmp(at, value, n) == 0 && (at[n] == ',' || at[n] == '}');
+}
+
+static double number(const char *line, const char *name)
+{
+    double value = -1.0;
+    return sscanf(field(line, name), "%lf", &value) == 1 ? value : -1.0;
+}
+
+/* One line with all fields, its numbers positive, and as many bytes sent as predicted. */
+static bool line_holds(const char *line, int ranks)
+{
+    static const char *const positive[] = {"forward_s",      "backward_s",    "gflops_forward",
+                                           "gemm_gflops",    "ratio_forward", "gflops_backward",
+                                           "ratio_backward", "peak_bytes"};
+    bool ok = line[0] == '{' && strchr(line, '\n') != NULL && strchr(line, '\n')[1] == '\0';
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        bool there = field(line, fields[i])[0] != '\0';
+        if (!there) print_error("field %s is missing\n", fields[i]);
+        ok = ok && there;
+    }
+    for (size_t i = 0; i < sizeof positive / sizeof positive[0]; i++)
+        ok = ok && number(line, positive[i]) > 0.0;
+    ok = ok && number(line, "ranks") == ranks;
+    ok = ok && number(line, "sent_bytes") == number(line, "predicted_sent_bytes");
+    return ok && (number(line, "sent_bytes") == 0.0) == (ranks == 1);
+}
+
+static void test_bench_full(void **state)
+{
+    lh_comm *c = *state;
+    char text[OUTPUT];
+    bool first = lh_comm_rank(c) == 0;
+    lh_assert_all_ok(c, run_bench(c, "attention --mechanism full --n 1100 --repeats 1", text));
+    lh_assert_all(c, first ? line_holds(text, lh_comm_size(c)) : text[0] == '\0');
+    lh_assert_all(c, !first || (field_is(text, "window", "null") && field_is(text, "n", "1100") &&
+                                field_is(text, "causal", "false")));
+}
+
+static void test_bench_window(void **state)
+{
+    lh_comm *c = *state;
+    char text[OUTPUT];
+    bool first = lh_comm_rank(c) == 0;
+    const char *words = "attention --window=96 --causal --n 1100 --heads 4 --kv-heads 2 --batch 2 "
+                        "--head-dim 16 --threads 2 --repeats 2 --isa portable";
+    lh_assert_all_ok(c, run_bench(c, words, text));
+    lh_assert_all(c, first ? line_holds(text, lh_comm_size(c)) : text[0] == '\0');
+    lh_assert_all(c, !first ||
+                         (field_is(text, "mechanism", "\"sliding_window\"") &&
+                          field_is(text, "window", "96") && field_is(text, "causal", "true") &&
+                          field_is(text, "heads", "4") && field_is(text, "kv_heads", "2") &&
+                          field_is(text, "batch", "2") && field_is(text, "head_dim", "16") &&
+                          field_is(text, "threads", "2") && field_is(text, "isa", "\"portable\"")));
+}
+
+static void test_bench_refuses(void **state)
+{
+    static const struct {
+        const char *words, *says;
+    } wrong[] = {
+        {"", "attention"},
+        {"step", "attention"},
+        {"attention --lenght 3", "unknown option '--lenght'"},
+        {"attention --n", "wants a value"},
+        {"attention --n 0", "'0'"},
+        {"attention --n 12x", "'12x'"},
+        {"attention --causal=2", "0 or 1"},
+        {"attention --mechanism fool", "did you mean 'full'"},
+        {"attention --mechanism full --window 3", "has no setting 'window'"},
+        {"attention --mechanism sliding_window --set windo=3", "did you mean 'window'"},
+        {"attention --heads 3 --kv-heads 2", "does not divide"},
+        {"attention --n 1099511627776 --batch 1000000", "too many"},
+    };
+    lh_comm *c = *state;
+    char text[OUTPUT];
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        lh_status st = run_bench(c, wrong[i].words, text);
+        lh_assert_all_code(c, st, LH_ERR_USAGE);
+        bool says = strstr(lh_error_text(), wrong[i].says) != NULL;
+        if (!says) print_error("'%s': %s\n", wrong[i].words, lh_error_text());
+        lh_assert_all(c, says && text[0] == '\0');
+    }
+    lh_assert_all_code(c, run_bench(c, "attention --n 8 --isa z80", text), LH_ERR_UNSUP);
+    lh_error_clear();
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bench_full),
+        cmocka_unit_test(test_bench_window),
+        cmocka_unit_test(test_bench_refuses),
+    };
+    return lh_test_mpi_main(argc, argv, "bench", tests, sizeof tests / sizeof tests[0]);
+}
