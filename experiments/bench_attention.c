@@ -288,7 +288,7 @@ static void bench_times(bench *b, const lh_cost *cost, bench_result *r)
 /* Passes and products take turns: on a machine with other work both have the same luck. */
 static void bench_measure(bench *b, const lh_cost *cost, bench_result *r)
 {
-    int repeats = b->c->repeats;
+    int repeats = b->c->repeats > 1 ? b->c->repeats : 1;
     double seconds[BENCH_TIMES] = {0.0};
     lh_traffic before = *b->mesh->traffic;
     for (int i = -1; i < repeats; i++) { /* the first one warms up */

@@ -1,0 +1,64 @@
+#pragma once
+/* What the files of the tape share: its records. Not public. */
+#include "core/tape.h"
+
+typedef struct tape_value {
+    lh_shape shape;
+    lh_place place;
+    int32_t root; /* the value whose data this one shares; itself if none */
+    bool needs_grad;
+    bool has_grad;    /* something was added already */
+    const void *data; /* from outside; NULL: slot */
+    void *grad;       /* from outside; NULL: grad_slot */
+    int64_t slot, grad_slot;
+    const lh_param *param;
+} tape_value;
+
+typedef struct tape_node {
+    const lh_op *op;
+    int64_t attrs; /* offset */
+    int n_in, n_out;
+    int32_t in[LH_OP_INPUTS];
+    int32_t out; /* first output; the others follow */
+    bool needs_grad;
+    bool again; /* recomputed before its vjp */
+} tape_node;
+
+typedef struct tape_segment {
+    int64_t begin, end; /* nodes begin .. end - 1 */
+} tape_segment;
+
+struct lh_tape {
+    int size[LH_AXES], coord[LH_AXES];
+    lh_device *device;
+    lh_memory *memory;
+    bool gradients, recomputing, in_segment;
+    tape_value *value; /* value[0] is unused: ids are 1-based */
+    int64_t n_values, values_capacity;
+    tape_node *node;
+    int64_t n_nodes, nodes_capacity;
+    tape_segment *segment;
+    int64_t n_segments, segments_capacity;
+    char *attrs;
+    int64_t attrs_bytes, attrs_capacity;
+    bool *wanted; /* per value: recomputation needs it */
+    int64_t wanted_capacity;
+};
+
+struct lh_call {
+    lh_tape *tape;
+    const tape_node *node;
+    bool vjp;
+};
+
+/* lhi_tape_check - does the variable exist? Errors: LH_ERR_BUG. */
+lh_status lhi_tape_check(const lh_tape *t, lh_var v);
+
+/* lhi_tape_data - address of a value's data; counts as a use. */
+lh_status lhi_tape_data(lh_tape *t, int32_t id, void **data);
+
+/* lhi_tape_forward - run operation number k, its outputs in new memory. */
+lh_status lhi_tape_forward(lh_tape *t, int64_t k);
+
+/* lhi_tape_grad_target - where gradients of a value are added; *accumulate false: nothing is there yet. */
+lh_status lhi_tape_grad_target(lh_tape *t, int32_t id, void **data, bool *accumulate);
