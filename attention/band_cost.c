@@ -1,16 +1,7 @@
 #include "attention/band_cost.h"
+#include "core/integer.h"
 
 #include <string.h>
-
-static int64_t cost_min(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t cost_max(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
 
 /* The shard of a rank on a contiguous layout: chunks spread as evenly as possible is what the
  * layout says. */
@@ -24,11 +15,11 @@ static lh_range cost_shard(const lh_layout *l, int rank)
 static int64_t cost_received(const lh_layout *l, lh_range own, int64_t lo, int64_t hi)
 {
     if (own.begin == own.end) return 0;
-    int64_t begin = cost_max(0, own.begin + lo);
-    int64_t end = cost_min(l->n, own.end + hi);
+    int64_t begin = lhi_max(0, own.begin + lo);
+    int64_t end = lhi_min(l->n, own.end + hi);
     /* a one-sided band may end before its own rows do: count what lies outside them */
-    int64_t before = cost_max(0, cost_min(end, own.begin) - begin);
-    int64_t after = cost_max(0, end - cost_max(begin, own.end));
+    int64_t before = lhi_max(0, lhi_min(end, own.begin) - begin);
+    int64_t after = lhi_max(0, end - lhi_max(begin, own.end));
     return before + after;
 }
 
@@ -50,15 +41,15 @@ lh_status lh_band_cost(const lh_attn_desc *d, int64_t lo, int64_t hi, int ranks,
         start = shard.end;
         keep = keep && cost_received(l, shard, lo, hi) <= l->max_rows;
         if (q == rank || shard.begin == shard.end) continue;
-        int64_t begin = cost_max(own.begin, shard.begin + lo);
-        int64_t end = cost_min(own.end, shard.end + hi);
-        sent += cost_max(0, end - begin);
+        int64_t begin = lhi_max(own.begin, shard.begin + lo);
+        int64_t end = lhi_min(own.end, shard.end + hi);
+        sent += lhi_max(0, end - begin);
     }
     int64_t received = cost_received(l, own, lo, hi);
     int64_t row = 2 * d->batch * d->kv_heads * d->head_width * (int64_t)lh_dtype_bytes(LH_REAL);
     double scores = 0.0;
     for (int64_t i = own.begin; i < own.end; i++)
-        scores += (double)cost_max(0, cost_min(l->n, i + hi + 1) - cost_max(0, i + lo));
+        scores += (double)lhi_max(0, lhi_min(l->n, i + hi + 1) - lhi_max(0, i + lo));
     c->forward_bytes = sent * row;
     c->backward_bytes = received * row + (keep ? 0 : sent * row);
     c->kept_bytes = keep ? received * row : 0;

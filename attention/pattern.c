@@ -1,18 +1,9 @@
 #include "attention/pattern.h"
+#include "core/integer.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-
-static int64_t pattern_max(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
-static int64_t pattern_min(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 /* --- band --- */
 
@@ -32,8 +23,8 @@ static lh_cover band_cover(const lh_pattern *p, lh_range q, lh_range k)
 
 static lh_status band_needs(const lh_pattern *p, lh_range q, int64_t n, lh_runs *out)
 {
-    int64_t begin = pattern_max(0, q.begin + p->arg[0]);
-    int64_t end = pattern_min(n, q.end + p->arg[1]);
+    int64_t begin = lhi_max(0, q.begin + p->arg[0]);
+    int64_t end = lhi_min(n, q.end + p->arg[1]);
     if (q.begin >= q.end || begin >= end || p->arg[0] > p->arg[1]) return LH_OK;
     return lh_runs_add(out, begin, end - begin, 1);
 }
@@ -50,8 +41,7 @@ static const lh_pattern_ops band_ops = {
 
 lh_pattern lh_pattern_band(int64_t lo, int64_t hi)
 {
-    return (lh_pattern){.ops = &band_ops,
-                        .arg = {pattern_max(lo, -LH_FAR), pattern_min(hi, LH_FAR)}};
+    return (lh_pattern){.ops = &band_ops, .arg = {lhi_max(lo, -LH_FAR), lhi_min(hi, LH_FAR)}};
 }
 
 /* --- and, or --- */
@@ -82,8 +72,8 @@ static lh_status and_needs(const lh_pattern *p, lh_range q, int64_t n, lh_runs *
     for (int64_t i = 0, j = 0; i < a.count && j < b.count;) {
         int64_t a_end = a.run[i].start + a.run[i].count;
         int64_t b_end = b.run[j].start + b.run[j].count;
-        int64_t begin = pattern_max(a.run[i].start, b.run[j].start);
-        int64_t end = pattern_min(a_end, b_end);
+        int64_t begin = lhi_max(a.run[i].start, b.run[j].start);
+        int64_t end = lhi_min(a_end, b_end);
         if (begin < end) LH_TRY(lh_runs_add(out, begin, end - begin, 1));
         if (a_end < b_end)
             i++;
@@ -104,7 +94,7 @@ lh_pattern lh_pattern_and(const lh_pattern *a, const lh_pattern *b)
     int64_t lo[2];
     int64_t hi[2];
     if (lh_pattern_is_band(a, &lo[0], &hi[0]) && lh_pattern_is_band(b, &lo[1], &hi[1]))
-        return lh_pattern_band(pattern_max(lo[0], lo[1]), pattern_min(hi[0], hi[1]));
+        return lh_pattern_band(lhi_max(lo[0], lo[1]), lhi_min(hi[0], hi[1]));
     return (lh_pattern){.ops = &and_ops, .left = a, .right = b};
 }
 

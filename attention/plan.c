@@ -1,4 +1,5 @@
 #include "attention/plan.h"
+#include "core/integer.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -18,19 +19,9 @@ typedef struct plan_keys {
     int64_t row, count, position, stride;
 } plan_keys;
 
-static int64_t plan_min(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t plan_max(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
 static int32_t plan_clamp(int64_t x)
 {
-    return (int32_t)plan_max(-LH_TILE_FAR, plan_min(LH_TILE_FAR, x));
+    return (int32_t)lhi_max(-LH_TILE_FAR, lhi_min(LH_TILE_FAR, x));
 }
 
 static lh_status plan_add(plan_make *m, lh_tile tile)
@@ -46,8 +37,8 @@ static double plan_band_scores(const lh_tile *t)
 {
     double n = 0.0;
     for (int64_t i = 0; i < t->nq; i++) {
-        int64_t begin = plan_max(0, i + t->lo);
-        int64_t end = plan_min(t->nk, i + t->hi + 1);
+        int64_t begin = lhi_max(0, i + t->lo);
+        int64_t end = lhi_min(t->nk, i + t->hi + 1);
         if (end > begin) n += (double)(end - begin);
     }
     return n;
@@ -59,8 +50,8 @@ static lh_status plan_band(plan_make *m, const lh_piece *q, const plan_keys *k, 
                            int64_t hi)
 {
     lh_status st = LH_OK;
-    int64_t begin = plan_max(k->position, q->position + lo);
-    int64_t end = plan_min(k->position + k->count, q->position + q->count + hi);
+    int64_t begin = lhi_max(k->position, q->position + lo);
+    int64_t end = lhi_min(k->position + k->count, q->position + q->count + hi);
     int64_t chunk = m->keys->chunk;
     while (begin < end) {
         int64_t edge = (begin / chunk + 1) * chunk;
@@ -127,7 +118,7 @@ static lh_status plan_stretch(plan_make *m, const lh_piece *q, const plan_keys *
     if (q->stride == 1 && k->stride == 1 && lh_pattern_is_band(m->pattern, &lo, &hi))
         return plan_band(m, q, k, lo, hi);
     for (int64_t j = 0; j < k->count; j += PLAN_TILE_K) {
-        plan_keys part = {k->row + j, plan_min(PLAN_TILE_K, k->count - j),
+        plan_keys part = {k->row + j, lhi_min(PLAN_TILE_K, k->count - j),
                           k->position + j * k->stride, k->stride};
         LH_TRY(plan_bits(m, q, &part));
     }
@@ -143,7 +134,7 @@ static lh_status plan_block(plan_make *m, int rank, const lh_run *run, int64_t n
     lh_piece piece;
     for (lh_pieces it = lh_pieces_of(m->queries, rank); lh_piece_next(&it, &piece);) {
         for (int64_t i = 0; i < piece.count; i += LH_TILE_Q) {
-            lh_piece q = {piece.row + i, plan_min(LH_TILE_Q, piece.count - i),
+            lh_piece q = {piece.row + i, lhi_min(LH_TILE_Q, piece.count - i),
                           piece.position + i * piece.stride, piece.stride};
             int64_t at = row;
             for (int64_t r = 0; r < n_runs; r++) {

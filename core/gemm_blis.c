@@ -37,6 +37,16 @@ static bool gemm_trivial(const lh_gemm_args *a)
     return a->m <= 0 || a->n <= 0 || (a->k <= 0 && a->accumulate);
 }
 
+/* Threads for a product: each gets at least GEMM_SHARE multiply-adds, since waking one costs more
+ * than that. The bits do not depend on it. */
+enum { GEMM_SHARE = 262144 };
+static int gemm_threads(const lh_gemm_args *a, int threads)
+{
+    double most = (double)a->m * (double)a->n * (double)a->k / GEMM_SHARE;
+    if (most < 1.0) return 1;
+    return most < (double)threads ? (int)most : threads;
+}
+
 #define GEMM_DEFINE(suffix, real, call)                                                            \
     void lhi_gemm_##suffix(const lh_gemm_args *g, int threads)                                     \
     {                                                                                              \
@@ -54,7 +64,7 @@ static bool gemm_trivial(const lh_gemm_args *a)
         gemm_strides sb = gemm_normal(g->k, g->n, g->b_rs, g->b_cs);                               \
         gemm_strides sc = gemm_normal(g->m, g->n, g->c_rs, g->c_cs);                               \
         bli_rntm_disable_l3_sup(&rntm);                                                            \
-        bli_rntm_set_num_threads(threads, &rntm);                                                  \
+        bli_rntm_set_num_threads(gemm_threads(g, threads), &rntm);                                 \
         /* BLIS's prototypes lack const; it only reads a and b. */                                 \
         call(BLIS_NO_TRANSPOSE, BLIS_NO_TRANSPOSE, (dim_t)g->m, (dim_t)g->n, (dim_t)g->k, &alpha,  \
              (real *)(uintptr_t)g->a, sa.rs, sa.cs, (real *)(uintptr_t)g->b, sb.rs, sb.cs, &beta,  \

@@ -1,13 +1,10 @@
 #include "core/layout.h"
 
+#include "core/integer.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static int64_t layout_min(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
 
 /* Position of the last element; runs are never empty. */
 static int64_t run_last(const lh_run *r)
@@ -310,7 +307,7 @@ bool lh_piece_next(lh_pieces *it, lh_piece *out)
     const lh_run *r = &l->run[it->run];
     int64_t position = r->start + it->done * r->stride;
     int64_t room = l->chunk - position % l->chunk; /* positions to the next chunk edge */
-    int64_t count = layout_min(r->count - it->done, (room - 1) / r->stride + 1);
+    int64_t count = lhi_min(r->count - it->done, (room - 1) / r->stride + 1);
     *out = (lh_piece){it->row, count, position, r->stride};
     it->row += count;
     it->done += count;
@@ -348,7 +345,7 @@ static lh_run run_intersect(const lh_run *a, const lh_run *b)
 {
     lh_run none = {0, 0, 1};
     int64_t low = a->start > b->start ? a->start : b->start;
-    int64_t high = layout_min(run_last(a), run_last(b));
+    int64_t high = lhi_min(run_last(a), run_last(b));
     if (low > high) return none;
     int64_t inverse = 0;
     int64_t g = layout_gcd(a->stride, b->stride, &inverse);

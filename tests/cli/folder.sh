@@ -1,4 +1,4 @@
-# The run folder: what lies there, what is in it, and what a second run does to it (design section 6).
+# The run folder: what lies there, what is in it, and what a second run does to it (README).
 . "$LH_SOURCE/tests/cli/lib.sh"
 
 write_text text.txt 6000

@@ -4,7 +4,7 @@ set -u
 
 cli_failed=0
 cli_checks=0
-real_digits=1e-6 # relative tolerance of a first step on other rank counts (design section 7, invariant 1)
+real_digits=1e-6 # relative tolerance of a first step on other rank counts (README, invariant 1)
 [ "$LH_PRECISION" = double ] && real_digits=1e-12
 
 fail() {

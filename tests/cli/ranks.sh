@@ -1,4 +1,4 @@
-# The same file and seed give the same training on any number of ranks (design section 7, invariant 1), end to end.
+# The same file and seed give the same training on any number of ranks (README, invariant 1), end to end.
 . "$LH_SOURCE/tests/cli/lib.sh"
 
 write_text text.txt 6000

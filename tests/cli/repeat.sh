@@ -1,5 +1,5 @@
-# The same file, seed and ranks give the same bits: metrics, checkpoints, everything but what a clock says (design
-# section 7, invariant 2).
+# The same file, seed and ranks give the same bits: metrics, checkpoints, everything but what a clock says
+# (README, invariant 2).
 . "$LH_SOURCE/tests/cli/lib.sh"
 
 write_text text.txt 6000

@@ -1,5 +1,5 @@
 # Stop anywhere, resume: on the same ranks the same bits as if never stopped; on others the same training
-# (design section 7, invariant 3).
+# (README, invariant 3).
 . "$LH_SOURCE/tests/cli/lib.sh"
 
 write_text text.txt 6000

@@ -57,7 +57,7 @@ static lh_status load_set(const char *text, const char *set, lh_config **out)
     "data: {path: book.txt}\n"                                                                     \
     "model: {layers: 3, width: 48, heads: 4, attention: {mechanism: full}}\n"
 
-/* What design.md section 6 shows, but for what is required there. */
+/* The documented defaults, but for what is required. */
 static void test_defaults(void **state)
 {
     (void)state;
