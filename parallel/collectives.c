@@ -5,6 +5,7 @@
 typedef struct collective_attrs {
     lh_comm *comm;
     int axis;
+    const lh_layout *layout; /* of the sequence, for gather and reduce-scatter */
 } collective_attrs;
 
 #ifdef LH_PRECISION_DOUBLE
@@ -80,47 +81,41 @@ static const lh_op all_reduce_op = {.name = "all_reduce",
 lh_status lh_all_reduce(lh_tape *t, lh_mesh *mesh, int axis, lh_var x, lh_var *y)
 {
     const lh_shape shape = *lh_var_shape(t, x);
-    collective_attrs attrs = {mesh->axis[axis], axis};
+    collective_attrs attrs = {mesh->axis[axis], axis, NULL};
     if (shape.dtype != LH_REAL) return LH_RAISE(LH_ERR_BUG, "all_reduce sums real values");
     return lh_record(t, &all_reduce_op, &attrs, sizeof attrs, 1, &x, 1, &shape, y);
 }
 
-/* --- gather, reduce-scatter --- */
-
-static lh_status gather_place(const lh_call *c, const lh_place *in, lh_place *out)
-{
-    (void)c;
-    const lh_place_word *w = &in[0].axis[LH_AXIS_SEQ];
-    if (w->kind != LH_SHARD || w->dim != 1 || w->layout == NULL)
-        return LH_RAISE(LH_ERR_BUG, "only a value sharded by position is gathered");
-    out[0] = in[0];
-    out[0].axis[LH_AXIS_SEQ] = (lh_place_word){LH_REPLICATE, 0, NULL};
-    return LH_OK;
-}
+/* --- gather and reduce-scatter: each is the other's adjoint --- */
 
 typedef struct gather_run {
+    lh_call *call;
     lh_comm *comm;
     lh_device *device;
     const lh_layout *layout;
-    int64_t batch, width, mine; /* mine: own elements */
-    int *counts, *offsets;      /* [ranks], in elements */
-    lh_span *spans;             /* of one rank at a time: rows of the whole are positions */
-    void *part, *whole;         /* host: own rows; all rows, rank by rank */
+    int64_t batch, width, mine, all; /* mine, all: elements of own rows and of all rows */
+    int *counts, *offsets;           /* [ranks], in elements */
+    lh_span *spans;                  /* of one rank at a time: rows of the whole are positions */
+    void *part, *whole;              /* host: own rows; all rows, rank by rank */
 } gather_run;
 
 static lh_status gather_open(lh_call *c, gather_run *g)
 {
     lh_status st = LH_OK;
+    const collective_attrs *a = lh_call_attrs(c);
     const lh_shape *s = lh_call_in_shape(c, 0);
     void *counts = NULL;
     void *spans = NULL;
     int64_t runs = 0;
-    *g = (gather_run){.comm = ((const collective_attrs *)lh_call_attrs(c))->comm,
+    int64_t rows = a->layout->rows[lh_tape_coord(lh_call_tape(c), LH_AXIS_SEQ)];
+    *g = (gather_run){.call = c,
+                      .comm = a->comm,
                       .device = lh_call_device(c),
-                      .layout = lh_call_layout(c, 0),
+                      .layout = a->layout,
                       .batch = s->dim[0],
-                      .width = s->dim[2],
-                      .mine = lh_shape_count(s)};
+                      .width = s->dim[2]};
+    g->mine = g->batch * rows * g->width;
+    g->all = g->batch * g->layout->n * g->width;
     int ranks = g->layout->ranks;
     for (int r = 0; r < ranks; r++)
         if (g->layout->first[r + 1] - g->layout->first[r] > runs)
@@ -128,8 +123,7 @@ static lh_status gather_open(lh_call *c, gather_run *g)
     LH_TRY(lh_host_scratch(c, 2 * (size_t)ranks * sizeof(int), &counts));
     LH_TRY(lh_host_scratch(c, (size_t)runs * sizeof(lh_span), &spans));
     LH_TRY(lh_host_scratch(c, (size_t)g->mine * lh_dtype_bytes(LH_REAL), &g->part));
-    LH_TRY(lh_host_scratch(
-        c, (size_t)(g->batch * g->layout->n * g->width) * lh_dtype_bytes(LH_REAL), &g->whole));
+    LH_TRY(lh_host_scratch(c, (size_t)g->all * lh_dtype_bytes(LH_REAL), &g->whole));
     if (g->device->counting) goto done;
     g->counts = counts;
     g->offsets = g->counts + ranks;
@@ -151,10 +145,54 @@ static lh_rows_args gather_rows(const gather_run *g, int r, void *tensor)
     const lh_run *run = lh_layout_runs(g->layout, r, &count);
     for (int64_t i = 0; i < count; i++)
         g->spans[i] = (lh_span){run[i].start, run[i].count, run[i].stride};
-    return (lh_rows_args){g->batch, g->layout->n,
-                          g->width, count,
-                          g->spans, lh_dtype_bytes(LH_REAL),
-                          tensor,   (lh_real *)g->whole + g->offsets[r]};
+    return (lh_rows_args){.batch = g->batch,
+                          .tensor_rows = g->layout->n,
+                          .width = g->width,
+                          .n_spans = count,
+                          .spans = g->spans,
+                          .element_bytes = lh_dtype_bytes(LH_REAL),
+                          .tensor = tensor,
+                          .host = (lh_real *)g->whole + g->offsets[r]};
+}
+
+/* whole [B, N, W] (+)= the rows of all ranks; mine [B, s, W]. */
+static void gather_all(const gather_run *g, const void *mine, void *whole, bool accumulate)
+{
+    size_t bytes = (size_t)g->mine * lh_dtype_bytes(LH_REAL);
+    lhi_comm_count(g->comm, (int64_t)bytes, LH_SEND_SUMMARY);
+    if (g->device->counting) return;
+    lh_copy_out(g->device, g->part, mine, bytes);
+    LH_MPI(g->comm, MPI_Allgatherv(g->part, lhi_int(g->comm, g->mine), COLLECTIVE_REAL, g->whole,
+                                   g->counts, g->offsets, COLLECTIVE_REAL, g->comm->mpi));
+    for (int r = 0; r < g->layout->ranks; r++) {
+        lh_rows_args a = gather_rows(g, r, whole);
+        if (g->counts[r] == 0) continue;
+        if (accumulate)
+            lh_run_add_rows(g->device, &a);
+        else
+            lh_run_unpack_rows(g->device, &a);
+    }
+}
+
+/* mine [B, s, W] (+)= the sum over ranks of whole [B, N, W], own rows of it. */
+static lh_status gather_sum(const gather_run *g, const void *whole, void *mine, bool accumulate)
+{
+    lh_status st = LH_OK;
+    void *sum = NULL;
+    size_t bytes = (size_t)g->mine * lh_dtype_bytes(LH_REAL);
+    LH_TRY(lh_scratch(g->call, bytes, &sum));
+    lhi_comm_count(g->comm, g->all * (int64_t)lh_dtype_bytes(LH_REAL), LH_SEND_SUMMARY);
+    if (g->device->counting) goto done;
+    for (int r = 0; r < g->layout->ranks; r++) {
+        lh_rows_args a = gather_rows(g, r, (void *)(uintptr_t)whole);
+        if (g->counts[r] > 0) lh_run_pack_rows(g->device, &a);
+    }
+    LH_MPI(g->comm, MPI_Reduce_scatter(g->whole, g->part, g->counts, COLLECTIVE_REAL, MPI_SUM,
+                                       g->comm->mpi));
+    lh_copy_in(g->device, sum, g->part, bytes);
+    lh_run_axpy(g->device, &(lh_axpy_args){g->mine, 1.0, sum, mine, accumulate});
+done:
+    return st;
 }
 
 static lh_status gather_forward(lh_call *c)
@@ -163,19 +201,36 @@ static lh_status gather_forward(lh_call *c)
     gather_run g;
     const void *x = NULL;
     void *y = NULL;
-    size_t bytes = (size_t)lh_shape_count(lh_call_in_shape(c, 0)) * lh_dtype_bytes(LH_REAL);
     LH_TRY(lh_in(c, 0, &x));
     LH_TRY(lh_out(c, 0, &y));
     LH_TRY(gather_open(c, &g));
-    lhi_comm_count(g.comm, (int64_t)bytes, LH_SEND_SUMMARY);
-    if (g.device->counting) goto done;
-    lh_copy_out(g.device, g.part, x, bytes);
-    LH_MPI(g.comm, MPI_Allgatherv(g.part, lhi_int(g.comm, g.mine), COLLECTIVE_REAL, g.whole,
-                                  g.counts, g.offsets, COLLECTIVE_REAL, g.comm->mpi));
-    for (int r = 0; r < g.layout->ranks; r++) {
-        lh_rows_args a = gather_rows(&g, r, y);
-        if (g.counts[r] > 0) lh_run_unpack_rows(g.device, &a);
-    }
+    gather_all(&g, x, y, false);
+done:
+    return st;
+}
+
+static lh_status scatter_forward(lh_call *c)
+{
+    lh_status st = LH_OK;
+    gather_run g;
+    const void *x = NULL;
+    void *y = NULL;
+    LH_TRY(lh_in(c, 0, &x));
+    LH_TRY(lh_out(c, 0, &y));
+    LH_TRY(gather_open(c, &g));
+    LH_TRY(gather_sum(&g, x, y, false));
+done:
+    return st;
+}
+
+/* What both backward passes begin with; *dx NULL: nothing to do. */
+static lh_status gather_open_vjp(lh_call *c, gather_run *g, const void **dy, void **dx,
+                                 bool *accumulate)
+{
+    lh_status st = LH_OK;
+    LH_TRY(lh_out_grad(c, 0, dy));
+    LH_TRY(lh_in_grad(c, 0, dx, accumulate));
+    if (*dx != NULL) LH_TRY(gather_open(c, g));
 done:
     return st;
 }
@@ -186,30 +241,64 @@ static lh_status gather_vjp(lh_call *c)
     gather_run g;
     const void *dy = NULL;
     void *dx = NULL;
-    void *sum = NULL;
     bool accumulate = false;
-    LH_TRY(lh_out_grad(c, 0, &dy));
-    LH_TRY(lh_in_grad(c, 0, &dx, &accumulate));
-    if (dx == NULL) goto done;
-    LH_TRY(gather_open(c, &g));
-    size_t bytes = (size_t)g.mine * lh_dtype_bytes(LH_REAL);
-    LH_TRY(lh_scratch(c, bytes, &sum));
-    lhi_comm_count(g.comm, (int64_t)lh_shape_bytes(lh_call_out_shape(c, 0)), LH_SEND_SUMMARY);
-    if (g.device->counting) goto done;
-    for (int r = 0; r < g.layout->ranks; r++) {
-        lh_rows_args a = gather_rows(&g, r, (void *)(uintptr_t)dy);
-        if (g.counts[r] > 0) lh_run_pack_rows(g.device, &a);
-    }
-    LH_MPI(g.comm,
-           MPI_Reduce_scatter(g.whole, g.part, g.counts, COLLECTIVE_REAL, MPI_SUM, g.comm->mpi));
-    lh_copy_in(g.device, sum, g.part, bytes);
-    lh_run_axpy(g.device, &(lh_axpy_args){g.mine, 1.0, sum, dx, accumulate});
+    LH_TRY(gather_open_vjp(c, &g, &dy, &dx, &accumulate));
+    if (dx != NULL) LH_TRY(gather_sum(&g, dy, dx, accumulate));
 done:
     return st;
 }
 
+static lh_status scatter_vjp(lh_call *c)
+{
+    lh_status st = LH_OK;
+    gather_run g;
+    const void *dy = NULL;
+    void *dx = NULL;
+    bool accumulate = false;
+    LH_TRY(gather_open_vjp(c, &g, &dy, &dx, &accumulate));
+    if (dx != NULL) gather_all(&g, dy, dx, accumulate);
+done:
+    return st;
+}
+
+static lh_status gather_place(const lh_call *c, const lh_place *in, lh_place *out)
+{
+    (void)c;
+    const lh_place_word *w = &in[0].axis[LH_AXIS_SEQ];
+    if (w->kind != LH_SHARD || w->dim != 1 || w->layout == NULL)
+        return LH_RAISE(LH_ERR_BUG, "only a value sharded by position is gathered");
+    out[0] = in[0];
+    out[0].axis[LH_AXIS_SEQ] = (lh_place_word){LH_REPLICATE, 0, NULL};
+    return LH_OK;
+}
+
+static lh_status scatter_place(const lh_call *c, const lh_place *in, lh_place *out)
+{
+    const collective_attrs *a = lh_call_attrs(c);
+    char text[128];
+    if (in[0].axis[LH_AXIS_SEQ].kind != LH_PARTIAL)
+        return LH_RAISE(LH_ERR_BUG, "the value is %s: only a partial one is summed and scattered",
+                        lh_place_text(&in[0], text, sizeof text));
+    out[0] = in[0];
+    out[0].axis[LH_AXIS_SEQ] = (lh_place_word){LH_SHARD, 1, a->layout};
+    return LH_OK;
+}
+
 static const lh_op gather_op = {
     .name = "gather", .place = gather_place, .forward = gather_forward, .vjp = gather_vjp};
+
+static const lh_op scatter_op = {.name = "reduce_scatter",
+                                 .place = scatter_place,
+                                 .forward = scatter_forward,
+                                 .vjp = scatter_vjp};
+
+/* MPI counts in int. */
+static lh_status gather_check(const lh_shape *whole)
+{
+    if (lh_shape_count(whole) <= INT32_MAX) return LH_OK;
+    return LH_RAISE(LH_ERR_UNSUP, "gathering %lld elements on every rank: at most 2^31 - 1",
+                    (long long)lh_shape_count(whole));
+}
 
 lh_status lh_gather(lh_tape *t, lh_mesh *mesh, lh_var x, lh_var *y)
 {
@@ -217,10 +306,22 @@ lh_status lh_gather(lh_tape *t, lh_mesh *mesh, lh_var x, lh_var *y)
     const lh_layout *layout = lh_var_place(t, x)->axis[LH_AXIS_SEQ].layout;
     if (s->ndim != 3 || layout == NULL)
         return LH_RAISE(LH_ERR_BUG, "gather wants [B, s, W] sharded by position");
-    lh_shape shape = lh_shape_3(LH_REAL, s->dim[0], layout->n, s->dim[2]);
-    if (lh_shape_count(&shape) > INT32_MAX)
-        return LH_RAISE(LH_ERR_UNSUP, "gathering %lld elements on every rank: at most 2^31 - 1",
-                        (long long)lh_shape_count(&shape));
-    collective_attrs attrs = {mesh->axis[LH_AXIS_SEQ], LH_AXIS_SEQ};
-    return lh_record(t, &gather_op, &attrs, sizeof attrs, 1, &x, 1, &shape, y);
+    lh_shape whole = lh_shape_3(LH_REAL, s->dim[0], layout->n, s->dim[2]);
+    collective_attrs attrs = {mesh->axis[LH_AXIS_SEQ], LH_AXIS_SEQ, layout};
+    lh_status st = gather_check(&whole);
+    if (st != LH_OK) return st;
+    return lh_record(t, &gather_op, &attrs, sizeof attrs, 1, &x, 1, &whole, y);
+}
+
+lh_status lh_reduce_scatter(lh_tape *t, lh_mesh *mesh, const lh_layout *layout, lh_var x, lh_var *y)
+{
+    const lh_shape *s = lh_var_shape(t, x);
+    if (s->ndim != 3 || s->dtype != LH_REAL || s->dim[1] != layout->n)
+        return LH_RAISE(LH_ERR_BUG, "reduce_scatter wants [B, N, W], N positions of the layout");
+    lh_shape mine =
+        lh_shape_3(LH_REAL, s->dim[0], layout->rows[lh_tape_coord(t, LH_AXIS_SEQ)], s->dim[2]);
+    collective_attrs attrs = {mesh->axis[LH_AXIS_SEQ], LH_AXIS_SEQ, layout};
+    lh_status st = gather_check(s);
+    if (st != LH_OK) return st;
+    return lh_record(t, &scatter_op, &attrs, sizeof attrs, 1, &x, 1, &mine, y);
 }

@@ -11,7 +11,7 @@
 
 enum { BATCH = 2, WIDTH = 3, COUNT = 14 };
 
-typedef enum op_kind { REDUCE, REDUCE_TWICE, GATHER, GATHER_TWICE } op_kind;
+typedef enum op_kind { REDUCE, REDUCE_TWICE, GATHER, GATHER_TWICE, SCATTER, SCATTER_TWICE } op_kind;
 
 typedef struct stage {
     op_kind kind;
@@ -60,12 +60,14 @@ static lh_status collective_record(void *user, lh_tape *t, const lh_var *in, lh_
     lh_status st = LH_OK;
     stage *a = user;
     lh_mesh *mesh = lh_tape_device(t)->counting ? a->counting : a->mesh;
-    *n_out = a->kind == REDUCE || a->kind == GATHER ? 1 : 2;
+    *n_out = a->kind == REDUCE || a->kind == GATHER || a->kind == SCATTER ? 1 : 2;
     for (int i = 0; i < *n_out; i++) {
         if (a->kind == REDUCE || a->kind == REDUCE_TWICE)
             LH_TRY(lh_all_reduce(t, mesh, a->axis, in[0], &out[i]));
-        else
+        else if (a->kind == GATHER || a->kind == GATHER_TWICE)
             LH_TRY(lh_gather(t, mesh, in[0], &out[i]));
+        else
+            LH_TRY(lh_reduce_scatter(t, mesh, a->layout, in[0], &out[i]));
     }
 done:
     return st;
@@ -247,6 +249,87 @@ static void gather(void **state)
         }
 }
 
+/* --- reduce-scatter --- */
+
+/* Element e of [B, s, W] on a rank, as an element of [B, N, W]. */
+static int64_t whole_of(const lh_layout *l, int rank, int64_t e)
+{
+    int64_t rows = l->rows[rank];
+    int64_t position = lh_layout_position(l, rank, e / WIDTH % rows);
+    return (e / (rows * WIDTH) * l->n + position) * WIDTH + e % WIDTH;
+}
+
+static bool scatter_right(const stage *a, const lh_gradcheck_run *run)
+{
+    bool ok = true;
+    const lh_layout *l = a->layout;
+    int rank = a->mesh->coord[LH_AXIS_SEQ];
+    for (int64_t e = 0; e < BATCH * l->rows[rank] * WIDTH; e++) {
+        lh_real sum = 0;
+        for (int r = 0; r < l->ranks; r++) sum += x_of(r, whole_of(l, rank, e));
+        for (int k = 0; k < run->n_out; k++) ok = ok && ((const lh_real *)run->out[k])[e] == sum;
+    }
+    for (int r = 0; r < l->ranks; r++)
+        for (int64_t e = 0; e < BATCH * l->rows[r] * WIDTH; e++) {
+            lh_real dx = 0;
+            for (int k = 0; k < run->n_out; k++) dx += seed_of(r, k, e);
+            ok = ok && run->grad[0][whole_of(l, r, e)] == dx;
+        }
+    return ok;
+}
+
+static void check_scatter(lh_comm *c, lh_test_layout_kind layout, int64_t n, op_kind kind)
+{
+    stage a;
+    lh_gradcheck_run run;
+    lh_real *x = NULL;
+    lh_real *seed[2] = {NULL, NULL};
+    int rank = lh_comm_rank(c);
+    lh_assert_all_ok(c, stage_open(c, 1, layout, n, &a));
+    a.kind = kind;
+    int64_t rows = a.layout->rows[rank];
+    lh_place place = lh_place_tokens(a.layout);
+    place.axis[LH_AXIS_SEQ] = (lh_place_word){LH_PARTIAL, 0, NULL};
+    lh_assert_all_ok(c, lh_new((size_t)(BATCH * n * WIDTH) * sizeof *x, &x));
+    for (int64_t e = 0; e < BATCH * n * WIDTH; e++) x[e] = x_of(rank, e);
+    for (int k = 0; k < 2; k++) {
+        lh_assert_all_ok(c, lh_new((size_t)(BATCH * rows * WIDTH) * sizeof *x, &seed[k]));
+        for (int64_t e = 0; e < BATCH * rows * WIDTH; e++) seed[k][e] = seed_of(rank, k, e);
+    }
+    lh_gradcheck g = stage_check(&a);
+    g.record = collective_record;
+    g.total = collective_total;
+    g.in[0] = (lh_gradcheck_input){lh_shape_3(LH_REAL, BATCH, n, WIDTH), place, x, true};
+    g.seed[0] = seed[0];
+    g.seed[1] = seed[1];
+    lh_assert_all_ok(c, lh_gradcheck_open(&g, &run));
+    lh_assert_all_ok(c, lh_gradcheck_step(&run));
+    lh_assert_all_ok(c, lh_gradcheck_step(&run));
+    lh_assert_all(c, scatter_right(&a, &run));
+    lh_assert_all(c, run.allocations == 0);
+    lh_assert_all(c, lh_gradcheck_adjoint(&run) <= lh_tol_sum((double)(BATCH * n * WIDTH)));
+    int64_t bytes = lh_comm_size(c) > 1
+                        ? run.n_out * BATCH * (rows + n) * WIDTH * (int64_t)lh_dtype_bytes(LH_REAL)
+                        : 0;
+    lh_assert_all(c, bytes_exact(a.counting->traffic, bytes));
+    lh_assert_all(c, bytes_exact(a.mesh->traffic, 2 * bytes));
+    lh_gradcheck_close(&run);
+    lh_free(&x);
+    lh_free(&seed[0]);
+    lh_free(&seed[1]);
+    stage_close(&a);
+}
+
+static void reduce_scatter(void **state)
+{
+    lh_comm *c = *state;
+    for (int layout = 0; layout < LH_TEST_LAYOUTS; layout++)
+        for (int kind = SCATTER; kind <= SCATTER_TWICE; kind++) {
+            check_scatter(c, (lh_test_layout_kind)layout, 23, (op_kind)kind);
+            check_scatter(c, (lh_test_layout_kind)layout, 2, (op_kind)kind);
+        }
+}
+
 /* --- adjoints with random numbers, per rank --- */
 
 static void adjoints(void **state)
@@ -326,9 +409,8 @@ static void placements(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_reduce),
-        cmocka_unit_test(gather),
-        cmocka_unit_test(adjoints),
+        cmocka_unit_test(all_reduce),     cmocka_unit_test(gather),
+        cmocka_unit_test(reduce_scatter), cmocka_unit_test(adjoints),
         cmocka_unit_test(placements),
     };
     return lh_test_mpi_main(argc, argv, "collectives", tests, sizeof tests / sizeof tests[0]);
