@@ -44,8 +44,7 @@ static double plan_band_scores(const lh_tile *t)
     return n;
 }
 
-/* A band over one stretch: at most two tiles, cut at the first chunk edge, so that the kernel's own
- * cuts fall on chunk edges however the keys are spread. */
+/* A band over one stretch: at most two tiles, cut at the first chunk edge. */
 static lh_status plan_band(plan_make *m, const lh_piece *q, const plan_keys *k, int64_t lo,
                            int64_t hi)
 {
@@ -117,10 +116,13 @@ static lh_status plan_stretch(plan_make *m, const lh_piece *q, const plan_keys *
     int64_t hi = 0;
     if (q->stride == 1 && k->stride == 1 && lh_pattern_is_band(m->pattern, &lo, &hi))
         return plan_band(m, q, k, lo, hi);
-    for (int64_t j = 0; j < k->count; j += PLAN_TILE_K) {
+    for (int64_t j = 0; j < k->count;) {
         plan_keys part = {k->row + j, lhi_min(PLAN_TILE_K, k->count - j),
                           k->position + j * k->stride, k->stride};
+        int64_t edge = m->keys->chunk - part.position % m->keys->chunk; /* positions to it */
+        part.count = lhi_min(part.count, (edge + k->stride - 1) / k->stride);
         LH_TRY(plan_bits(m, q, &part));
+        j += part.count;
     }
 done:
     return st;

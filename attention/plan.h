@@ -3,8 +3,9 @@
  * steps.
  *
  * A plan is local and pure: made without messages, for any rank of any number of ranks, and cached
- * by its key. Tile edges fall on chunk edges, so that local results do not depend on how many ranks
- * there are. */
+ * by its key. Query blocks are cut at chunk edges, stretches of keys at their first one (patterns
+ * that are no band: at every one). The blocks of a query are still merged in ring order, so outputs
+ * on different numbers of ranks are equal to rounding, not bit by bit. */
 #include "attention/pattern.h"
 #include "parallel/exchange.h"
 

@@ -82,11 +82,16 @@ static void main_command_help(const char *command)
             "means the whole part. --set changes any key of the saved configuration.\n");
         return;
     }
+    if (strcmp(command, "train") != 0) {
+        main_help(stdout);
+        return;
+    }
     (void)printf(
         "longhaul train FILE.yaml [--set KEY=VALUE]... [--resume]\n\n"
         "Trains what the file describes into the folder run.output/run.name: config.yaml,\n"
-        "metrics.jsonl, checkpoints/, log.txt. SIGUSR1 ends the run after the running step, with\n"
-        "a checkpoint. The keys of the file:\n\n");
+        "metrics.jsonl, checkpoints/, log.txt. SIGUSR1 (which mpirun passes on), SIGTERM or\n"
+        "SIGINT to the ranks ends the run after the running step, with a checkpoint and\n"
+        "exit code 75. The keys of the file:\n\n");
     lh_config_help(stdout);
 }
 
