@@ -45,6 +45,9 @@ if mpirun --version 2>/dev/null | grep -q 'Open MPI\|OpenRTE'; then
     fi
 fi
 
+# the launcher puts a pipe between the program and the terminal: tell it that there is one
+if [ -t 2 ] && [ -z "${LONGHAUL_PROGRESS-}" ]; then export LONGHAUL_PROGRESS=live; fi
+
 echo "== train ($run)"
 "${launch[@]}" build/release/longhaul train experiments/quickstart.yaml --set "run.name=quickstart-$n" "$@"
 

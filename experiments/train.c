@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -309,13 +310,22 @@ done:
     return st;
 }
 
+/* One line that is written over, or a line each time? Launchers put a pipe between a rank and the
+ * terminal, so whoever starts one on a terminal may say so: LONGHAUL_PROGRESS=live. */
+static bool train_terminal(void)
+{
+    const char *wish = getenv("LONGHAUL_PROGRESS");
+    if (wish != NULL) return strcmp(wish, "live") == 0;
+    return isatty(STDERR_FILENO);
+}
+
 static lh_status train_open(train_run *r, bool resume)
 {
     lh_status st = LH_OK;
     char path[LH_PATH_MAX];
     int64_t from = -1;
     r->lead = lh_comm_rank(r->world) == 0;
-    r->terminal = r->lead && isatty(STDERR_FILENO);
+    r->terminal = r->lead && train_terminal();
     LH_TRY(train_folder(r, resume));
     LH_TRY(lh_session_open(r->world, r->config, true, &r->session));
     LH_TRY(lh_folder_make(r->world, r->checkpoints));
