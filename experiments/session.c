@@ -331,8 +331,16 @@ done:
     return st;
 }
 
+/* Was any rank asked to stop? Collective on world. */
+static bool session_asked_to_stop(lh_session *s, const volatile sig_atomic_t *stop)
+{
+    int64_t asked = *stop != 0;
+    lh_max_i64(s->world, &asked, 1, LH_SEND_OTHER);
+    return asked != 0;
+}
+
 lh_status lh_session_evaluate(lh_session *s, lh_split split, int64_t max_tokens,
-                              lh_eval_result *out)
+                              const volatile sig_atomic_t *stop, lh_eval_result *out)
 {
     lh_status st = LH_OK;
     const lh_mesh *m = s->mesh;
@@ -348,11 +356,13 @@ lh_status lh_session_evaluate(lh_session *s, lh_split split, int64_t max_tokens,
     if (max_tokens > 0 && windows > (max_tokens + length - 1) / length)
         windows = (max_tokens + length - 1) / length;
     s->trouble = LH_OK;
-    for (int64_t first = 0; first < windows; first += stride) {
+    for (int64_t first = 0; first < windows && !out->stopped; first += stride) {
         int64_t mine = first + m->coord[LH_AXIS_DATA] * s->batch;
         for (int64_t b = 0; b < s->batch; b++)
             session_read(s, b, split, mine + b < windows ? mine + b : -1, mine + b, &labels);
         session_pass(s, 0, false, session_batch(s, 1.0, 0, false), &sums[0], &sums[1]);
+        if (stop != NULL && first / stride % SESSION_STOP == SESSION_STOP - 1)
+            out->stopped = session_asked_to_stop(s, stop);
     }
     sums[2] = (double)labels;
     *m->traffic = before; /* evaluation is not part of a step's traffic */

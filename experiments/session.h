@@ -1,6 +1,8 @@
 #pragma once
 /* A session: everything that one configuration needs to run steps: mesh, device, data, parameters,
  * model, step memory. */
+#include <signal.h>
+
 #include "core/optimizer.h"
 #include "experiments/config.h"
 #include "experiments/task.h"
@@ -63,9 +65,13 @@ LH_NODISCARD lh_status lh_session_step(lh_session *s, int64_t first_sample, int6
 typedef struct lh_eval_result {
     double loss, bits_per_byte, accuracy; /* bits_per_byte: per predicted byte */
     int64_t tokens;                       /* labels counted */
+    bool stopped;                         /* on request, before the end */
 } lh_eval_result;
 
 /* lh_session_evaluate - loss over the first windows of a split that hold at least max_tokens
- * positions (0: all of it). Collective on world. Errors: agreed. */
+ * positions (0: all of it). stop (NULL: none): set by a signal handler on any rank; then the
+ * evaluation ends within SESSION_STOP passes, out->stopped is true and the figures are of what was
+ * seen. Collective on world. Errors: agreed. */
+enum { SESSION_STOP = 8 };
 LH_NODISCARD lh_status lh_session_evaluate(lh_session *s, lh_split split, int64_t max_tokens,
-                                           lh_eval_result *out);
+                                           const volatile sig_atomic_t *stop, lh_eval_result *out);

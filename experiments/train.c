@@ -158,14 +158,16 @@ static void train_eval_json(lh_json *j, int64_t step, const char *part, const lh
 }
 
 /* Evaluates the validation part, if there is one, and records it. */
-static lh_status train_eval(train_run *r, lh_eval_result *out)
+static lh_status train_eval(train_run *r, const volatile sig_atomic_t *stop, lh_eval_result *out)
 {
     lh_status st = LH_OK;
     lh_eval_result e = {0};
     char text[256];
     *out = e;
     if (lh_task_windows(r->session->task, LH_SPLIT_VALID) == 0) goto done;
-    LH_TRY(lh_session_evaluate(r->session, LH_SPLIT_VALID, r->config->train.eval_tokens, &e));
+    LH_TRY(lh_session_evaluate(r->session, LH_SPLIT_VALID, r->config->train.eval_tokens, stop, &e));
+    out->stopped = e.stopped;
+    if (e.stopped) goto done; /* half an evaluation is none */
     train_eval_json(&r->json, r->step, NULL, &e);
     LH_TRY(lh_agree(r->world, lh_metrics_write(r->metrics, &r->json)));
     (void)snprintf(text, sizeof text,
@@ -403,7 +405,7 @@ static lh_status train_loop(train_run *r, const volatile sig_atomic_t *stop, boo
     *stopped = false;
     if (r->step >= c->schedule.steps) { /* a finished run: say again how it ended, record nothing */
         if (lh_task_windows(r->session->task, LH_SPLIT_VALID) > 0)
-            LH_TRY(lh_session_evaluate(r->session, LH_SPLIT_VALID, c->train.eval_tokens, &e));
+            LH_TRY(lh_session_evaluate(r->session, LH_SPLIT_VALID, c->train.eval_tokens, NULL, &e));
         train_print(r, &e);
         goto done;
     }
@@ -414,7 +416,8 @@ static lh_status train_loop(train_run *r, const volatile sig_atomic_t *stop, boo
         /* whoever asks to stop may not wait long: the checkpoint is all that is done then */
         if (!*stopped && c->train.eval_every > 0 &&
             (last || train_due(c->train.eval_every, r->step)))
-            LH_TRY(train_eval(r, &e));
+            LH_TRY(train_eval(r, stop, &e));
+        *stopped = *stopped || e.stopped;
         if (train_due(c->checkpoint.every, r->step) || (last && c->checkpoint.every > 0) ||
             *stopped)
             LH_TRY(train_checkpoint(r));
@@ -470,7 +473,7 @@ lh_status lh_evaluate(lh_comm *world, lh_config *config, const char *folder)
         lh_eval_result e = {0};
         const char *text = NULL;
         if (lh_task_windows(s->task, (lh_split)i) == 0) continue;
-        LH_TRY(lh_session_evaluate(s, (lh_split)i, config->train.eval_tokens, &e));
+        LH_TRY(lh_session_evaluate(s, (lh_split)i, config->train.eval_tokens, NULL, &e));
         if (lh_comm_rank(world) > 0) continue;
         train_eval_json(&json, info.step, part[i], &e);
         if (lh_json_text(&json, &text) == LH_OK) (void)printf("%s\n", text);
