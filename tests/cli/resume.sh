@@ -93,6 +93,11 @@ expect 2 2 train tiny.yaml --set run.name=run --resume "${ten[@]}" --set run.see
 says err 'run.seed'
 expect 2 2 train tiny.yaml --set run.name=run --resume "${ten[@]}" --set model.width=16
 says err 'layer.0.attention.query.weight'
+expect 2 2 train tiny.yaml --set run.name=run --resume "${ten[@]}" --set data.length=64
+says err 'data.length was 128'
+{ cat text.txt; echo more; } >longer.txt
+expect 2 2 train tiny.yaml --set run.name=run --resume "${ten[@]}" --set data.path=longer.txt
+says err 'the size of data.path'
 expect 2 2 train tiny.yaml --set run.name=run "${ten[@]}"
 says err '--resume'
 same_file runs/run/metrics.jsonl runs/straight/metrics.jsonl
@@ -136,6 +141,16 @@ same "standard output of a run stopped on request" "$(cat out)" ''
 stopped=$(sed -nE 's/^stopped on request after step ([0-9]+).*/\1/p' err)
 exists "$(checkpoint runs/run "$stopped")"
 resumed_is_straight
+
+# in the middle of an evaluation that would take long
+head -c 3000000 /dev/zero | tr '\0' a >long.txt
+start_long --set data.valid_path=long.txt --set train.eval_every=4
+for pid in pid.*; do break; done
+kill -USR1 "$(cat "$pid")"
+wait "$job"
+same "exit code of a run stopped while it evaluates" $? 75
+says err 'stopped on request after step 4'
+exists "$(checkpoint runs/run 4)"
 
 start_long --set checkpoint.every=2
 for pid in pid.*; do break; done
