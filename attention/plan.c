@@ -128,9 +128,28 @@ done:
     return st;
 }
 
-/* Tiles of all query blocks against one block of keys, given as runs of positions in row order from
- * row `row`. */
-static lh_status plan_block(plan_make *m, int rank, const lh_run *run, int64_t n_runs, int64_t row)
+/* A block of keys: runs of positions in row order, from row `row` on. */
+typedef struct plan_runs {
+    const lh_run *run;
+    int64_t count, row;
+} plan_runs;
+
+/* Tiles of one query block against a block of keys. */
+static lh_status plan_query(plan_make *m, const lh_piece *q, const plan_runs *keys)
+{
+    lh_status st = LH_OK;
+    int64_t at = keys->row;
+    for (int64_t r = 0; r < keys->count; r++) {
+        plan_keys k = {at, keys->run[r].count, keys->run[r].start, keys->run[r].stride};
+        LH_TRY(plan_stretch(m, q, &k));
+        at += k.count;
+    }
+done:
+    return st;
+}
+
+/* Tiles of all query blocks of a rank against a block of keys. */
+static lh_status plan_block(plan_make *m, int rank, const plan_runs *keys)
 {
     lh_status st = LH_OK;
     lh_piece piece;
@@ -138,12 +157,7 @@ static lh_status plan_block(plan_make *m, int rank, const lh_run *run, int64_t n
         for (int64_t i = 0; i < piece.count; i += LH_TILE_Q) {
             lh_piece q = {piece.row + i, lhi_min(LH_TILE_Q, piece.count - i),
                           piece.position + i * piece.stride, piece.stride};
-            int64_t at = row;
-            for (int64_t r = 0; r < n_runs; r++) {
-                plan_keys k = {at, run[r].count, run[r].start, run[r].stride};
-                LH_TRY(plan_stretch(m, &q, &k));
-                at += run[r].count;
-            }
+            LH_TRY(plan_query(m, &q, keys));
         }
     }
 done:
@@ -178,11 +192,12 @@ static lh_status plan_tiles(plan_make *m, int rank)
     int64_t count = 0;
     const lh_run *own = lh_layout_runs(m->keys, rank, &count);
     LH_TRY(lh_new((size_t)(x->n_steps + 2) * sizeof *p->first, &p->first));
-    LH_TRY(plan_block(m, rank, own, count, 0));
+    LH_TRY(plan_block(m, rank, &(plan_runs){own, count, 0}));
     p->first[1] = p->n_tiles;
     for (int i = 0; i < x->n_steps; i++) {
         const lh_exchange_step *s = &x->step[i];
-        LH_TRY(plan_block(m, rank, s->positions.run, s->positions.count, x->keep ? s->offset : 0));
+        plan_runs keys = {s->positions.run, s->positions.count, x->keep ? s->offset : 0};
+        LH_TRY(plan_block(m, rank, &keys));
         p->first[i + 2] = p->n_tiles;
     }
 done:

@@ -135,6 +135,8 @@ done:
     return st;
 }
 
+/* Nine arguments, since every operation is recorded by one such call and a struct would say no more.
+ * NOLINTNEXTLINE(readability-function-size) */
 lh_status lh_record(lh_tape *t, const lh_op *op, const void *attrs, size_t attrs_bytes, int n_in,
                     const lh_var *in, int n_out, const lh_shape *out_shapes, lh_var *outs)
 {

@@ -105,7 +105,8 @@ static lh_status check_training(const lh_node *root, const lh_config *c)
     lh_status st = LH_OK;
     char p[LH_PLACE_MAX];
     int64_t parts = c->mesh.data * c->train.accumulate;
-    double pass = (double)(c->data.batch / parts) * (double)c->data.length;
+    int64_t sequences = c->data.batch / parts;
+    double pass = (double)sequences * (double)c->data.length;
     double wide = (double)c->model.width * 4.0;
     if ((double)c->model.mlp_width > wide) wide = (double)c->model.mlp_width;
     if ((double)c->model.heads * (double)c->model.head_width > wide)

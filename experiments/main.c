@@ -95,28 +95,44 @@ static void main_command_help(const char *command)
     lh_config_help(stdout);
 }
 
+/* --set KEY=VALUE or --set=KEY=VALUE at argument *i. */
+static lh_status main_parse_set(int argc, char **argv, int *i, main_options *o)
+{
+    lh_status st = LH_OK;
+    const char *value = argv[*i][5] == '=' ? argv[*i] + 6 : NULL;
+    if (value == NULL && *i + 1 < argc) value = argv[++*i];
+    LH_CHECK(value != NULL, LH_ERR_USAGE, "--set wants KEY=VALUE, such as --set train.log_every=1");
+    LH_CHECK(o->n_overrides < MAIN_OVERRIDES, LH_ERR_USAGE, "more than %d --set", MAIN_OVERRIDES);
+    o->overrides[o->n_overrides++] = value;
+done:
+    return st;
+}
+
+static lh_status main_parse_target(const char *command, const char *word, main_options *o)
+{
+    lh_status st = LH_OK;
+    LH_CHECK(word[0] != '-', LH_ERR_USAGE,
+             "unknown option '%s' of 'longhaul %s': see longhaul %s --help", word, command,
+             command);
+    LH_CHECK(o->target == NULL, LH_ERR_USAGE, "'longhaul %s' takes one name, but got '%s' and '%s'",
+             command, o->target, word);
+    o->target = word;
+done:
+    return st;
+}
+
 static lh_status main_parse(int argc, char **argv, main_options *o)
 {
     lh_status st = LH_OK;
     const char *command = argv[1];
     for (int i = 2; i < argc; i++) {
-        if (strcmp(argv[i], "--resume") == 0 && strcmp(command, "train") == 0) {
+        bool set = strncmp(argv[i], "--set", 5) == 0 && (argv[i][5] == '=' || argv[i][5] == '\0');
+        if (strcmp(argv[i], "--resume") == 0 && strcmp(command, "train") == 0)
             o->resume = true;
-        } else if (strncmp(argv[i], "--set", 5) == 0 && (argv[i][5] == '=' || argv[i][5] == '\0')) {
-            LH_CHECK(argv[i][5] == '=' || i + 1 < argc, LH_ERR_USAGE,
-                     "--set wants KEY=VALUE, such as --set train.log_every=1");
-            LH_CHECK(o->n_overrides < MAIN_OVERRIDES, LH_ERR_USAGE, "more than %d --set",
-                     MAIN_OVERRIDES);
-            o->overrides[o->n_overrides++] = argv[i][5] == '=' ? argv[i] + 6 : argv[++i];
-        } else {
-            LH_CHECK(argv[i][0] != '-', LH_ERR_USAGE,
-                     "unknown option '%s' of 'longhaul %s': see longhaul %s --help", argv[i],
-                     command, command);
-            LH_CHECK(o->target == NULL, LH_ERR_USAGE,
-                     "'longhaul %s' takes one name, but got '%s' and '%s'", command, o->target,
-                     argv[i]);
-            o->target = argv[i];
-        }
+        else if (set)
+            LH_TRY(main_parse_set(argc, argv, &i, o));
+        else
+            LH_TRY(main_parse_target(command, argv[i], o));
     }
     LH_CHECK(o->target != NULL, LH_ERR_USAGE, "'longhaul %s' wants %s", command,
              strcmp(command, "train") == 0 ? "an experiment file: longhaul train FILE.yaml"

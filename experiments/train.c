@@ -196,31 +196,30 @@ static lh_status train_checkpoint(train_run *r)
                                r->config->checkpoint.keep);
 }
 
-/* The newest checkpoint that is whole, into the session; *found false: there is none. A damaged one
- * is named and passed. */
+/* A checkpoint that is not whole is passed over, after saying so; other errors stay. */
+static lh_status train_pass_over(const lh_comm *world, lh_status st)
+{
+    if (st != LH_ERR_FORMAT) return st;
+    if (lh_comm_rank(world) == 0)
+        (void)fprintf(stderr, "longhaul: passing over a damaged checkpoint: %s\n", lh_error_text());
+    return LH_OK;
+}
+
+/* The newest checkpoint that is whole, into the session; *found false: there is none at all. */
 static lh_status train_load(lh_comm *world, lh_session *s, const char *folder,
                             lh_checkpoint_what what, lh_checkpoint_info *info, bool *found)
 {
     lh_status st = LH_OK;
     char path[LH_PATH_MAX];
+    bool exists = true;
     *found = false;
-    for (int64_t i = 0;; i++) {
-        bool exists = false;
+    for (int64_t i = 0; !*found && exists; i++) {
         LH_TRY(lh_checkpoint_newest(world, folder, i, path, sizeof path, &exists));
-        if (!exists) {
-            LH_CHECK(i == 0, LH_ERR_FORMAT, "no checkpoint in '%s' is whole", folder);
-            break;
-        }
+        LH_CHECK(exists || i == 0, LH_ERR_FORMAT, "no checkpoint in '%s' is whole", folder);
+        if (!exists) continue;
         st = lh_checkpoint_read(s->mesh, path, what, s->params, info);
-        if (st == LH_OK) {
-            *found = true;
-            break;
-        }
-        if (st != LH_ERR_FORMAT) goto done;
-        if (lh_comm_rank(world) == 0)
-            (void)fprintf(stderr, "longhaul: passing over a damaged checkpoint: %s\n",
-                          lh_error_text());
-        st = LH_OK;
+        *found = st == LH_OK;
+        LH_TRY(train_pass_over(world, st));
     }
 done:
     return st;
