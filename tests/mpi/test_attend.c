@@ -34,6 +34,7 @@ typedef struct scene {
     int64_t valid[MAX_BATCH];
     unsigned no_seed; /* bit 0: no gradient reaches o; bit 1: lse */
     bool segment;     /* recomputed */
+    bool memory;      /* no gradient passes to the second list of keys */
     int data;         /* data ranks, if they divide the ranks; else 1 */
 } scene;
 
@@ -166,6 +167,16 @@ static const scene scenes[] = {
      .keys = {{.lo = -3, .hi = 3}, {2, LH_TEST_EVEN, SAME, 0, 0, 2}},
      .has_valid = true,
      .valid = {15}},
+    {.name = "a memory behind stop_gradient",
+     SIZES(2, 83, 16, 4, 2, 8, LH_TEST_EVEN),
+     .n_segments = 2,
+     .keys = {{.lo = -FAR, .hi = 0}, {40, LH_TEST_ALIGNED, BAND, -FAR, FAR, 0}},
+     .memory = true},
+    {.name = "a memory behind stop_gradient, kept rows",
+     SIZES(2, 83, 16, 2, 1, 8, LH_TEST_EVEN),
+     .n_segments = 2,
+     .keys = {{.lo = -9, .hi = 0}, {60, LH_TEST_EVEN, BAND, -7, 0, 0}},
+     .memory = true},
     {.name = "recomputed",
      SIZES(2, 101, 16, 2, 1, 8, LH_TEST_EVEN),
      .n_segments = 1,
@@ -327,9 +338,13 @@ static lh_status attend_record(void *user, lh_tape *t, const lh_var *in, lh_var 
                         .layout = a->layout[0],
                         .scale = 1.0 / sqrt((double)a->s->width),
                         .n_segments = a->s->n_segments};
-    for (int i = 0; i < d.n_segments; i++)
+    for (int i = 0; i < d.n_segments; i++) {
         d.segment[i] = (lh_segment){in[K + 2 * i], in[V + 2 * i], a->layout[i], &a->pattern[i],
                                     a->s->has_valid ? a->s->valid : NULL};
+        if (i == 0 || !a->s->memory) continue;
+        LH_TRY(lh_stop_gradient(t, d.segment[i].k, &d.segment[i].k));
+        LH_TRY(lh_stop_gradient(t, d.segment[i].v, &d.segment[i].v));
+    }
     *n_out = 2;
     lh_plan_cache_step(a->plans);
     if (a->s->segment) LH_TRY(lh_tape_segment_begin(t));
@@ -553,7 +568,7 @@ static void want_bytes(const stage *a, int64_t *forward, int64_t *backward)
         }
         int64_t row = 2 * a->s->batch * a->s->kv_heads * a->s->width * (int64_t)sizeof(lh_real);
         *forward += row * p->exchange->total_send;
-        *backward += row * p->exchange->total_recv;
+        if (i == 0 || !a->s->memory) *backward += row * p->exchange->total_recv;
         if (!p->exchange->keep) *backward += row * p->exchange->total_send;
     }
 }
@@ -592,7 +607,8 @@ static bool values_right(stage *a)
     int64_t heads = a->s->heads * a->s->width;
     bool ok = close_enough(a, "o", rows_error(a, a->layout[0], heads, a->run.out[0], a->out[0]));
     ok = close_enough(a, "lse", lse_error(a)) && ok;
-    for (int t = 0; t < a->g.n_in; t++)
+    int tensors = a->s->memory ? V + 1 : a->g.n_in;
+    for (int t = 0; t < tensors; t++)
         ok = close_enough(a, names[t],
                           rows_error(a, tensor_layout(a, t), tensor_heads(a, t) * a->s->width,
                                      a->run.grad[t], a->grad[t])) &&
