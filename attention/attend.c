@@ -326,6 +326,8 @@ static lh_status attend_check(lh_tape *t, const lh_attend_desc *d)
                 k->dim[1] == s->layout->rows[rank] && k->dim[3] == q->dim[3] &&
                 attend_lies(t, s->k, s->layout) && attend_lies(t, s->v, s->layout),
             LH_ERR_BUG, "keys and values must be [B, s, G, D] and lie by their segment's layout");
+        LH_CHECK(k->dim[2] == lh_var_shape(t, d->segment[0].k)->dim[2], LH_ERR_BUG,
+                 "segment %d has another number of key heads than segment 0", i);
         LH_CHECK(k->dim[2] > 0 && q->dim[2] % k->dim[2] == 0, LH_ERR_BUG,
                  "%lld query heads are no multiple of %lld key heads", (long long)q->dim[2],
                  (long long)k->dim[2]);

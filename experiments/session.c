@@ -7,7 +7,10 @@
 
 #include "parallel/reduce.h"
 
-enum { SESSION_REDUCE = 1 << 20 }; /* elements of the reduction buffer, at most */
+enum {
+    SESSION_REDUCE = 1 << 20, /* elements of the reduction buffer, at most */
+    SESSION_STOP = 8          /* passes of an evaluation between two looks at the stop request */
+};
 
 /* Threads of this rank: what the file says, else OMP_NUM_THREADS, else its share of the processors
  * it may use. */

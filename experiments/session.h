@@ -70,8 +70,7 @@ typedef struct lh_eval_result {
 
 /* lh_session_evaluate - loss over the first windows of a split that hold at least max_tokens
  * positions (0: all of it). stop (NULL: none): set by a signal handler on any rank; then the
- * evaluation ends within SESSION_STOP passes, out->stopped is true and the figures are of what was
+ * evaluation ends within a few passes, out->stopped is true and the figures are of what was
  * seen. Collective on world. Errors: agreed. */
-enum { SESSION_STOP = 8 };
 LH_NODISCARD lh_status lh_session_evaluate(lh_session *s, lh_split split, int64_t max_tokens,
                                            const volatile sig_atomic_t *stop, lh_eval_result *out);
