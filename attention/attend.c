@@ -12,7 +12,7 @@ typedef struct attend_attrs {
     lh_comm *comm;
     double scale;
     int n_segments;
-    const int64_t *valid[LH_SEGMENTS];
+    lh_sight sight[LH_SEGMENTS];
     const lh_plan *plan[LH_SEGMENTS];
 } attend_attrs;
 
@@ -30,7 +30,7 @@ typedef struct attend_run {
 typedef struct attend_keys {
     const lh_plan *plan;
     const lh_exchange *x;
-    const int64_t *valid;
+    lh_sight sight;
     const void *home[2]; /* k, v of this rank */
     int64_t home_rows;
     void *block[2]; /* received k, v */
@@ -82,7 +82,7 @@ static lh_status attend_open_keys(const attend_run *r, int i, bool fetches, atte
     lh_status st = LH_OK;
     lh_call *c = r->call;
     *k = (attend_keys){
-        .plan = r->attrs->plan[i], .x = r->attrs->plan[i]->exchange, .valid = r->attrs->valid[i]};
+        .plan = r->attrs->plan[i], .x = r->attrs->plan[i]->exchange, .sight = r->attrs->sight[i]};
     k->home_rows = lh_call_in_shape(c, 1 + 2 * i)->dim[1];
     size_t bytes =
         (size_t)(r->batch * k->plan->block_rows * r->kv_heads * r->width) * lh_dtype_bytes(LH_REAL);
@@ -109,7 +109,7 @@ static void attend_tiles(attend_run *r, const attend_keys *k, int part)
     r->fwd.tiles = p->tile + p->first[part];
     r->fwd.n_tiles = p->first[part + 1] - p->first[part];
     r->fwd.bits = p->bits;
-    r->fwd.valid = k->valid;
+    r->fwd.sight = k->sight;
     r->fwd.k = keys[0];
     r->fwd.v = keys[1];
     r->fwd.k_rows = part == 0 ? k->home_rows : p->block_rows;
@@ -169,7 +169,7 @@ static void attend_grad_tiles(attend_run *r, const attend_keys *k, int part)
     r->bwd.tiles = p->tile + p->first[part];
     r->bwd.n_tiles = p->first[part + 1] - p->first[part];
     r->bwd.bits = p->bits;
-    r->bwd.valid = k->valid;
+    r->bwd.sight = k->sight;
     r->bwd.k = keys[0];
     r->bwd.v = keys[1];
     r->bwd.dk = d_keys[0];
@@ -339,7 +339,7 @@ done:
 lh_status lh_attend(lh_tape *t, const lh_attend_desc *d, lh_var *o, lh_var *lse)
 {
     lh_status st = LH_OK;
-    attend_attrs attrs = {d->sequence, d->scale, d->n_segments, {NULL}, {NULL}};
+    attend_attrs attrs = {d->sequence, d->scale, d->n_segments, {{NULL}}, {NULL}};
     lh_var in[1 + 2 * LH_SEGMENTS] = {d->q};
     lh_var outs[ATTEND_KEPT + 2 * LH_SEGMENTS] = {{0}};
     lh_shape shapes[ATTEND_KEPT + 2 * LH_SEGMENTS];
@@ -351,7 +351,7 @@ lh_status lh_attend(lh_tape *t, const lh_attend_desc *d, lh_var *o, lh_var *lse)
         const lh_segment *s = &d->segment[i];
         LH_TRY(lh_plan_get(d->plans, s->pattern, d->layout, s->layout,
                            lh_tape_coord(t, LH_AXIS_SEQ), &attrs.plan[i]));
-        attrs.valid[i] = s->valid;
+        attrs.sight[i] = s->sight;
         in[1 + 2 * i] = s->k;
         in[2 + 2 * i] = s->v;
         shapes[ATTEND_KEPT + 2 * i] = *lh_var_shape(t, s->k);
@@ -376,6 +376,10 @@ lh_status lh_attend_self(lh_tape *t, const lh_attn_desc *d, const lh_qkv *in,
                         .layout = d->layout,
                         .scale = 1.0 / sqrt((double)d->head_width),
                         .n_segments = 1,
-                        .segment = {{in->k, in->v, d->layout, pattern, in->valid}}};
+                        .segment = {{.k = in->k,
+                                     .v = in->v,
+                                     .layout = d->layout,
+                                     .pattern = pattern,
+                                     .sight = {in->valid, in->documents, NULL}}}};
     return lh_attend(t, &a, out, NULL);
 }

@@ -9,16 +9,20 @@
  * gradients home and adds them in step order. */
 #include "attention/attention.h"
 
-enum { LH_SEGMENTS = 3 };
+enum { LH_SEGMENTS = 12 };
 
 /* Where keys come from. Self-attention has one segment; memories and encoders add theirs. */
 typedef struct lh_segment {
-    lh_var k, v;               /* [B, rows, G, D], sharded by layout */
+    /* [B, rows, G', D], sharded by layout, or replicated along the sequence if layout->everywhere.
+     * Segments may share k and v. */
+    lh_var k, v;
     const lh_layout *layout;   /* of the keys; borrowed until the tape is reset */
     const lh_pattern *pattern; /* who of the queries sees whom of these keys; read now */
-    /* host [B] or NULL: keys at positions >= valid[b] are not seen; borrowed until the tape is
-     * reset */
-    const int64_t *valid;
+    /* query heads head .. head + n_heads - 1 attend to this segment, whose k and v then hold all G
+     * heads (only those of the range travel) or just the range's own; n_heads 0: all heads. Whole
+     * groups of H / G query heads. */
+    int64_t head, n_heads;
+    lh_sight sight; /* borrowed until the tape is reset */
 } lh_segment;
 
 typedef struct lh_attend_desc {
@@ -29,6 +33,10 @@ typedef struct lh_attend_desc {
     double scale;            /* usually 1 / sqrt(D) */
     int n_segments;
     lh_segment segment[LH_SEGMENTS];
+    /* Relative term (Dai et al. 2019, section 3.3), null variables: none. relative_q [B, s, H, D] is
+     * q + position bias (then q is q + content bias); relative_weight [H D, E] projects the
+     * sinusoids of distances: score(i, j) = scale (q[i].k[j] + relative_q[i].(W R[i - j])). */
+    lh_var relative_q, relative_weight;
 } lh_attend_desc;
 
 /* lh_attend - o [B, s, H, D], lse [B, H, s] (both differentiable; lse may be NULL). A query that
@@ -39,6 +47,21 @@ typedef struct lh_attend_desc {
  * behind lh_stop_gradient) get none, and nothing goes home for them. Errors: LH_ERR_BUG,
  * LH_ERR_MEMORY, local. */
 LH_NODISCARD lh_status lh_attend(lh_tape *t, const lh_attend_desc *d, lh_var *o, lh_var *lse);
+
+/* lh_attend_few - few queries q [B, g, H, D] that all ranks hold, against keys sharded by position:
+ * the queries' part travels instead of the keys; partial results are merged by log-sum-exp (Beltagy
+ * et al. 2020: global rows). o [B, g, H, D] replicated along the sequence. sight: limits are [B, g,
+ * 2]; a query that sees nothing (limits 0, 0) gets 0. Collective along the sequence. Sends, in
+ * elements: forward B H g (maxima) and B H g (D + 1) (sums); backward B H g D; all as summary. */
+typedef struct lh_attend_few_desc {
+    lh_comm *sequence;
+    lh_plan_cache *plans;
+    lh_var q, k, v;
+    const lh_layout *layout; /* of the keys */
+    double scale;
+    lh_sight sight;
+} lh_attend_few_desc;
+LH_NODISCARD lh_status lh_attend_few(lh_tape *t, const lh_attend_few_desc *d, lh_var *o);
 
 /* lh_attend_self - what most mechanisms record: self-attention over one pattern, scale 1 / sqrt(D).
  * pattern: borrowed. */

@@ -5,6 +5,7 @@
  * settings and parameters, records its forward on the tape (so its backward follows), and predicts
  * its cost by its own formula. */
 #include "attention/plan.h"
+#include "core/ops.h"
 #include "core/settings.h"
 #include "core/tape.h"
 #include "parallel/comm.h"
@@ -17,6 +18,13 @@ typedef struct lh_attn_desc {
     int64_t batch;  /* sequences per data rank */
     int64_t length; /* positions of a sequence */
     const lh_layout *layout;
+    /* positions for which tables by position (Linformer's E and F) exist, >= length, and how these
+     * lie; the same object as layout when max_length is length */
+    int64_t max_length;
+    const lh_layout *table;
+    bool relative;        /* scores have the relative term */
+    bool documents;       /* sequences are packed documents */
+    int64_t max_global;   /* global tokens of a sequence that the task may name; 0: it names none */
     const void *settings; /* the mechanism's settings struct for this layer */
     uint64_t seed;
     const lh_params *params; /* declared parameters, for create to find its own; NULL: none exist */
@@ -27,6 +35,12 @@ typedef struct lh_attn_desc {
 typedef struct lh_qkv {
     lh_var x, q, k, v;
     const int64_t *valid; /* host [B]: positions >= valid[b] are not seen; NULL: all are valid */
+    /* host [B, s, 2]: first position and end of the document of each own row; NULL: no documents.
+     * As limits of lh_sight. */
+    const int32_t *documents;
+    const lh_row_list *global; /* global tokens named by the task; NULL: none */
+    /* relative positions, null variables without: biases u, v [H D] and weight [H D, E] */
+    lh_var relative_u, relative_v, relative_weight;
     lh_mesh *mesh;
     lh_plan_cache *plans; /* borrowed from the model */
 } lh_qkv;
@@ -39,7 +53,14 @@ typedef struct lh_cost {
     int64_t kept_bytes; /* memory kept from forward to backward besides q, k, v and outputs */
 } lh_cost;
 
-enum { LH_ATTN_CAUSAL = 1u, LH_ATTN_BIDIRECTIONAL = 2u, LH_ATTN_GQA = 4u };
+enum {
+    LH_ATTN_CAUSAL = 1u,
+    LH_ATTN_BIDIRECTIONAL = 2u,
+    LH_ATTN_GQA = 4u,
+    LH_ATTN_RELATIVE = 8u,   /* relative positions */
+    LH_ATTN_DOCUMENTS = 16u, /* packed documents */
+    LH_ATTN_LAYOUTS = 32u    /* layouts other than contiguous */
+};
 
 typedef struct lh_attn_ops {
     const char *name;         /* YAML name == file stem == symbol suffix */
@@ -47,6 +68,7 @@ typedef struct lh_attn_ops {
     const lh_field *settings; /* required (may be an empty table): typed fields */
     size_t settings_bytes;    /* size of the settings struct */
     uint32_t caps;            /* what it accepts; else LH_ERR_UNSUP with the reason */
+    const char *refuses;      /* why it accepts no more: "its landmarks mix ..."; may be NULL */
     lh_status (*create)(const lh_attn_desc *d, void **state); /* required, local: settings only */
     lh_status (*parameters)(const lh_attn_desc *d,
                             lh_params *p); /* required: names, shapes, placements, initial values */
@@ -54,7 +76,10 @@ typedef struct lh_attn_ops {
                          lh_var *out); /* required: tape operations; out [B, s, H, D] */
     lh_status (*predict)(const lh_attn_desc *d, int ranks, int rank,
                          lh_cost *c); /* required: formula; never calls the planner */
-    void (*destroy)(void **state);    /* required, no MPI */
+    /* optional, local: optimiser step `step` (0, 1, ...) of training begins; frozen parameters may
+     * be drawn again */
+    lh_status (*begin_step)(void *state, int64_t step);
+    void (*destroy)(void **state); /* required, no MPI */
 } lh_attn_ops;
 
 /* lh_attn_find - the mechanism of that name; NULL when there is none. Local. */

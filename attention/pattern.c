@@ -29,15 +29,16 @@ static lh_status band_needs(const lh_pattern *p, lh_range q, int64_t n, lh_runs 
     return lh_runs_add(out, begin, end - begin, 1);
 }
 
-static bool band_band(const lh_pattern *p, int64_t *lo, int64_t *hi)
+static bool band_comb(const lh_pattern *p, int64_t *lo, int64_t *hi, int64_t *step)
 {
     *lo = p->arg[0];
     *hi = p->arg[1];
+    *step = 1;
     return true;
 }
 
 static const lh_pattern_ops band_ops = {
-    .name = "band", .sees = band_sees, .cover = band_cover, .needs = band_needs, .band = band_band};
+    .name = "band", .sees = band_sees, .cover = band_cover, .needs = band_needs, .comb = band_comb};
 
 lh_pattern lh_pattern_band(int64_t lo, int64_t hi)
 {
@@ -152,7 +153,13 @@ lh_status lh_pattern_needs(const lh_pattern *p, lh_range q, int64_t n, lh_runs *
 
 bool lh_pattern_is_band(const lh_pattern *p, int64_t *lo, int64_t *hi)
 {
-    return p->ops->band != NULL && p->ops->band(p, lo, hi);
+    int64_t step = 0;
+    return lh_pattern_is_comb(p, lo, hi, &step) && step == 1;
+}
+
+bool lh_pattern_is_comb(const lh_pattern *p, int64_t *lo, int64_t *hi, int64_t *step)
+{
+    return p->ops->comb != NULL && p->ops->comb(p, lo, hi, step);
 }
 
 lh_status lh_pattern_key(const lh_pattern *p, char *buf, size_t bytes)

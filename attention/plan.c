@@ -82,8 +82,17 @@ static lh_status plan_bits(plan_make *m, const lh_piece *q, const plan_keys *k)
     lh_range qr = {q->position, q->position + (q->count - 1) * q->stride + 1};
     lh_range kr = {k->position, k->position + (k->count - 1) * k->stride + 1};
     lh_cover cover = lh_pattern_cover(m->pattern, qr, kr);
-    lh_tile t = {(int32_t)q->row, (int32_t)q->count, 1,  (int32_t)k->row, (int32_t)k->count, 1,
-                 -LH_TILE_FAR,    LH_TILE_FAR,       -1, k->position,     k->stride};
+    lh_tile t = {.q_row = (int32_t)q->row,
+                 .nq = (int32_t)q->count,
+                 .q_stride = 1,
+                 .k_row = (int32_t)k->row,
+                 .nk = (int32_t)k->count,
+                 .k_stride = 1,
+                 .lo = -LH_TILE_FAR,
+                 .hi = LH_TILE_FAR,
+                 .bits = -1,
+                 .k_position = k->position,
+                 .k_step = k->stride};
     if (cover == LH_EMPTY) return LH_OK;
     if (cover == LH_MIXED) {
         int64_t words = (m->n_bits + q->count * k->count + 63) / 64;

@@ -4,7 +4,8 @@
  *
  * A plan is local and pure: made without messages, for any rank of any number of ranks, and cached
  * by its key. Query blocks are cut at chunk edges, stretches of keys at their first one (patterns
- * that are no band: at every one). The blocks of a query are still merged in ring order, so outputs
+ * that are no band: at every one); the tiles of a dilated band (a comb) take every step-th row of
+ * both. Keys that lie everywhere need no exchange: all tiles are of part 0. The blocks of a query are still merged in ring order, so outputs
  * on different numbers of ranks are equal to rounding, not bit by bit. */
 #include "attention/pattern.h"
 #include "parallel/exchange.h"
@@ -17,6 +18,14 @@ typedef struct lh_plan {
      * 1 of step i */
     int64_t *first;
     uint64_t *bits; /* one bit per score, for tiles that are no band */
+    /* Distances (query position - key position) that the tiles of each part span, for score terms:
+     * part p's table has the rows of runs distance[first_distance[p]] .. distance[first_distance[p +
+     * 1] - 1] in order, distance_rows[p] in all; tiles' r_row and r_step point into it. Parts: own
+     * keys, then each step. */
+    lh_run *distance;
+    int64_t *first_distance; /* [n_steps + 2] */
+    int64_t *distance_rows;  /* [n_steps + 1] */
+    int64_t max_distance_rows;
     /* rows of the block that holds received keys: all of them if kept, else the largest step */
     int64_t block_rows;
     double scores; /* visible scores of this rank's queries, of one head and sequence */

@@ -216,8 +216,10 @@ typedef struct lh_rows_args {
  * nk, any number) of the current key block, all of one head group. Score (i, j) is visible when lo
  * <= j - i <= hi and, if bits >= 0, bit (bits + i * nk + j) of the bit array is 1. A FULL tile has
  * lo = -LH_TILE_FAR, hi = LH_TILE_FAR, bits = -1. k_position, k_step: global position of key j =
- * k_position + j * k_step, for the valid length of a batch row. The kernel itself skips what a band
- * leaves empty and masks only what the band cuts. */
+ * k_position + j * k_step, for the valid length of a batch row, limits and hidden keys. r_row,
+ * r_step: with a relative term, score (i, j) uses row r_row + (i - j) * r_step of the table, which
+ * must exist for every score of the tile, visible or not. The kernel itself skips what a band leaves
+ * empty and masks only what the band cuts. */
 enum { LH_TILE_Q = 96, LH_TILE_FAR = 1 << 30 };
 typedef struct lh_tile {
     int32_t q_row, nq, q_stride;
@@ -225,7 +227,28 @@ typedef struct lh_tile {
     int32_t lo, hi;
     int64_t bits;
     int64_t k_position, k_step;
+    int64_t r_row, r_step;
 } lh_tile;
+
+/* Key positions, ascending, that no query of a batch row sees (they are seen elsewhere). Host
+ * memory. */
+typedef struct lh_hidden {
+    int64_t count;
+    const int64_t *position;
+} lh_hidden;
+
+/* What a batch row's data says about who sees whom, beyond the tiles; host arrays, each may be
+ * NULL.
+ *   valid [batch]              keys at positions >= valid[b] are not seen in batch row b
+ *   limits [batch, q_rows, 2]  query row i of batch row b sees keys at positions limits[b, i, 0] <=
+ *                              position < limits[b, i, 1] only (documents, causal global rows)
+ *   hidden [batch]             keys at hidden[b].position[..] are not seen in batch row b
+ * On the device `count` they may be missing; flops are those of the tiles. */
+typedef struct lh_sight {
+    const int64_t *valid;
+    const int32_t *limits;
+    const lh_hidden *hidden;
+} lh_sight;
 
 /* Fused attention forward over a list of tiles (Dao et al. 2022; online softmax of Milakov and
  * Gimelshein 2018). Heads head .. head + n_heads - 1 of `heads` are computed; query head h uses
@@ -233,10 +256,12 @@ typedef struct lh_tile {
  * kv_heads, width]; max, sum [batch, heads, q_rows]: running maximum and sum. On the first call of
  * an operation the caller has filled o and sum with 0 and max with -inf; o holds the unnormalised
  * output between calls (attend_finish divides). tiles: host array, ordered by q_row; bits: host
- * array or NULL. valid: host array [batch] or NULL: keys at positions >= valid[b] are not seen in
- * batch row b. scale multiplies the scores.
+ * array or NULL. scale multiplies the scores. kv_held: heads per row of k and v, the first of which
+ * is key/value head kv_first; 0: all kv_heads (kv_first is 0).
+ * Relative term (Dai et al. 2019, terms b and d): qr [batch, q_rows, heads, width] and r [r_rows,
+ * heads, width], both NULL without: the score is scale (q[i].k[j] + qr[i].r[row of (i, j)]).
  * scratch: device memory of lh_attend_scratch bytes. flops counted: 4 * width per visible score and
- * head. */
+ * head, with the term 6. */
 typedef struct lh_attend_args {
     int64_t batch, heads, kv_heads, width, q_rows, k_rows;
     int64_t head, n_heads;
@@ -246,7 +271,10 @@ typedef struct lh_attend_args {
     const lh_tile *tiles;
     int64_t n_tiles;
     const uint64_t *bits;
-    const int64_t *valid;
+    lh_sight sight;
+    int64_t kv_first, kv_held;
+    const void *qr, *r;
+    int64_t r_rows;
     void *scratch;
 } lh_attend_args;
 
@@ -269,8 +297,9 @@ typedef struct lh_attend_delta_args {
 
 /* Backward over the same kind of tile list; scores are recomputed: P = exp(scale q.k - lse), dS = P
  * (dO.v - delta), dq += scale dS k; dk += scale dS^T q; dv += P^T dO. dq [as q], dk, dv [as k, v]
- * always add. scratch: device memory of lh_attend_scratch bytes. flops counted: 10 * width per
- * visible score and head. */
+ * always add; so do dqr [as qr] += scale dS r and dr [as r] += scale dS^T qr, summed over batch rows
+ * in their order. scratch: device memory of lh_attend_scratch bytes. flops counted: 10 * width per
+ * visible score and head, with the term 16. */
 typedef struct lh_attend_grad_args {
     int64_t batch, heads, kv_heads, width, q_rows, k_rows;
     int64_t head, n_heads;
@@ -280,7 +309,11 @@ typedef struct lh_attend_grad_args {
     const lh_tile *tiles;
     int64_t n_tiles;
     const uint64_t *bits;
-    const int64_t *valid;
+    lh_sight sight;
+    int64_t kv_first, kv_held;
+    const void *qr, *r;
+    void *dqr, *dr;
+    int64_t r_rows;
     void *scratch;
 } lh_attend_grad_args;
 

@@ -22,8 +22,9 @@ typedef struct lh_runs {
 typedef struct lh_layout {
     int64_t n, chunk;
     int ranks;
-    char name[16];  /* "contiguous" */
-    int64_t *first; /* [ranks + 1]: runs of rank r are run[first[r]] .. run[first[r + 1] - 1] */
+    char name[16];   /* "contiguous", "zigzag", "everywhere", "runs" */
+    bool everywhere; /* every rank holds all positions: keys that were gathered or summed */
+    int64_t *first;  /* [ranks + 1]: runs of rank r are run[first[r]] .. run[first[r + 1] - 1] */
     lh_run *run;
     int64_t *rows;    /* [ranks]: local rows */
     int64_t max_rows; /* largest shard */
@@ -36,6 +37,21 @@ typedef struct lh_layout {
  * LH_ERR_BUG. */
 LH_NODISCARD lh_status lh_layout_contiguous(int64_t n, int ranks, int64_t chunk, bool align_chunk,
                                             lh_layout **out);
+
+/* lh_layout_zigzag - positions are cut into 2 ranks blocks; rank r holds block r and block 2 ranks -
+ * 1 - r, so that causal attention is the same work on every rank (Zhu 2024, "ring flash attention").
+ * align_chunk: blocks are whole chunks, as even as possible; otherwise as even as possible. Runs of a
+ * rank: at most two, ascending; empty blocks make none. Local, pure. */
+LH_NODISCARD lh_status lh_layout_zigzag(int64_t n, int ranks, int64_t chunk, bool align_chunk,
+                                        lh_layout **out);
+
+/* lh_layout_everywhere - every rank holds positions 0 .. n - 1 (layout->everywhere): of keys that
+ * are replicated along the sequence, for lh_attend. Not a placement. Local, pure. */
+LH_NODISCARD lh_status lh_layout_everywhere(int64_t n, int ranks, int64_t chunk, lh_layout **out);
+
+/* lh_layout_row - local row of a position on `rank`, -1 when it lies elsewhere. Local.
+ * O(runs of the rank). */
+int64_t lh_layout_row(const lh_layout *l, int rank, int64_t position);
 
 /* lh_layout_from_sizes - contiguous with given shard sizes [ranks]; their sum is n. Local, pure. */
 LH_NODISCARD lh_status lh_layout_from_sizes(const int64_t *sizes, int ranks, int64_t chunk,

@@ -53,6 +53,26 @@ typedef struct lh_mlp_weights {
 LH_NODISCARD lh_status lh_mlp(lh_tape *t, lh_var x, const lh_mlp_weights *w, lh_act_kind act,
                               lh_var *y);
 
+/* Rows at listed positions, a list for each sequence of the batch: global tokens. Host memory,
+ * borrowed until the tape is reset; NULL arrays on the device `count`. */
+typedef struct lh_row_list {
+    int64_t max;             /* entries per sequence that are reserved: g */
+    const int64_t *count;    /* [B], <= max */
+    const int64_t *position; /* [B, max], ascending, the first count[b] of each */
+} lh_row_list;
+
+/* lh_take_rows - y [B, g, ...] = the rows of x [B, s, ...] at the listed positions: this rank's rows,
+ * zeros for rows of other ranks and unused entries, so PARTIAL along the sequence; an all-reduce
+ * makes them whole. lh_put_rows - y = x with the listed rows (own ones) replaced by those of r [B,
+ * g, ...], replicated along the sequence. x is sharded by position. */
+LH_NODISCARD lh_status lh_take_rows(lh_tape *t, lh_var x, const lh_row_list *rows, lh_var *y);
+LH_NODISCARD lh_status lh_put_rows(lh_tape *t, lh_var x, lh_var r, const lh_row_list *rows,
+                                   lh_var *y);
+
+/* lh_add_bias - y = x [..., W] + b [W]; the last dimensions of x may be split: b has as many elements
+ * as some of them together. b is replicated. */
+LH_NODISCARD lh_status lh_add_bias(lh_tape *t, lh_var x, lh_var b, lh_var *y);
+
 /* lh_lm_loss - softmax cross-entropy of logits x w^T against labels [B, s] (int32, -1: not
  * counted), chunk by chunk, so that logits for all tokens never exist. loss: f64, scale times the
  * sum over this rank's labels (scale: 1 / number of labels over all ranks), PARTIAL; correct: f64,

@@ -7,7 +7,16 @@
 #include "core/device.h"
 #include "core/place.h"
 
-typedef enum lh_init_kind { LH_INIT_ZERO, LH_INIT_ONE, LH_INIT_NORMAL } lh_init_kind;
+typedef enum lh_init_kind {
+    LH_INIT_ZERO,
+    LH_INIT_ONE,
+    LH_INIT_NORMAL,
+    LH_INIT_FUNCTION
+} lh_init_kind;
+
+/* Initial values of a whole replicated parameter: value [count of the whole]; number: of the name
+ * (lh_name_number); user: as given to lh_params_add_drawn. Local, pure. */
+typedef lh_status (*lh_init_fn)(const void *user, uint64_t seed, uint64_t number, double *value);
 
 typedef struct lh_param {
     char name[96];
@@ -17,6 +26,11 @@ typedef struct lh_param {
     lh_init_kind init;
     double std; /* LH_INIT_NORMAL */
     bool decay; /* weight decay applies: two or more dimensions */
+    /* a value that is not learned (a random projection): no gradient, no moments, not counted by
+     * lh_params_total; checkpoints hold it, a checkpoint without it leaves it as drawn */
+    bool frozen;
+    lh_init_fn draw; /* LH_INIT_FUNCTION */
+    const void *draw_user;
     /* how grad lies now: dual of place after backward, place after the reduction */
     lh_place grad_place;
     void *value, *grad, *m, *v; /* device memory; borrowed from the blocks */
@@ -44,6 +58,16 @@ void lh_params_destroy(lh_params **params);
  * LH_ERR_MEMORY. *out (may be NULL) is borrowed. */
 LH_NODISCARD lh_status lh_params_add(lh_params *p, const char *name, lh_shape whole, lh_place place,
                                      lh_init_kind init, double std, lh_param **out);
+
+/* lh_params_add_drawn - a frozen, replicated parameter whose initial values `draw` gives. user:
+ * borrowed as long as the parameters live, or NULL. Local. Errors: as lh_params_add. */
+LH_NODISCARD lh_status lh_params_add_drawn(lh_params *p, const char *name, lh_shape whole,
+                                           lh_init_fn draw, const void *user, lh_param **out);
+
+/* lh_params_draw - draw a frozen parameter again, with another number. Local. Errors:
+ * LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_params_draw(lh_params *p, lh_param *param, uint64_t seed,
+                                      uint64_t number);
 
 /* lh_params_find - by name; NULL when there is none. Local. Borrowed. */
 lh_param *lh_params_find(const lh_params *p, const char *name);

@@ -20,7 +20,7 @@ typedef struct lh_var {
     int32_t id; /* 1-based; 0: none */
 } lh_var;
 
-enum { LH_OP_INPUTS = 16, LH_OP_OUTPUTS = 10 };
+enum { LH_OP_INPUTS = 28, LH_OP_OUTPUTS = 10 };
 #define LH_READS_IN(i) (UINT64_C(1) << (i))
 #define LH_READS_OUT(i) (UINT64_C(1) << (32 + (i)))
 

@@ -986,7 +986,7 @@ void TILE_SLOT(attend)(const lh_attend_args *a, int threads)
     s.tiles = a->tiles;
     s.n_tiles = a->n_tiles;
     s.bits = a->bits;
-    s.valid = a->valid;
+    s.valid = a->sight.valid;
     s.scratch = a->scratch;
     run(&s, threads);
 }
@@ -1013,7 +1013,7 @@ void TILE_SLOT(attend_grad)(const lh_attend_grad_args *a, int threads)
     s.tiles = a->tiles;
     s.n_tiles = a->n_tiles;
     s.bits = a->bits;
-    s.valid = a->valid;
+    s.valid = a->sight.valid;
     s.scratch = a->scratch;
     run(&s, threads);
 }

@@ -74,7 +74,7 @@ done:
 static lh_status session_model(lh_session *s, lh_config *config, bool trainable)
 {
     lh_status st = LH_OK;
-    lh_model_shape shape = {s->batch, config->data.length, s->layout};
+    lh_model_shape shape = {.batch = s->batch, .length = config->data.length, .layout = s->layout};
     uint64_t seed = (uint64_t)config->run.seed;
     LH_TRY(lh_model_resolve(&config->model, lh_task_vocab(config)));
     LH_TRY(lh_params_create(s->device, s->mesh->coord, &s->params));

@@ -17,7 +17,8 @@ typedef enum lh_position_kind {
     LH_POSITION_NONE,
     LH_POSITION_LEARNED,
     LH_POSITION_SINUSOIDAL,
-    LH_POSITION_ROTARY
+    LH_POSITION_ROTARY,
+    LH_POSITION_RELATIVE /* Dai et al. 2019: a term of the scores */
 } lh_position_kind;
 typedef enum lh_recompute_kind { LH_RECOMPUTE_NONE, LH_RECOMPUTE_BLOCK } lh_recompute_kind;
 
@@ -40,6 +41,7 @@ typedef struct lh_model_desc {
     int64_t mlp_width;  /* LH_AUTO: 4 width */
     int norm, norm_kind, position;
     bool tie_embeddings, bias;
+    int64_t max_length; /* positions that tables by position are made for; LH_AUTO: data.length */
     double dropout;
     lh_attn_choice attention[LH_MAX_LAYERS]; /* [layers] */
 } lh_model_desc;
@@ -49,15 +51,22 @@ typedef struct lh_model_shape {
     int64_t batch;           /* sequences per data rank and forward pass */
     int64_t length;          /* positions */
     const lh_layout *layout; /* of the sequence; borrowed as long as the model lives */
+    /* of desc->max_length positions; NULL or layout when the length is that */
+    const lh_layout *table;
+    bool documents;     /* sequences are packed documents */
+    int64_t max_global; /* global tokens of a sequence that the task may name */
 } lh_model_shape;
 
 /* One batch: device memory [B, s] of int32, borrowed until the tape is reset. */
 typedef struct lh_batch {
     const void *tokens, *labels; /* labels: -1 is not counted */
     const int64_t *valid;        /* host [B]: positions that exist in each sequence; NULL: all */
-    double loss_scale;           /* 1 / number of counted labels over all ranks */
-    int64_t first_sequence;      /* running number of the first sequence, for dropout */
-    bool training;               /* dropout acts */
+    /* host [B, s, 2]: first position and end of the document of each own row; NULL: none */
+    const int32_t *documents;
+    const lh_row_list *global; /* global tokens named by the task; NULL: none */
+    double loss_scale;         /* 1 / number of counted labels over all ranks */
+    int64_t first_sequence;    /* running number of the first sequence, for dropout */
+    bool training;             /* dropout acts */
 } lh_batch;
 
 typedef struct lh_model lh_model;
@@ -88,6 +97,10 @@ LH_NODISCARD lh_status lh_model_hidden(lh_model *m, lh_tape *t, lh_mesh *mesh,
                                        const lh_batch *batch, lh_var *y);
 LH_NODISCARD lh_status lh_model_loss(lh_model *m, lh_tape *t, lh_mesh *mesh, const lh_batch *batch,
                                      lh_var *loss, lh_var *correct);
+
+/* lh_model_begin_step - optimiser step `step` (0, 1, ...) of training begins: what is drawn again
+ * every so many steps is drawn. Local. */
+LH_NODISCARD lh_status lh_model_begin_step(lh_model *m, int64_t step);
 
 /* lh_model_predict - layer [layers] out: cost of one forward and backward pass of each layer'
  * attention for one rank, by formula. Local. */

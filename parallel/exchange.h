@@ -76,6 +76,20 @@ void lh_fetch_finish(lh_transfer *x, int i, void *const *block, int64_t offset);
 void lh_return_start(lh_transfer *x, int i, const void *const *block, int64_t offset);
 void lh_return_finish(lh_transfer *x, int i, void *const *home);
 
+/* lh_move_rows - tape operation: y [s', W] = the rows of x [s, W], which is sharded by `from`
+ * (dimension 0), at this rank's positions of `to`: to->n <= from->n. y is sharded by `to`. moves: the
+ * plan of it, made by lh_moves_create (borrowed until the tape is reset). Adjoint: row gradients go
+ * home. Collective along the sequence. Sends W (rows others need of mine) elements forward, W (rows I
+ * received) backward. */
+typedef struct lh_moves lh_moves;
+LH_NODISCARD lh_status lh_moves_create(const lh_layout *from, const lh_layout *to, int rank,
+                                       lh_moves **out);
+void lh_moves_destroy(lh_moves **moves);
+/* lh_moves_rows - rows sent and received by this rank. Local. */
+void lh_moves_rows(const lh_moves *moves, int64_t *sent, int64_t *received);
+LH_NODISCARD lh_status lh_move_rows(lh_tape *t, lh_comm *sequence, const lh_moves *moves, lh_var x,
+                                    lh_var *y);
+
 /* lh_fetch_rows - tape operation: y [B, total_recv, W] = the rows of x [B, s, W] that `exchange`
  * brings (borrowed until the tape is reset), in step order. Adjoint: lh_return_*. Collective along
  * the sequence. Sends B W (rows sent) elements forward, B W (rows received) backward. */

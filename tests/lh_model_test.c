@@ -50,7 +50,8 @@ static lh_status rig_model(lh_rig *r, const int size[LH_AXES], const int coord[L
     LH_TRY(lh_device_create_count("auto", 1, &r->count));
     LH_TRY(lh_layout_contiguous(d->length, size[LH_AXIS_SEQ], d->chunk, !d->unaligned, &r->layout));
     LH_TRY(lh_mesh_create_counting(size[LH_AXIS_DATA], size[LH_AXIS_SEQ], rank, &r->counting));
-    r->shape = (lh_model_shape){d->batch / size[LH_AXIS_DATA], d->length, r->layout};
+    r->shape = (lh_model_shape){
+        .batch = d->batch / size[LH_AXIS_DATA], .length = d->length, .layout = r->layout};
     r->rows = r->layout->rows[coord[LH_AXIS_SEQ]];
     LH_TRY(lh_params_create(r->device != NULL ? r->device : r->count, coord, &r->params));
     LH_TRY(lh_model_declare(&d->model, &r->shape, r->params));

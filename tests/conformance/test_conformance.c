@@ -655,7 +655,7 @@ static void check_refusal(lh_comm *c, const lh_attn_ops *ops, const void *settin
     lh_assert_all_ok(c, lh_device_create_cpu("auto", 1, &device));
     lh_assert_all_ok(c, lh_layout_contiguous(20, 1, 16, true, &layout));
     lh_assert_all_ok(c, lh_params_create(device, coord, &params));
-    const lh_model_shape shape = {1, 20, layout};
+    const lh_model_shape shape = {.batch = 1, .length = 20, .layout = layout};
     d.attention[0] = (lh_attn_choice){ops, (void *)(uintptr_t)settings};
     lh_assert_all_code(c, lh_model_declare(&d, &shape, params), LH_ERR_UNSUP);
     lh_assert_all(c, strstr(lh_error_text(), ops->name) != NULL);

@@ -339,8 +339,11 @@ static lh_status attend_record(void *user, lh_tape *t, const lh_var *in, lh_var 
                         .scale = 1.0 / sqrt((double)a->s->width),
                         .n_segments = a->s->n_segments};
     for (int i = 0; i < d.n_segments; i++) {
-        d.segment[i] = (lh_segment){in[K + 2 * i], in[V + 2 * i], a->layout[i], &a->pattern[i],
-                                    a->s->has_valid ? a->s->valid : NULL};
+        d.segment[i] = (lh_segment){.k = in[K + 2 * i],
+                                    .v = in[V + 2 * i],
+                                    .layout = a->layout[i],
+                                    .pattern = &a->pattern[i],
+                                    .sight.valid = a->s->has_valid ? a->s->valid : NULL};
         if (i == 0 || !a->s->memory) continue;
         LH_TRY(lh_stop_gradient(t, d.segment[i].k, &d.segment[i].k));
         LH_TRY(lh_stop_gradient(t, d.segment[i].v, &d.segment[i].v));
@@ -690,7 +693,7 @@ static lh_status memory_record(memory_stage *m, const memory_case *c)
                                        i == 0 ? MEM_HEADS : MEM_KV, MEM_WIDTH),
                             lh_place_tokens(m->layout), &in[i]));
     d.q = in[0];
-    d.segment[0] = (lh_segment){in[1], in[2], m->layout, &pattern, NULL};
+    d.segment[0] = (lh_segment){.k = in[1], .v = in[2], .layout = m->layout, .pattern = &pattern};
     LH_TRY(lh_attend(m->tape, &d, &o, NULL));
     if (c->gradients) LH_TRY(lh_tape_backward_from(m->tape, 1, &o, &seed));
 done:

@@ -247,7 +247,7 @@ static void run_forward(const scene *c, machine *m, int threads)
                         .sum = m->sum,
                         .tiles = tiles,
                         .bits = c->bits,
-                        .valid = c->has_valid ? c->valid : NULL,
+                        .sight.valid = c->has_valid ? c->valid : NULL,
                         .scratch = m->scratch};
     for (int i = 0; i < c->n_blocks; i++) {
         a.n_tiles = tiles_of(c, i, tiles);
@@ -295,7 +295,7 @@ static void run_backward(const scene *c, machine *m, int threads)
                              .dq = m->x[DQ],
                              .tiles = tiles,
                              .bits = c->bits,
-                             .valid = c->has_valid ? c->valid : NULL,
+                             .sight.valid = c->has_valid ? c->valid : NULL,
                              .scratch = m->scratch};
     for (int i = 0; i < c->n_blocks; i++) {
         a.n_tiles = tiles_of(c, i, tiles);
