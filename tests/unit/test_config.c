@@ -1,6 +1,7 @@
 /* The experiment file: defaults, inheritance, overrides, every refusal with its place, and the
  * round trip. */
 #include "experiments/config.h"
+#include "io/settings_fill.h"
 #include "tests/lh_test.h"
 
 #include <stdio.h>
@@ -518,6 +519,151 @@ static void test_round_trip(void **state)
                "  name: \"123\"\n");
 }
 
+/* Lists as mechanisms take them: per layer and per head, and words instead of a list. */
+typedef struct lists {
+    lh_int_list dilation, global, mix;
+} lists;
+
+static const lh_field lists_fields[] = {{.name = "dilation",
+                                         .type = LH_FIELD_INTS,
+                                         .offset = offsetof(lists, dilation),
+                                         .fallback = "1",
+                                         .min = 1,
+                                         .max = 99,
+                                         .per_layer = true,
+                                         .help = "steps"},
+                                        {.name = "global",
+                                         .type = LH_FIELD_INTS,
+                                         .offset = offsetof(lists, global),
+                                         .fallback = "none",
+                                         .min = 0,
+                                         .max = 1e6,
+                                         .choices = "none|first|task",
+                                         .help = "tokens"},
+                                        {.name = "mix",
+                                         .type = LH_FIELD_INTS,
+                                         .offset = offsetof(lists, mix),
+                                         .fallback = "none",
+                                         .min = 0,
+                                         .max = 1e6,
+                                         .choices = "none|all",
+                                         .per_layer = true,
+                                         .help = "both"},
+                                        {.name = NULL}};
+
+/* text: a map in flow style, read for one of `layers` layers (0: a map for one layer). */
+static lh_status fill_lists(const char *text, int layers, int layer, lists *out)
+{
+    lh_status st = LH_OK;
+    lh_yaml *y = NULL;
+    lh_node *root = NULL;
+    memset(out, 0, sizeof *out);
+    LH_TRY(lh_yaml_create(&y));
+    LH_TRY(lh_yaml_parse(y, text, strlen(text), "l.yaml", &root));
+    lh_fill how = {.map = root, .prefix = "", .layers = layers, .layer = layer};
+    LH_TRY(lh_settings_fill(&how, lists_fields, out));
+done:
+    lh_yaml_destroy(&y);
+    return st;
+}
+
+/* Written as the map of one layer and read again, all lists are the same. */
+static void lists_round_trip(const lists *l)
+{
+    lh_yaml *y = NULL;
+    lh_node *map = NULL;
+    char *text = NULL;
+    lists again;
+    lh_assert_ok(lh_yaml_create(&y));
+    lh_assert_ok(lh_yaml_map(y, &map));
+    lh_assert_ok(lh_settings_emit(y, lists_fields, l, true, map));
+    lh_assert_ok(lh_yaml_emit(map, &text));
+    lh_assert_ok(fill_lists(text, 0, 0, &again));
+    assert_true(lh_settings_equal(lists_fields, l, &again));
+    lh_free(&text);
+    lh_yaml_destroy(&y);
+}
+
+static void expect_list(const lh_int_list *l, int word, int count, int64_t first, int64_t last)
+{
+    assert_int_equal(l->word, word);
+    assert_int_equal(l->count, count);
+    if (count == 0) return;
+    assert_true(l->item[0] == first && l->item[count - 1] == last);
+}
+
+static void test_lists(void **state)
+{
+    (void)state;
+    lists l, other;
+    lh_assert_ok(fill_lists("{}", 2, 0, &l));
+    expect_list(&l.dilation, -1, 1, 1, 1);
+    expect_list(&l.global, 0, 0, 0, 0);
+    expect_list(&l.mix, 0, 0, 0, 0);
+    lists_round_trip(&l);
+    static const char text[] = "{dilation: [3, [1, 2, 4]], global: [5, 0, 9], mix: [all, [7, 8]]}";
+    lh_assert_ok(fill_lists(text, 2, 0, &l));
+    expect_list(&l.dilation, -1, 1, 3, 3);
+    expect_list(&l.global, -1, 3, 5, 9);
+    expect_list(&l.mix, 1, 0, 0, 0);
+    lists_round_trip(&l);
+    lh_assert_ok(fill_lists(text, 2, 1, &other));
+    expect_list(&other.dilation, -1, 3, 1, 4);
+    expect_list(&other.mix, -1, 2, 7, 8);
+    lists_round_trip(&other);
+    assert_false(lh_settings_equal(lists_fields, &l, &other));
+    lh_assert_ok(fill_lists("{global: task, dilation: 2, mix: 4}", 3, 2, &l));
+    expect_list(&l.global, 2, 0, 0, 0);
+    expect_list(&l.dilation, -1, 1, 2, 2);
+    expect_list(&l.mix, -1, 1, 4, 4);
+    lists_round_trip(&l);
+    lh_assert_ok(fill_lists("{global: []}", 1, 0, &other));
+    expect_list(&other.global, -1, 0, 0, 0);
+    lists_round_trip(&other);
+    l = other;
+    l.global.word = 0; /* the word alone differs */
+    assert_false(lh_settings_equal(lists_fields, &l, &other));
+}
+
+static void test_lists_refused(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
+        {"{global: frist}", "l.yaml:1:10: key 'global': unknown value 'frist'; expected one of: "
+                            "none, first, task, or a list of integers from 0 to 1000000; did you "
+                            "mean 'first'?"},
+        {"{global: 3}", "key 'global': expected one of: none, first, task, or a list of"},
+        {"{global: [first]}", "l.yaml:1:11: key 'global': expected one of: none, first, task, or"},
+        {"{global: -1}", "key 'global': expected one of"},
+        {"{global: }", "key 'global': expected one of"},
+        {"{dilation: none}", "expected an integer or a list of integers from 1 to 99, got 'none'"},
+        {"{dilation: [1, 2]}",
+         "a list with 2 values; expected one value, or one for each of the 3"},
+        {"{dilation: [1, [2, 0], 3]}",
+         "l.yaml:1:20: key 'dilation': expected an integer or a list"},
+        {"{dilation: [1, [2, [3]], 3]}", "l.yaml:1:20: key 'dilation': expected an integer or a"},
+    };
+    char many[8 * LH_LIST_MAX];
+    lists l;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        lh_status st = LH_OK;
+        for (int layer = 0; layer < 3 && st == LH_OK; layer++)
+            st = fill_lists(bad[i][0], 3, layer, &l);
+        lh_assert_error(st, LH_ERR_USAGE, bad[i][1]);
+    }
+    for (int extra = 0; extra < 2; extra++) {
+        size_t used = (size_t)snprintf(many, sizeof many, "{global: [");
+        for (int i = 0; i < LH_LIST_MAX + extra; i++)
+            used += (size_t)snprintf(many + used, sizeof many - used, "%d,", i);
+        (void)snprintf(many + used - 1, sizeof many - used, "]}");
+        if (extra == 0)
+            lh_assert_ok(fill_lists(many, 1, 0, &l));
+        else
+            lh_assert_error(fill_lists(many, 1, 0, &l), LH_ERR_USAGE,
+                            "257 values, expected at most");
+    }
+}
+
 static void test_partial(void **state)
 {
     (void)state;
@@ -662,6 +808,8 @@ int main(void)
         cmocka_unit_test(test_base_refused),
         cmocka_unit_test(test_base_endless),
         cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_lists_refused),
         cmocka_unit_test(test_partial),
         cmocka_unit_test(test_help),
         cmocka_unit_test(test_mutants),
