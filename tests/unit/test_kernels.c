@@ -336,6 +336,22 @@ static void plain_sinusoid(operand *v)
     }
 }
 
+static void do_distance_table(run *r)
+{
+    r->k->distance_table(&(lh_distance_table_args){ROWS, WIDTH - WIDTH % 2, -40, 3, at(r, 0)},
+                         r->threads);
+}
+static void plain_distance_table(operand *v)
+{
+    const int half = WIDTH / 2;
+    for (int r = 0; r < ROWS; r++)
+        for (int i = 0; i < half; i++) {
+            const double angle = (-40.0 + 3 * r) * pow(10000.0, -2.0 * i / (2 * half));
+            v[0].d[r * 2 * half + i] = sin(angle);
+            v[0].d[r * 2 * half + half + i] = cos(angle);
+        }
+}
+
 static void do_dropout(run *r)
 {
     r->k->dropout(&(lh_dropout_args){MANY, 0.3, 11, 12, 1003, at(r, 0), at(r, 1), false},
@@ -510,6 +526,7 @@ static const op ops[] = {
     {"rotary", do_rotary, plain_rotary, {ROWS * HEAD, RW, RW, RW}, 0, 1},
     /* angles reach 760, and sine keeps their absolute error */
     {"sinusoid", do_sinusoid, plain_sinusoid, {RW, 7 * ROWS}, 0, 760},
+    {"distance_table", do_distance_table, plain_distance_table, {RW}, 0, 400}, /* as above */
     {"dropout", do_dropout, plain_dropout, {MANY, MANY, MANY}, 0, 1},
     /* in the row near 5000, lse is rounded to 2e-4 */
     {"cross-entropy",
