@@ -216,6 +216,8 @@ typedef struct lh_rows_args {
     int64_t batch, tensor_rows, width, n_spans;
     const lh_span *spans;
     size_t element_bytes;
+    /* elements of a tensor row, of which `width` from `column` on travel; 0: width (all of it) */
+    int64_t row_width, column;
     void *tensor;
     void *host;
 } lh_rows_args;

@@ -9,7 +9,8 @@
 
 enum {
     SESSION_REDUCE = 1 << 20, /* elements of the reduction buffer, at most */
-    SESSION_STOP = 8          /* passes of an evaluation between two looks at the stop request */
+    SESSION_STOP = 8,         /* passes of an evaluation between two looks at the stop request */
+    SESSION_LANES = 3         /* of a step's second small reduction */
 };
 
 /* Threads of this rank: what the file says, else OMP_NUM_THREADS, else its share of the processors
@@ -46,6 +47,11 @@ static lh_status session_devices(lh_session *s, const char *isa)
 {
     lh_status st = LH_OK;
     int threads = session_threads(s);
+    if (s->mesh->counting) {
+        LH_TRY(lh_device_create_count(isa, threads, &s->counting_device));
+        s->device = s->counting_device;
+        goto done;
+    }
     if (s->config->device.kind == LH_DEVICE_POISON)
         LH_TRY(lh_device_create_poison(isa, threads, &s->device));
     else
@@ -166,6 +172,29 @@ done:
     return st;
 }
 
+/* What needs no message: the model in its shape, and the buffers of a step. Local. */
+static lh_status session_build(lh_session *s, lh_config *config, const char *isa, bool trainable)
+{
+    lh_status st = LH_OK;
+    LH_TRY(session_devices(s, isa));
+    LH_TRY(session_shape(s, config));
+    LH_TRY(session_model(s, config, trainable));
+    LH_TRY(session_buffers(s));
+done:
+    return st;
+}
+
+static lh_status session_check_ranks(const lh_config *config, int ranks)
+{
+    lh_status st = LH_OK;
+    LH_CHECK(ranks % config->mesh.data == 0, LH_ERR_USAGE,
+             "mesh.data %" PRId64 " does not divide %d ranks: start another number of ranks, or "
+             "change mesh.data",
+             config->mesh.data, ranks);
+done:
+    return st;
+}
+
 lh_status lh_session_open(lh_comm *world, lh_config *config, bool trainable, lh_session **out)
 {
     lh_status st = LH_OK;
@@ -177,22 +206,73 @@ lh_status lh_session_open(lh_comm *world, lh_config *config, bool trainable, lh_
     s->config = config;
     s->world = world;
     s->host = lh_host_of(world);
-    LH_CHECK(lh_comm_size(world) % config->mesh.data == 0, LH_ERR_USAGE,
-             "mesh.data %" PRId64 " does not divide %d ranks: start another number of ranks, or "
-             "change mesh.data",
-             config->mesh.data, lh_comm_size(world));
+    LH_TRY(session_check_ranks(config, lh_comm_size(world)));
     LH_TRY(session_isa(s, &isa));
     LH_TRY(lh_mesh_create((int)config->mesh.data, &s->mesh));
     LH_TRY(lh_task_open(world, config, &s->task));
     /* local from here on, and agreed on once */
     st = lh_mesh_create_counting(s->mesh->size[LH_AXIS_DATA], s->mesh->size[LH_AXIS_SEQ],
                                  lh_comm_rank(world), &s->counting_mesh);
-    if (st == LH_OK) st = session_devices(s, isa);
-    if (st == LH_OK) st = session_shape(s, config);
-    if (st == LH_OK) st = session_model(s, config, trainable);
-    if (st == LH_OK) st = session_buffers(s);
+    if (st == LH_OK) st = session_build(s, config, isa, trainable);
     if (st == LH_OK) st = session_arena(s);
     LH_TRY(lh_agree(world, st));
+    *out = s;
+    s = NULL;
+done:
+    lh_session_close(&s);
+    return st;
+}
+
+/* The small reductions of a step: counted labels before it; loss, squared gradient norm and trouble
+ * before the update. Of the mesh, whose traffic is the step's. */
+static void session_sum_labels(lh_session *s, int64_t *labels)
+{
+    lh_sum_i64(s->mesh->world, labels, 1, LH_SEND_CONTROL);
+}
+
+static void session_sum_lanes(lh_session *s, double lanes[SESSION_LANES])
+{
+    lh_sum_f64(s->mesh->world, lanes, SESSION_LANES, LH_SEND_CONTROL);
+}
+
+/* A step's messages, all of whose passes are alike. */
+static lh_status session_count_step(lh_session *s)
+{
+    lh_status st = LH_OK;
+    lh_traffic *t = s->mesh->traffic;
+    int64_t labels = 0;
+    double lanes[SESSION_LANES] = {0.0};
+    LH_TRY(session_count(s, true));
+    for (int p = 0; p < LH_PURPOSES; p++) {
+        t->bytes[p] *= s->passes;
+        t->messages[p] *= s->passes;
+    }
+    session_sum_labels(s, &labels);
+    lh_params_zero_grad(s->params);
+    LH_TRY(lh_grads_reduce(s->mesh, s->params, s->reduce, s->reduce_elements));
+    session_sum_lanes(s, lanes);
+done:
+    return st;
+}
+
+lh_status lh_session_open_counting(lh_config *config, int ranks, int rank, lh_session **out)
+{
+    lh_status st = LH_OK;
+    lh_session *s = NULL;
+    const char *isa = NULL;
+    int data = (int)config->mesh.data;
+    int mask = lh_host_processors();
+    *out = NULL;
+    LH_TRY(session_check_ranks(config, ranks));
+    LH_TRY(lh_new(sizeof *s, &s));
+    s->config = config;
+    s->host = (lh_host){.ranks = ranks, .sharing = ranks, .mask = mask, .online = mask};
+    LH_TRY(lh_mesh_create_counting(data, ranks / data, rank, &s->counting_mesh));
+    s->mesh = s->counting_mesh;
+    s->world = s->mesh->world;
+    LH_TRY(session_isa(s, &isa));
+    LH_TRY(session_build(s, config, isa, true));
+    LH_TRY(session_count_step(s));
     *out = s;
     s = NULL;
 done:
@@ -223,6 +303,8 @@ void lh_session_close(lh_session **session)
     lh_params_destroy(&s->params);
     lh_layout_destroy(&s->layout);
     lh_task_close(&s->task);
+    if (s->device == s->counting_device) s->device = NULL; /* a session that only counts */
+    if (s->mesh == s->counting_mesh) s->mesh = NULL;
     lh_device_destroy(&s->device);
     lh_device_destroy(&s->counting_device);
     lh_mesh_destroy(&s->counting_mesh);
@@ -288,7 +370,7 @@ static double session_gradients(lh_session *s, int64_t first_sample, int64_t *la
             session_read(s, pass * s->batch + b, LH_SPLIT_TRAIN, lh_task_order(s->task, sample + b),
                          sample + b, labels);
     }
-    lh_sum_i64(s->world, labels, 1, LH_SEND_CONTROL);
+    session_sum_labels(s, labels);
     double scale = *labels > 0 ? 1.0 / (double)*labels : 0.0;
     lh_params_zero_grad(s->params);
     for (int64_t pass = 0; pass < s->passes; pass++) {
@@ -307,7 +389,7 @@ lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double
     double replicated = 0.0;
     /* the second reduction: loss, squared gradient norm, ranks in trouble + 65536 times
      * ranks asked to stop */
-    double lanes[3] = {0.0, 0.0, 0.0};
+    double lanes[SESSION_LANES] = {0.0};
     s->trouble = LH_OK;
     lanes[0] = session_gradients(s, first_sample, &out->labels);
     st = lh_grads_reduce(s->mesh, s->params, s->reduce, s->reduce_elements);
@@ -316,7 +398,7 @@ lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double
     /* every rank has the replicated part; one says it, so that all decide on the same number */
     if (lh_comm_rank(s->world) == 0) lanes[1] += replicated;
     lanes[2] = (s->trouble != LH_OK ? 1.0 : 0.0) + (stop ? 65536.0 : 0.0);
-    lh_sum_f64(s->world, lanes, 3, LH_SEND_CONTROL);
+    session_sum_lanes(s, lanes);
     out->loss = lanes[0];
     out->grad_norm = sqrt(lanes[1]);
     out->stop = lanes[2] >= 65536.0;

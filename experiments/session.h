@@ -40,7 +40,16 @@ typedef struct lh_session {
 LH_NODISCARD lh_status lh_session_open(lh_comm *world, lh_config *config, bool trainable,
                                        lh_session **out);
 
-/* lh_session_close - collective on world (frees communicators). */
+/* lh_session_open_counting - the session of world rank `rank` of `ranks` without MPI, files or data:
+ * its device, mesh and parameters only count. After it s->mesh->traffic holds what a training step
+ * of that rank sends, s->flops[1] the flops of one pass, and lh_session_peak the step's memory, as a
+ * run has them. device.threads auto: OMP_NUM_THREADS, else as if all ranks ran here. Local. Borrows
+ * config and sets config->model.vocab. The caller closes *out; nothing else may be done with it.
+ * Errors: LH_ERR_USAGE (ranks is no multiple of mesh.data, ...), LH_ERR_UNSUP, LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_session_open_counting(lh_config *config, int ranks, int rank,
+                                                lh_session **out);
+
+/* lh_session_close - collective on world (frees communicators); local when it only counts. */
 void lh_session_close(lh_session **session);
 
 /* lh_session_peak - bytes of step memory of this rank: arenas, batch and reduction buffers. Local. */
