@@ -76,6 +76,8 @@ static void test_defaults(void **state)
     assert_string_equal(c->data.test_path, "");
     assert_true(c->data.length == 8192 && c->data.batch == 1 && c->data.valid_fraction == 0.05 &&
                 c->data.mask == 0.15);
+    assert_true(c->data.documents == LH_AUTO && c->data.vocab == 16 && c->data.lag == 8 &&
+                c->data.gap == 1 && c->data.offsets == 4 && c->data.valid_windows == 64);
     assert_true(c->optimizer.kind == 0 && c->optimizer.lr == 1e-3 && c->optimizer.eps == 1e-8);
     assert_true(c->optimizer.betas.count == 2 && c->optimizer.betas.item[0] == 0.9 &&
                 c->optimizer.betas.item[1] == 0.95);
@@ -103,6 +105,7 @@ static void test_model_defaults(void **state)
     assert_true(m->layers == 3 && m->width == 48 && m->heads == 4);
     assert_true(m->kv_heads == 4 && m->head_width == 12 && m->mlp_width == 192);
     assert_true(m->mlp == LH_ACT_GELU && m->norm == LH_NORM_PRE && m->norm_kind == LH_NORM_LAYER);
+    assert_true(m->max_length == 8192);
     assert_true(m->position == LH_POSITION_ROTARY && m->tie_embeddings && m->bias &&
                 m->dropout == 0);
     for (int i = 0; i < LH_MAX_LAYERS; i++)
@@ -152,6 +155,12 @@ static void test_choices(void **state)
 #define MODEL(rest)                                                                                \
     "data: {path: b}\nmodel: {layers: 2, width: 64, heads: 4, attention: {mechanism: full}, " rest \
     "}\n"
+/* A section data: without path, and a model. */
+#define TASK(rest)                                                                                 \
+    "data: {" rest "}\nmodel: {layers: 2, width: 64, heads: 4, attention: {mechanism: full}}\n"
+#define ENCODER(rest)                                                                              \
+    "data: {" rest "}\n"                                                                           \
+    "model: {kind: encoder, layers: 2, width: 64, heads: 4, attention: {mechanism: full}}\n"
 #define ATTN(rest)                                                                                 \
     "data: {path: b}\nmodel:\n  layers: 2\n  width: 64\n  heads: 4\n  attention: " rest "\n"
 
@@ -213,13 +222,16 @@ static void test_refused_values(void **state)
         {MODEL("bias: 1"), "key 'model.bias': expected true or false, got '1'"},
         {MODEL("position: rotray"),
          "key 'model.position': unknown value 'rotray'; expected one of: none, learned, "
-         "sinusoidal, rotary; did you mean 'rotary'?"},
+         "sinusoidal, rotary, relative; did you mean 'rotary'?"},
         {SMALL "run: {seed: -1}\n",
          "a.yaml:3:13: key 'run.seed': expected an integer >= 0, got '-1'"},
         {SMALL "mesh: {chunk: 0}\n",
          "key 'mesh.chunk': expected an integer from 1 to 1000000000000, got '0'"},
-        {SMALL "mesh: {layout: zigzag}\n",
-         "key 'mesh.layout': unknown value 'zigzag'; expected contiguous"},
+        {SMALL "mesh: {layout: zagzig}\n",
+         "key 'mesh.layout': unknown value 'zagzig'; expected one of: contiguous, zigzag"},
+        {MODEL("max_length: 0"),
+         "key 'model.max_length': expected an integer from 1 to 2147483646"},
+        {TASK("documents: 256"), "key 'data.documents': expected an integer from 0 to 255 or none"},
         {SMALL "train: {recompute: attention}\n",
          "key 'train.recompute': unknown value 'attention'; expected one of: none, block"},
         {SMALL "train: {log_every: 1.5}\n", "key 'train.log_every': expected an integer from 1 to"},
@@ -272,6 +284,27 @@ static void test_contradictions(void **state)
         {"data: {path: b, valid_fraction: 1}\nmodel: {layers: 1, width: 8, heads: 1, attention: "
          "{mechanism: full}}\n",
          "key 'data.valid_fraction': expected a number >= 0 and less than 1"},
+        {"data: {path: b, length: 65}\nmodel: {layers: 2, width: 64, heads: 4, position: learned, "
+         "max_length: 64, attention: {mechanism: full}}\n",
+         "a.yaml:1:25: key 'data.length': 65 is more than model.max_length = 64, and learned "
+         "positions are a table with one row for each"},
+        {"data: {path: b, documents: 10}\nmodel: {layers: 2, width: 64, heads: 4, position: "
+         "learned, attention: {mechanism: full}}\n",
+         "a.yaml:1:28: key 'data.documents': positions begin anew in each document, but learned "},
+        {"data: {path: b}\nmodel: {layers: 1, width: 9, heads: 3, position: relative, attention: "
+         "{mechanism: full}}\n",
+         "a.yaml:2:50: key 'model.position': relative positions need an even width"},
+        {TASK("task: lag, lag: 20, length: 20"),
+         "a.yaml:1:24: key 'data.lag': no position has an answer: expected less than data.length = "
+         "20, got 20"},
+        {ENCODER("task: markers, gap: 19, length: 20"),
+         "key 'data.gap': two markers with a distance of 19 need data.length >= 21"},
+        {ENCODER("task: recall, offsets: 10, length: 20"),
+         "key 'data.offsets': 10 distances need data.length >= 21, and it is 20"},
+        {TASK("task: lag, documents: 10"), "key 'data.documents': task lag has no documents"},
+        {ENCODER("task: lag"), "data.task': lag needs model.kind decoder, and it is encoder"},
+        {TASK("task: markers"), "data.task': markers needs model.kind encoder, and it is decoder"},
+        {TASK("task: recall"), "data.task': recall needs model.kind encoder, and it is decoder"},
         {SMALL "run: {name: a/b}\n", "a.yaml:3:13: key 'run.name': expected a plain file name"},
         {SMALL "run: {name: ..}\n", "key 'run.name': expected a plain file name"},
         {SMALL "run: {name: .hidden}\n", "key 'run.name': expected a plain file name"},
@@ -513,6 +546,13 @@ static void test_round_trip(void **state)
                "{mechanism: sliding_window, window: 8");
     round_trip(ATTN("[{mechanism: full}, {mechanism: sliding_window, window: 8}]"),
                "  - {mechanism: full}\n");
+    round_trip(TASK("task: lag, lag: 3, length: 24"), "  max_length: 24\n");
+    round_trip(ENCODER("task: markers, gap: 3, length: 24"), "  gap: 3\n");
+    round_trip(TASK("path: b, documents: 0"), "  documents: 0\n");
+    round_trip(SMALL, "  documents: none\n");
+    round_trip("data: {path: b, length: 100}\nmodel: {layers: 1, width: 8, heads: 2, max_length: "
+               "50, attention: {mechanism: full}}\nmesh: {layout: zigzag}\n",
+               "  layout: zigzag\n");
     round_trip("data: {path: \"a: b # c\\n\\\"d\"}\nmodel: {layers: 1, width: 8, heads: 2, vocab: "
                "97, attention: {mechanism: full}}\n"
                "run: {name: '123', output: \"\xc3\xa9 x\"}\n",
