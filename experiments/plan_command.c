@@ -5,7 +5,11 @@
 
 #include "io/metrics.h"
 
-enum { COMMAND_TEXT = 32, COMMAND_ROWS = 32 /* ranks shown in a table, at most */ };
+enum {
+    COMMAND_TEXT = 32,
+    COMMAND_ROWS = 32,   /* rows of the table of ranks, at most */
+    COMMAND_SAMPLES = 16 /* rows of it when ranks differ too much */
+};
 
 /* --- JSON --- */
 
@@ -193,24 +197,43 @@ static bool command_same_rank(const lh_rank_plan *a, const lh_rank_plan *b)
            a->peak_bytes == b->peak_bytes;
 }
 
+static void command_rank(const char *name, const lh_rank_plan *r, FILE *out)
+{
+    char t[3][COMMAND_TEXT];
+    (void)fprintf(out, "%-11s %12" PRId64 " %12s %12s %12s\n", name, r->rows,
+                  command_flops(r->flops, t[0]), command_bytes((double)r->sent_bytes, t[1]),
+                  command_bytes((double)r->peak_bytes, t[2]));
+}
+
+/* First rank after `first` that does something else. */
+static int command_rank_end(const lh_step_plan *p, int first)
+{
+    int end = first + 1;
+    while (end < p->sequence && command_same_rank(&p->rank[first], &p->rank[end])) end++;
+    return end;
+}
+
+/* Neighbours that do the same share a row; where that leaves too many rows, ranks at even distances
+ * stand for all. */
 static void command_ranks(const lh_step_plan *p, FILE *out)
 {
-    char t[4][COMMAND_TEXT];
-    int shown = 0;
-    int i = 0;
+    char name[COMMAND_TEXT];
+    int groups = 0;
     (void)fprintf(out, "%-11s %12s %12s %12s %12s\n", p->data == 1 ? "rank" : "in sequence", "rows",
                   "work", "sent", "memory");
-    for (; i < p->sequence && shown < COMMAND_ROWS; shown++) {
-        const lh_rank_plan *r = &p->rank[i];
-        int end = i + 1;
-        while (end < p->sequence && command_same_rank(r, &p->rank[end])) end++;
-        (void)fprintf(out, "%-11s %12" PRId64 " %12s %12s %12s\n", command_span(i, end - 1, t[0]),
-                      r->rows, command_flops(r->flops, t[1]),
-                      command_bytes((double)r->sent_bytes, t[2]),
-                      command_bytes((double)r->peak_bytes, t[3]));
-        i = end;
+    for (int i = 0; i < p->sequence; i = command_rank_end(p, i)) groups++;
+    if (groups <= COMMAND_ROWS) {
+        for (int i = 0, end = 0; i < p->sequence; i = end) {
+            end = command_rank_end(p, i);
+            command_rank(command_span(i, end - 1, name), &p->rank[i], out);
+        }
+        return;
     }
-    if (i < p->sequence) (void)fprintf(out, "... and %d more: see --json\n", p->sequence - i);
+    for (int k = 0; k < COMMAND_SAMPLES; k++) {
+        int i = (int)((int64_t)k * (p->sequence - 1) / (COMMAND_SAMPLES - 1));
+        command_rank(command_span(i, i, name), &p->rank[i], out);
+    }
+    (void)fprintf(out, "%d of %d ranks; all of them: --json\n", COMMAND_SAMPLES, p->sequence);
 }
 
 void lh_plan_table(const lh_step_plan *p, FILE *out)
