@@ -15,7 +15,7 @@
 enum {
     FEATURES_LIST = 16,
     FEATURES_KERNEL = 1 << 20, /* rows of one projection for the kernel's error */
-    FEATURES_KERNEL_DRAWS = 2  /* such projections */
+    FEATURES_KERNEL_DRAWS = 8  /* such projections */
 };
 enum { FEATURES_Q, FEATURES_K, FEATURES_V, FEATURES_INPUTS };
 
