@@ -15,7 +15,7 @@
 enum {
     FEATURES_LIST = 16,
     FEATURES_KERNEL = 1 << 20, /* rows of one projection for the kernel's error */
-    FEATURES_KERNEL_DRAWS = 8  /* such projections */
+    FEATURES_KERNEL_DRAWS = 4  /* such projections */
 };
 enum { FEATURES_Q, FEATURES_K, FEATURES_V, FEATURES_INPUTS };
 
@@ -479,7 +479,9 @@ static double kernel_formula(const features_kernel *k)
     if (k->run.arm->kind == LH_FEATURE_TRIG)
         return exp(z) / sm * pow(1.0 - exp(-k->b), 2.0) / (2.0 * m);
     if (k->run.arm->kind == LH_FEATURE_HYPERBOLIC) return 0.5 * (1.0 - exp(-z)) * positive;
-    return k->run.arm->orthogonal ? positive - (1.0 - 1.0 / m) * 2.0 / (m + 2.0) * sm : positive;
+    if (!k->run.arm->orthogonal) return positive;
+    double gain = exp(k->sum) - exp(-0.25 * (k->a + k->b)); /* (a + b) / 2 = |x~|^2 + |y~|^2 */
+    return positive - (1.0 - 1.0 / m) * 2.0 / (m + 2.0) * gain * gain;
 }
 
 static lh_status features_kernel_case(const features_options *o, const features_arm *arm)
