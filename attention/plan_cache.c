@@ -58,8 +58,7 @@ static lh_status cache_key(const lh_pattern *pattern, const lh_layout *queries,
                            const lh_layout *keys, int rank, char key[PLAN_KEY])
 {
     uint64_t digest[2];
-    int n = snprintf(key, PLAN_KEY, "%d %d%" PRIx64 " %d%" PRIx64 " ", rank, queries->everywhere,
-                     queries->hash, keys->everywhere, keys->hash);
+    int n = snprintf(key, PLAN_KEY, "%d %" PRIx64 " %" PRIx64 " ", rank, queries->hash, keys->hash);
     if (lh_pattern_digest(pattern, digest) < (size_t)(PLAN_KEY - n))
         return lh_pattern_key(pattern, key, PLAN_KEY);
     (void)snprintf(key + n, (size_t)(PLAN_KEY - n), "#%016" PRIx64 "%016" PRIx64, digest[0],
