@@ -60,6 +60,7 @@ static lh_attn_desc transformer_attn(const lh_model_desc *d, const lh_model_shap
                           .kv_heads = d->kv_heads,
                           .head_width = d->head_width,
                           .causal = d->kind == LH_MODEL_DECODER,
+                          .bias = d->bias,
                           .batch = shape->batch,
                           .length = shape->length,
                           .layout = shape->layout,
