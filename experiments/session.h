@@ -15,6 +15,7 @@ typedef struct lh_session {
     lh_device *device, *counting_device;
     lh_host host;
     lh_layout *layout;
+    lh_layout *table; /* of model.max_length positions; NULL: that is data.length */
     lh_task *task;
     lh_params *params;
     lh_model *model;
@@ -27,7 +28,12 @@ typedef struct lh_session {
     void *device_tokens, *device_labels; /* [batch, rows] */
     int64_t *valid;                      /* host [batch]: of the running pass */
     int64_t *valid_all;                  /* host [passes, batch] */
-    lh_real *reduce;                     /* host buffer of the gradient reduction */
+    int32_t *documents;                  /* host [passes, batch, rows, 2]; NULL: no documents */
+    /* global tokens that the task names: host [passes, batch] and [passes, batch, max]; NULL: none */
+    int64_t *global_count, *global_position;
+    int64_t max_global;
+    lh_row_list global; /* of the running pass */
+    lh_real *reduce;    /* host buffer of the gradient reduction */
     int64_t reduce_elements;
     double *norm_scratch; /* device */
     double flops[2];      /* of one pass: forward alone; forward and backward */
