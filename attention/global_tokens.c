@@ -236,7 +236,10 @@ void lhi_global_cost(const lh_attn_desc *d, int64_t g, int ranks, int rank, lh_c
     const int64_t taken = 2 * d->kv_heads * d->head_width + d->width;
     const int64_t row = d->heads * d->head_width;
     double scores = 2.0 * (double)(d->batch * d->heads * g * d->layout->rows[rank]);
-    if (ranks > 1) c->summary_bytes += d->batch * g * real * (2 * taken + 2 * row + 2 * d->heads);
+    if (ranks > 1) {
+        c->summary_bytes += d->batch * g * real * (2 * taken + 2 * row + 2 * d->heads);
+        c->again_bytes += d->batch * g * real * (taken + row + 2 * d->heads);
+    }
     c->forward_flops += 4.0 * scores * (double)d->head_width;
     c->backward_flops += 10.0 * scores * (double)d->head_width;
 }
