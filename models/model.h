@@ -106,6 +106,11 @@ LH_NODISCARD lh_status lh_model_loss(lh_model *m, lh_tape *t, lh_mesh *mesh, con
  * every so many steps is drawn. Local. */
 LH_NODISCARD lh_status lh_model_begin_step(lh_model *m, int64_t step);
 
+/* lh_model_predict_embedding - what travels when learned positions were made for longer sequences:
+ * the rows of the table that other ranks need, and their gradients, of one pass. Local, pure. */
+void lh_model_predict_embedding(const lh_model_desc *desc, const lh_model_shape *shape, int rank,
+                                lh_cost *cost);
+
 /* lh_model_predict - layer [layers] out: cost of one forward and backward pass of each layer'
  * attention for one rank, by formula. Local. */
 LH_NODISCARD lh_status lh_model_predict(const lh_model_desc *desc, const lh_model_shape *shape,

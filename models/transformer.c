@@ -15,6 +15,7 @@ struct lh_model {
     uint64_t seed;
     int recompute;
     lh_param *tokens, *positions, *head;
+    lh_moves *moves; /* of learned positions made for longer sequences; NULL: none move */
     lhi_linear embedding_norm, final_norm;
     lhi_block *block; /* [layers] */
 };
@@ -114,10 +115,14 @@ static lh_status transformer_find(lh_model *m)
     m->head = d->tie_embeddings ? m->tokens : lh_params_find(m->params, "head.weight");
     LH_CHECK(m->tokens != NULL && (m->positions != NULL || d->position != LH_POSITION_LEARNED),
              LH_ERR_BUG, "the model's parameters were not declared");
-    LH_CHECK(m->positions == NULL || m->positions->whole.dim[0] == m->shape.length, LH_ERR_USAGE,
+    LH_CHECK(m->positions == NULL || m->positions->whole.dim[0] >= m->shape.length, LH_ERR_USAGE,
              "learned positions exist for %lld positions; data.length is %lld: keep the trained "
              "length, or use rotary positions",
              (long long)m->positions->whole.dim[0], (long long)m->shape.length);
+    /* of a longer table each rank needs the rows of its own positions */
+    if (m->positions != NULL && transformer_table(&m->shape) != m->shape.layout)
+        LH_TRY(lh_moves_create(transformer_table(&m->shape), m->shape.layout,
+                               m->params->coord[LH_AXIS_SEQ], &m->moves));
     if (d->norm == LH_NORM_POST)
         LH_TRY(lhi_linear_find(m->params, "embedding.norm", &m->embedding_norm));
     else
@@ -163,6 +168,7 @@ void lh_model_destroy(lh_model **model)
         if (m->block[l].attention != NULL)
             m->desc->attention[l].ops->destroy(&m->block[l].attention);
     lh_free(&m->block);
+    lh_moves_destroy(&m->moves);
     lh_plan_cache_destroy(&m->plans);
     lh_free(model);
 }
@@ -181,6 +187,8 @@ static lh_status transformer_embed(lh_model *m, lhi_pass *pass, const lh_batch *
     LH_TRY(lh_embedding(t, ids, table, x));
     if (m->desc->position == LH_POSITION_LEARNED) {
         LH_TRY(lh_tape_param(t, m->positions, &table));
+        if (m->moves != NULL)
+            LH_TRY(lh_move_rows(t, pass->qkv.mesh->axis[LH_AXIS_SEQ], m->moves, table, &table));
         LH_TRY(lh_position_add(t, *x, table, x));
     } else if (m->desc->position == LH_POSITION_SINUSOIDAL) {
         LH_TRY(lh_sinusoid_add(t, *x, batch->documents, x));
@@ -255,6 +263,36 @@ done:
 const lh_model_shape *lh_model_shape_of(const lh_model *m)
 {
     return &m->shape;
+}
+
+/* Rows that both layouts put on this rank. */
+static int64_t transformer_kept(const lh_layout *a, const lh_layout *b, int rank)
+{
+    int64_t kept = 0;
+    int64_t n = 0;
+    const lh_run *run = lh_layout_runs(a, rank, &n);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t k = 0; k < run[i].count; k++)
+            kept += lh_layout_row(b, rank, run[i].start + k * run[i].stride) >= 0;
+    return kept;
+}
+
+void lh_model_predict_embedding(const lh_model_desc *d, const lh_model_shape *shape, int rank,
+                                lh_cost *c)
+{
+    const lh_layout *table = transformer_table(shape);
+    int64_t row = d->width * (int64_t)lh_dtype_bytes(LH_REAL);
+    int64_t held = 0; /* rows of the table here that some rank needs */
+    int64_t n = 0;
+    *c = (lh_cost){0};
+    if (d->position != LH_POSITION_LEARNED || table == shape->layout) return;
+    int64_t kept = transformer_kept(shape->layout, table, rank);
+    const lh_run *run = lh_layout_runs(table, rank, &n);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t k = 0; k < run[i].count; k++)
+            held += run[i].start + k * run[i].stride < shape->length;
+    c->forward_bytes = (held - kept) * row;
+    c->backward_bytes = (shape->layout->rows[rank] - kept) * row;
 }
 
 lh_status lh_model_predict(const lh_model_desc *d, const lh_model_shape *shape, int ranks, int rank,
