@@ -45,12 +45,10 @@ static lh_status plan_formula(lh_step_plan *p, const lh_session *s, lh_cost *cos
         p->layer[l].summary_bytes += (double)f.bytes[LH_SEND_SUMMARY];
         p->layer[l].recompute_bytes += (double)f.bytes[LH_SEND_RECOMPUTE];
     }
-    lh_model_predict_embedding(&s->config->model, lh_model_shape_of(s->model),
-                               s->mesh->coord[LH_AXIS_SEQ], cost);
-    all->bytes[LH_SEND_FORWARD] += s->passes * cost->forward_bytes;
-    all->bytes[LH_SEND_BACKWARD] += s->passes * cost->backward_bytes;
-    p->rest.forward_bytes += (double)(s->passes * cost->forward_bytes);
-    p->rest.backward_bytes += (double)(s->passes * cost->backward_bytes);
+    const lh_cost tables = lh_model_predict_tables(&s->config->model, lh_model_shape_of(s->model),
+                                                   s->mesh->coord[LH_AXIS_SEQ]);
+    all->bytes[LH_SEND_FORWARD] += s->passes * tables.forward_bytes;
+    all->bytes[LH_SEND_BACKWARD] += s->passes * tables.backward_bytes;
     all->bytes[LH_SEND_PARAMETER] = lh_grads_bytes(s->params, s->mesh->size);
     all->bytes[LH_SEND_CONTROL] = p->ranks > 1 ? STEP_PLAN_CONTROL : 0;
 done:
@@ -141,10 +139,7 @@ static void plan_finish(lh_step_plan *p)
     p->sent_bytes /= sequence;
     for (int k = 0; k < LH_PURPOSES; k++) p->purpose[k] /= sequence;
     p->rest.flops *= (double)p->data;
-    p->rest.forward_bytes /= sequence;
-    p->rest.backward_bytes /= sequence;
-    p->rest.sent_bytes = p->purpose[LH_SEND_PARAMETER] + p->purpose[LH_SEND_CONTROL] +
-                         p->rest.forward_bytes + p->rest.backward_bytes;
+    p->rest.sent_bytes = p->purpose[LH_SEND_PARAMETER] + p->purpose[LH_SEND_CONTROL];
     for (int i = 0; i < p->layers; i++) {
         lh_layer_plan *l = &p->layer[i];
         l->flops *= (double)p->data;

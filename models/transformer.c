@@ -15,7 +15,7 @@ struct lh_model {
     uint64_t seed;
     int recompute;
     lh_param *tokens, *positions, *head;
-    lh_moves *moves; /* of learned positions made for longer sequences; NULL: none move */
+    lh_moves *moves; /* of positions, when the sequence is shorter than their table; else NULL */
     lhi_linear embedding_norm, final_norm;
     lhi_block *block; /* [layers] */
 };
@@ -61,6 +61,7 @@ static lh_attn_desc transformer_attn(const lh_model_desc *d, const lh_model_shap
                           .kv_heads = d->kv_heads,
                           .head_width = d->head_width,
                           .causal = d->kind == LH_MODEL_DECODER,
+                          .bias = d->bias,
                           .batch = shape->batch,
                           .length = shape->length,
                           .layout = shape->layout,
@@ -106,6 +107,12 @@ done:
     return st;
 }
 
+/* Do rows of tables by position belong elsewhere than where the table holds them? */
+static bool transformer_moves(const lh_model_desc *d, const lh_model_shape *shape)
+{
+    return d->position == LH_POSITION_LEARNED && transformer_table(shape) != shape->layout;
+}
+
 static lh_status transformer_find(lh_model *m)
 {
     lh_status st = LH_OK;
@@ -116,13 +123,9 @@ static lh_status transformer_find(lh_model *m)
     LH_CHECK(m->tokens != NULL && (m->positions != NULL || d->position != LH_POSITION_LEARNED),
              LH_ERR_BUG, "the model's parameters were not declared");
     LH_CHECK(m->positions == NULL || m->positions->whole.dim[0] >= m->shape.length, LH_ERR_USAGE,
-             "learned positions exist for %lld positions; data.length is %lld: keep the trained "
-             "length, or use rotary positions",
+             "learned positions exist for %lld positions; data.length is %lld: shorten it, or use "
+             "rotary positions",
              (long long)m->positions->whole.dim[0], (long long)m->shape.length);
-    /* of a longer table each rank needs the rows of its own positions */
-    if (m->positions != NULL && transformer_table(&m->shape) != m->shape.layout)
-        LH_TRY(lh_moves_create(transformer_table(&m->shape), m->shape.layout,
-                               m->params->coord[LH_AXIS_SEQ], &m->moves));
     if (d->norm == LH_NORM_POST)
         LH_TRY(lhi_linear_find(m->params, "embedding.norm", &m->embedding_norm));
     else
@@ -146,6 +149,8 @@ lh_status lh_model_create(const lh_model_desc *desc, const lh_model_shape *shape
     LH_TRY(lh_new((size_t)desc->layers * sizeof *m->block, &m->block));
     LH_TRY(lh_plan_cache_create(&m->plans));
     LH_TRY(transformer_find(m));
+    if (transformer_moves(desc, shape))
+        LH_TRY(lh_moves_create(shape->table, shape->layout, params->coord[LH_AXIS_SEQ], &m->moves));
     for (int l = 0; l < desc->layers; l++) {
         lh_attn_desc a = transformer_attn(desc, shape, l);
         a.seed = seed;
@@ -168,8 +173,8 @@ void lh_model_destroy(lh_model **model)
         if (m->block[l].attention != NULL)
             m->desc->attention[l].ops->destroy(&m->block[l].attention);
     lh_free(&m->block);
-    lh_moves_destroy(&m->moves);
     lh_plan_cache_destroy(&m->plans);
+    lh_moves_destroy(&m->moves);
     lh_free(model);
 }
 
@@ -265,34 +270,14 @@ const lh_model_shape *lh_model_shape_of(const lh_model *m)
     return &m->shape;
 }
 
-/* Rows that both layouts put on this rank. */
-static int64_t transformer_kept(const lh_layout *a, const lh_layout *b, int rank)
+lh_cost lh_model_predict_tables(const lh_model_desc *d, const lh_model_shape *shape, int rank)
 {
-    int64_t kept = 0;
-    int64_t n = 0;
-    const lh_run *run = lh_layout_runs(a, rank, &n);
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t k = 0; k < run[i].count; k++)
-            kept += lh_layout_row(b, rank, run[i].start + k * run[i].stride) >= 0;
-    return kept;
-}
-
-void lh_model_predict_embedding(const lh_model_desc *d, const lh_model_shape *shape, int rank,
-                                lh_cost *c)
-{
-    const lh_layout *table = transformer_table(shape);
-    int64_t row = d->width * (int64_t)lh_dtype_bytes(LH_REAL);
-    int64_t held = 0; /* rows of the table here that some rank needs */
-    int64_t n = 0;
-    *c = (lh_cost){0};
-    if (d->position != LH_POSITION_LEARNED || table == shape->layout) return;
-    int64_t kept = transformer_kept(shape->layout, table, rank);
-    const lh_run *run = lh_layout_runs(table, rank, &n);
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t k = 0; k < run[i].count; k++)
-            held += run[i].start + k * run[i].stride < shape->length;
-    c->forward_bytes = (held - kept) * row;
-    c->backward_bytes = (shape->layout->rows[rank] - kept) * row;
+    const int64_t row = d->width * (int64_t)lh_dtype_bytes(LH_REAL);
+    int64_t sent = 0;
+    int64_t received = 0;
+    if (transformer_moves(d, shape))
+        lh_layout_moved(transformer_table(shape), shape->layout, rank, &sent, &received);
+    return (lh_cost){.forward_bytes = sent * row, .backward_bytes = received * row};
 }
 
 lh_status lh_model_predict(const lh_model_desc *d, const lh_model_shape *shape, int ranks, int rank,
