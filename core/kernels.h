@@ -144,6 +144,14 @@ typedef struct lh_sinusoid_args {
     void *y;
 } lh_sinusoid_args;
 
+/* Sinusoids of distances (Dai et al. 2019, section 3.3; halves concatenated): table[r, a] = sin(d
+ * w_a), table[r, width/2 + a] = cos(d w_a), d = first + r * step, w_a = 10000^(-2a/width), computed in
+ * double. width even. table [rows, width]. */
+typedef struct lh_distance_table_args {
+    int64_t rows, width, first, step;
+    void *table;
+} lh_distance_table_args;
+
 /* y[i] = keep(index + i) ? x[i] / (1 - rate) : 0 (accumulate adds). keep(j) is word j of (seed,
  * stream) compared with rate * 2^32: the same mask for the same global index. Its own adjoint. */
 typedef struct lh_dropout_args {
@@ -208,6 +216,8 @@ typedef struct lh_rows_args {
     int64_t batch, tensor_rows, width, n_spans;
     const lh_span *spans;
     size_t element_bytes;
+    /* elements of a tensor row, of which `width` from `column` on travel; 0: width (all of it) */
+    int64_t row_width, column;
     void *tensor;
     void *host;
 } lh_rows_args;
@@ -335,6 +345,7 @@ typedef struct lh_attend_grad_args {
     X(rotary_table)                                                                                \
     X(rotary)                                                                                      \
     X(sinusoid)                                                                                    \
+    X(distance_table)                                                                              \
     X(dropout)                                                                                     \
     X(cross_entropy)                                                                               \
     X(cross_entropy_grad)                                                                          \

@@ -293,6 +293,7 @@ static const lh_kernels table = {
     .rotary_table = k_rotary_table,
     .rotary = k_rotary,
     .sinusoid = k_sinusoid,
+    .distance_table = k_distance_table,
     .dropout = k_dropout,
     .cross_entropy = k_cross_entropy,
     .cross_entropy_grad = k_cross_entropy_grad,

@@ -235,15 +235,17 @@ typedef void (*move_fn)(void *tensor, void *host, size_t bytes);
 static void rows_walk(const lh_rows_args *a, move_fn move)
 {
     const size_t row_bytes = (size_t)a->width * a->element_bytes;
+    const size_t pitch = a->row_width > 0 ? (size_t)a->row_width * a->element_bytes : row_bytes;
+    const size_t column = (size_t)a->column * a->element_bytes;
     char *host = a->host;
     for (int64_t b = 0; b < a->batch; b++) {
         for (int64_t s = 0; s < a->n_spans; s++) {
             const lh_span *p = &a->spans[s];
-            const bool dense = p->stride == 1;
+            const bool dense = p->stride == 1 && pitch == row_bytes;
             const size_t bytes = dense ? (size_t)p->count * row_bytes : row_bytes;
             for (int64_t i = 0; i < (dense ? p->count > 0 : p->count); i++, host += bytes) {
                 const int64_t row = b * a->tensor_rows + p->row + i * p->stride;
-                move((char *)a->tensor + (size_t)row * row_bytes, host, bytes);
+                move((char *)a->tensor + (size_t)row * pitch + column, host, bytes);
             }
         }
     }

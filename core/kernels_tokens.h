@@ -120,6 +120,46 @@ static void k_sinusoid(const lh_sinusoid_args *a, int threads)
     split_rows(sinusoid_range, a, a->rows, 32 * a->width, threads);
 }
 
+/* Each row turns the one before by the angle of a step; every DISTANCE_TURNS rows the angle is
+ * computed anew, so that errors of rounding stay those of a double. */
+enum { DISTANCE_TURNS = 32 };
+
+static void distance_table_range(const void *args, int64_t begin, int64_t end)
+{
+    const lh_distance_table_args *a = args;
+    const int64_t half = a->width / 2;
+    for (int64_t i = 0; i < half; i++) {
+        const double frequency = pow(10000.0, -2.0 * (double)i / (double)a->width);
+        const double turn_s = sin((double)a->step * frequency);
+        const double turn_c = cos((double)a->step * frequency);
+        double s = 0.0, c = 1.0;
+        for (int64_t r = begin; r < end; r++) {
+            if (r % DISTANCE_TURNS == 0 || r == begin) {
+                const double angle =
+                    (double)(a->first + r / DISTANCE_TURNS * DISTANCE_TURNS * a->step) * frequency;
+                s = sin(angle);
+                c = cos(angle);
+                for (int64_t k = r % DISTANCE_TURNS; k > 0; k--) {
+                    const double next = s * turn_c + c * turn_s;
+                    c = c * turn_c - s * turn_s;
+                    s = next;
+                }
+            }
+            real *row = (real *)a->table + r * a->width;
+            row[i] = (real)s;
+            row[half + i] = (real)c;
+            const double next = s * turn_c + c * turn_s;
+            c = c * turn_c - s * turn_s;
+            s = next;
+        }
+    }
+}
+
+static void k_distance_table(const lh_distance_table_args *a, int threads)
+{
+    split_rows(distance_table_range, a, a->rows, 8 * a->width, threads);
+}
+
 /* --- dropout
  * ------------------------------------------------------------------------------------------------------ */
 

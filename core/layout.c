@@ -125,7 +125,8 @@ static uint64_t layout_fnv(uint64_t h, const void *data, size_t bytes)
 /* What follows from the runs: the largest shard and the hash (FNV-1a). */
 static void layout_finish(lh_layout *l)
 {
-    const int64_t head[3] = {l->n, l->chunk, l->ranks};
+    /* on one rank `everywhere` has the runs of other layouts, but it is no placement */
+    const int64_t head[4] = {l->n, l->chunk, l->ranks, l->everywhere};
     uint64_t h = layout_fnv(UINT64_C(14695981039346656037), head, sizeof head);
     h = layout_fnv(h, l->first, ((size_t)l->ranks + 1) * sizeof *l->first);
     l->hash = layout_fnv(h, l->run, (size_t)l->first[l->ranks] * sizeof *l->run);
@@ -160,26 +161,82 @@ done:
     return st;
 }
 
+/* n positions in whole units over blocks as evenly as possible: sizes [blocks]. The first blocks get
+ * one unit more; only the last unit of all can be short. */
+static void layout_spread(int64_t n, int64_t unit, int64_t blocks, int64_t *sizes)
+{
+    int64_t placed = 0;
+    int64_t units = n / unit + (n % unit != 0);
+    for (int64_t b = 0; b < blocks; b++) {
+        int64_t mine = units / blocks + (b < units % blocks);
+        sizes[b] = mine > (n - placed) / unit ? n - placed : mine * unit;
+        placed += sizes[b];
+    }
+}
+
 lh_status lh_layout_contiguous(int64_t n, int ranks, int64_t chunk, bool align_chunk,
                                lh_layout **out)
 {
     lh_status st = LH_OK;
     int64_t *sizes = NULL;
-    int64_t placed = 0;
     *out = NULL;
     LH_TRY(layout_check_size(n, ranks, chunk));
     LH_TRY(lh_new((size_t)ranks * sizeof *sizes, &sizes));
-    int64_t unit = align_chunk ? chunk : 1;
-    int64_t units = n / unit + (n % unit != 0);
-    for (int r = 0; r < ranks; r++) {
-        int64_t mine = units / ranks + (r < units % ranks);
-        /* only the last unit of all can be short */
-        sizes[r] = mine > (n - placed) / unit ? n - placed : mine * unit;
-        placed += sizes[r];
-    }
+    layout_spread(n, align_chunk ? chunk : 1, ranks, sizes);
     LH_TRY(lh_layout_from_sizes(sizes, ranks, chunk, out));
 done:
     lh_free(&sizes);
+    return st;
+}
+
+lh_status lh_layout_zigzag(int64_t n, int ranks, int64_t chunk, bool align_chunk, lh_layout **out)
+{
+    lh_status st = LH_OK;
+    lh_layout *l = NULL;
+    int64_t *sizes = NULL;
+    int64_t early = 0; /* where rank r's first block begins, and where its second one ends */
+    int64_t late = n;
+    int64_t blocks = 2 * (int64_t)ranks;
+    *out = NULL;
+    LH_TRY(layout_check_size(n, ranks, chunk));
+    LH_TRY(lh_new((size_t)blocks * sizeof *sizes, &sizes));
+    layout_spread(n, align_chunk ? chunk : 1, blocks, sizes);
+    LH_TRY(layout_new(n, ranks, chunk, "zigzag", blocks, &l));
+    for (int r = 0; r < ranks; r++) {
+        int64_t used = l->first[r];
+        int64_t first = sizes[r];
+        int64_t second = sizes[blocks - 1 - r];
+        late -= second;
+        if (first > 0) l->run[used++] = (lh_run){early, first, 1};
+        if (second > 0) l->run[used++] = (lh_run){late, second, 1};
+        early += first;
+        l->first[r + 1] = used;
+        l->rows[r] = first + second;
+    }
+    layout_finish(l);
+    *out = l;
+done:
+    lh_free(&sizes);
+    return st;
+}
+
+lh_status lh_layout_everywhere(int64_t n, int ranks, int64_t chunk, lh_layout **out)
+{
+    lh_status st = LH_OK;
+    lh_layout *l = NULL;
+    *out = NULL;
+    LH_TRY(layout_check_size(n, ranks, chunk));
+    LH_TRY(layout_new(n, ranks, chunk, "everywhere", ranks, &l));
+    l->everywhere = true;
+    for (int r = 0; r < ranks; r++) {
+        int64_t used = l->first[r];
+        if (n > 0) l->run[used++] = (lh_run){0, n, 1};
+        l->first[r + 1] = used;
+        l->rows[r] = n;
+    }
+    layout_finish(l);
+    *out = l;
+done:
     return st;
 }
 
@@ -292,6 +349,19 @@ int64_t lh_layout_position(const lh_layout *l, int rank, int64_t row)
     int64_t i = l->first[rank];
     while (row >= l->run[i].count) row -= l->run[i++].count;
     return l->run[i].start + row * l->run[i].stride;
+}
+
+int64_t lh_layout_row(const lh_layout *l, int rank, int64_t position)
+{
+    int64_t row = 0;
+    for (int64_t i = l->first[rank]; i < l->first[rank + 1]; i++) {
+        const lh_run *r = &l->run[i];
+        int64_t into = position - r->start;
+        if (into >= 0 && position <= run_last(r) && into % r->stride == 0)
+            return row + into / r->stride;
+        row += r->count;
+    }
+    return -1;
 }
 
 /* --- pieces --- */

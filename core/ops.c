@@ -187,19 +187,41 @@ lh_status lh_position_add(lh_tape *t, lh_var x, lh_var table, lh_var *y)
 
 /* --- sinusoidal positions --- */
 
+typedef struct sinusoid_attrs {
+    const int32_t *documents; /* NULL: none */
+} sinusoid_attrs;
+
+/* Rows from `row` on, at most `left`, that lie in one document; *begin: its first position. */
+static int64_t sinusoid_stretch(const int32_t *documents, int64_t row, int64_t left, int64_t *begin)
+{
+    int64_t n = 1;
+    *begin = 0;
+    if (documents == NULL) return left;
+    *begin = documents[2 * row];
+    while (n < left && documents[2 * (row + n)] == *begin) n++;
+    return n;
+}
+
 static lh_status sinusoid_forward(lh_call *c)
 {
     lh_status st = LH_OK;
+    const int32_t *documents = ((const sinusoid_attrs *)lh_call_attrs(c))->documents;
     const void *x = NULL;
     void *y = NULL;
     const lh_shape *s = lh_call_in_shape(c, 0);
     LH_TRY(lh_in(c, 0, &x));
     LH_TRY(lh_out(c, 0, &y));
     lh_run_axpy(lh_call_device(c), &(lh_axpy_args){lh_shape_count(s), 1.0, x, y, false});
-    for (lhi_blocks it = lhi_blocks_of(c, 0); lhi_block_next(&it);)
-        lh_run_sinusoid(lh_call_device(c),
-                        &(lh_sinusoid_args){it.count, s->dim[2], it.piece.position, it.piece.stride,
-                                            lhi_at_mut(y, it.at * s->dim[2])});
+    for (lhi_blocks it = lhi_blocks_of(c, 0); lhi_block_next(&it);) {
+        for (int64_t r = 0, n = 0; r < it.count; r += n) {
+            int64_t begin = 0;
+            n = sinusoid_stretch(documents, it.at + r, it.count - r, &begin);
+            int64_t position = it.piece.position + r * it.piece.stride - begin;
+            lh_run_sinusoid(lh_call_device(c),
+                            &(lh_sinusoid_args){n, s->dim[2], position, it.piece.stride,
+                                                lhi_at_mut(y, (it.at + r) * s->dim[2])});
+        }
+    }
 done:
     return st;
 }
@@ -227,11 +249,12 @@ static const lh_op sinusoid_op = {.name = "sinusoid_add",
                                   .forward = sinusoid_forward,
                                   .vjp = pass_vjp};
 
-lh_status lh_sinusoid_add(lh_tape *t, lh_var x, lh_var *y)
+lh_status lh_sinusoid_add(lh_tape *t, lh_var x, const int32_t *documents, lh_var *y)
 {
+    const sinusoid_attrs attrs = {documents};
     const lh_shape shape = *lh_var_shape(t, x);
     if (shape.ndim != 3) return LH_RAISE(LH_ERR_BUG, "sinusoids are added to x [B, s, E]");
-    return lh_record(t, &sinusoid_op, NULL, 0, 1, &x, 1, &shape, y);
+    return lh_record(t, &sinusoid_op, &attrs, sizeof attrs, 1, &x, 1, &shape, y);
 }
 
 /* --- rotary --- */

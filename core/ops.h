@@ -13,8 +13,9 @@ LH_NODISCARD lh_status lh_embedding(lh_tape *t, lh_var ids, lh_var table, lh_var
 LH_NODISCARD lh_status lh_position_add(lh_tape *t, lh_var x, lh_var table, lh_var *y);
 
 /* lh_sinusoid_add - y = x [B, s, E] + sinusoids of the positions (Vaswani et al. 2017, section
- * 3.5). */
-LH_NODISCARD lh_status lh_sinusoid_add(lh_tape *t, lh_var x, lh_var *y);
+ * 3.5). documents: host [B, s, 2], first position and end of each row's document, in which positions
+ * begin anew; NULL: none. Borrowed until the tape is reset. */
+LH_NODISCARD lh_status lh_sinusoid_add(lh_tape *t, lh_var x, const int32_t *documents, lh_var *y);
 
 /* lh_rotary_angles - table [s, width / 2, 2] for the positions of layout; made once per step. like:
  * any value sharded by the layout. lh_rotary - y = x [B, s, H, D] rotated by its positions (Su et

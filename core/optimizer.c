@@ -32,6 +32,7 @@ lh_status lh_optimizer_step(const lh_optimizer *o, lh_params *p, int64_t t, doub
     LH_TRY(optimizer_check(p, t));
     for (int64_t i = 0; i < p->count; i++) {
         const lh_param *q = p->item[i];
+        if (q->frozen) continue;
         lh_run_adamw(p->device, &(lh_adamw_args){.n = lh_shape_count(&q->shape),
                                                  .lr = o->lr,
                                                  .beta1 = o->beta1,

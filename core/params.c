@@ -95,6 +95,41 @@ done:
     return st;
 }
 
+lh_status lh_params_add_drawn(lh_params *p, const char *name, lh_shape whole, lh_init_fn draw,
+                              const void *user, lh_param **out)
+{
+    lh_status st = LH_OK;
+    lh_param *q = NULL;
+    LH_TRY(lh_params_add(p, name, whole, lh_place_replicated(), LH_INIT_FUNCTION, 0.0, &q));
+    q->frozen = true;
+    q->grad_place = q->place;
+    q->decay = false;
+    q->draw = draw;
+    q->draw_user = user;
+done:
+    if (out != NULL) *out = q;
+    return st;
+}
+
+lh_status lh_params_draw(lh_params *p, lh_param *q, uint64_t seed, uint64_t number)
+{
+    lh_status st = LH_OK;
+    size_t n = (size_t)lh_shape_count(&q->whole);
+    double *value = NULL;
+    lh_real *host = NULL;
+    LH_CHECK(q->frozen, LH_ERR_BUG, "parameter %s is learned, not drawn", q->name);
+    if (p->device->counting) return LH_OK;
+    LH_TRY(lh_new(n * sizeof *value, &value));
+    LH_TRY(lh_new(n * sizeof *host, &host));
+    LH_TRY(q->draw(q->draw_user, seed, number, value));
+    for (size_t i = 0; i < n; i++) host[i] = (lh_real)value[i];
+    lh_copy_in(p->device, q->value, host, n * sizeof *host);
+done:
+    lh_free(&value);
+    lh_free(&host);
+    return st;
+}
+
 static size_t param_bytes(const lh_param *q)
 {
     return (lh_shape_bytes(&q->shape) + PARAMS_ALIGN - 1) / PARAMS_ALIGN * PARAMS_ALIGN;
@@ -167,7 +202,11 @@ lh_status lh_params_initialise(lh_params *p, uint64_t seed)
     if (p->device->counting) return LH_OK; /* no data: nothing to draw */
     LH_TRY(lh_host_alloc(PARAMS_PIECE * lh_dtype_bytes(LH_REAL), &host));
     for (int64_t i = 0; i < p->count; i++) {
-        const lh_param *q = p->item[i];
+        lh_param *q = p->item[i];
+        if (q->init == LH_INIT_FUNCTION) {
+            LH_TRY(lh_params_draw(p, q, seed, lh_name_number(q->name)));
+            continue;
+        }
         if (q->init == LH_INIT_NORMAL) {
             param_normal(p, i, seed, host);
             continue;
@@ -186,10 +225,19 @@ void lh_params_zero_grad(lh_params *p)
     if (!p->trainable) return;
     lh_run_fill(p->device, &(lh_fill_args){.n = p->block_elements, .value = 0.0, .x = p->block[1]});
     for (int64_t i = 0; i < p->count; i++)
-        p->item[i]->grad_place = lh_place_dual(&p->item[i]->place);
+        p->item[i]->grad_place =
+            p->item[i]->frozen ? p->item[i]->place : lh_place_dual(&p->item[i]->place);
 }
 
 int64_t lh_params_total(const lh_params *p)
+{
+    int64_t total = 0;
+    for (int64_t i = 0; i < p->count; i++)
+        if (!p->item[i]->frozen) total += lh_shape_count(&p->item[i]->whole);
+    return total;
+}
+
+int64_t lh_params_held(const lh_params *p)
 {
     int64_t total = 0;
     for (int64_t i = 0; i < p->count; i++) total += lh_shape_count(&p->item[i]->whole);

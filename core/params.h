@@ -26,8 +26,8 @@ typedef struct lh_param {
     lh_init_kind init;
     double std; /* LH_INIT_NORMAL */
     bool decay; /* weight decay applies: two or more dimensions */
-    /* a value that is not learned (a random projection): no gradient, no moments, not counted by
-     * lh_params_total; checkpoints hold it, a checkpoint without it leaves it as drawn */
+    /* a value that is not learned (a random projection): its gradient and moments stay zero, and
+     * lh_params_total leaves it out; checkpoints hold it, one without it leaves it as drawn */
     bool frozen;
     lh_init_fn draw; /* LH_INIT_FUNCTION */
     const void *draw_user;
@@ -83,8 +83,10 @@ LH_NODISCARD lh_status lh_params_initialise(lh_params *p, uint64_t seed);
 /* lh_params_zero_grad - gradients to 0, placed as the dual. Local. */
 void lh_params_zero_grad(lh_params *p);
 
-/* lh_params_total - elements of all whole parameters. Local. */
+/* lh_params_total - elements of all whole parameters that are learned; lh_params_held - and of the
+ * frozen ones. Local. */
 int64_t lh_params_total(const lh_params *p);
+int64_t lh_params_held(const lh_params *p);
 
 /* lh_params_bytes - bytes of device memory held (all four kinds). Local. */
 size_t lh_params_bytes(const lh_params *p);

@@ -75,7 +75,8 @@ lh_status lh_tape_param(lh_tape *t, lh_param *p, lh_var *out)
         out->id = (int32_t)i;
         return LH_OK;
     }
-    lh_status st = lh_tape_leaf(t, p->value, p->grad, p->shape, p->place, out);
+    lh_status st = p->frozen ? lh_tape_input(t, p->value, p->shape, p->place, out)
+                             : lh_tape_leaf(t, p->value, p->grad, p->shape, p->place, out);
     if (st == LH_OK) t->value[out->id].param = p;
     return st;
 }

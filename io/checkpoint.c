@@ -433,7 +433,7 @@ static int64_t checkpoint_bytes(const lh_params *params, int sets, const lh_chec
 {
     int64_t bytes = (64 << 10) + (int64_t)strlen(info_words(info));
     bytes += sets * params->count * 2048;
-    return bytes + sets * lh_params_total(params) * (int64_t)lh_dtype_bytes(LH_REAL);
+    return bytes + sets * lh_params_held(params) * (int64_t)lh_dtype_bytes(LH_REAL);
 }
 
 /* Room is asked for before HDF5 begins, and held once it has made the file: where the library

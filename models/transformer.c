@@ -169,7 +169,7 @@ static lh_status transformer_embed(lh_model *m, lhi_pass *pass, const lh_batch *
         LH_TRY(lh_tape_param(t, m->positions, &table));
         LH_TRY(lh_position_add(t, *x, table, x));
     } else if (m->desc->position == LH_POSITION_SINUSOIDAL) {
-        LH_TRY(lh_sinusoid_add(t, *x, x));
+        LH_TRY(lh_sinusoid_add(t, *x, batch->documents, x));
     } else if (m->desc->position == LH_POSITION_ROTARY) {
         LH_TRY(
             lh_rotary_angles(t, *x, m->desc->head_width, TRANSFORMER_ROTARY_BASE, &pass->angles));

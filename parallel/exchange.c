@@ -136,12 +136,21 @@ static void transfer_start(lh_transfer *x, int to, int from, int64_t send_rows, 
                   &x->sending);
 }
 
+/* The same for a home tensor, of whose rows some columns may travel. */
+static lh_rows_args transfer_home(const lh_transfer *x, int k, int64_t rows, const void *tensor,
+                                  void *host)
+{
+    lh_rows_args a = transfer_rows(x, k, rows, (void *)(uintptr_t)tensor, x->rows, host);
+    a.row_width = x->row_width;
+    a.column = x->column;
+    return a;
+}
+
 void lh_fetch_start(lh_transfer *x, int i, const void *const *home)
 {
     const lh_exchange_step *s = &x->exchange->step[i];
     for (int k = 0; k < x->n && s->send_rows > 0; k++) {
-        lh_rows_args a =
-            transfer_rows(x, k, s->send_rows, (void *)(uintptr_t)home[k], x->rows, x->send);
+        lh_rows_args a = transfer_home(x, k, s->send_rows, home[k], x->send);
         a.spans = s->send;
         a.n_spans = s->n_send;
         lh_run_pack_rows(x->device, &a);
@@ -182,7 +191,7 @@ void lh_return_finish(lh_transfer *x, int i, void *const *home)
     const lh_exchange_step *s = &x->exchange->step[i];
     lh_wait(x->comm, &x->receiving);
     for (int k = 0; k < x->n && s->send_rows > 0; k++) {
-        lh_rows_args a = transfer_rows(x, k, s->send_rows, home[k], x->rows, x->recv);
+        lh_rows_args a = transfer_home(x, k, s->send_rows, home[k], x->recv);
         a.spans = s->send;
         a.n_spans = s->n_send;
         lh_run_add_rows(x->device, &a);

@@ -53,6 +53,8 @@ typedef struct lh_transfer {
     int n; /* tensors */
     int64_t batch, width;
     int64_t rows; /* rows of the home tensors */
+    /* elements of a home tensor's row, of which `width` from `column` on travel; 0: width */
+    int64_t row_width, column;
     /* rows of the block tensors: max_recv, or total_recv when received rows are kept */
     int64_t block_rows;
     /* host buffers: lh_transfer_bytes of max_send / max_recv rows (the other way round to return) */

@@ -120,7 +120,7 @@ lh_status lh_grads_norm(const lh_params *params, double *scratch, double *replic
         }
         LH_CHECK(lh_place_equal(&q->grad_place, &q->place), LH_ERR_BUG,
                  "the gradient of %s was not reduced", q->name);
-        if (!whole && copy) continue;
+        if (q->frozen || (!whole && copy)) continue;
         lh_run_sum_squares(params->device,
                            &(lh_sum_squares_args){.n = lh_shape_count(&q->shape),
                                                   .x = q->grad,

@@ -101,25 +101,6 @@ static lh_status uneven(int64_t n, int ranks, int64_t chunk, lh_layout **out)
     return lh_layout_from_sizes(sizes, ranks, chunk, out);
 }
 
-static lh_status zigzag(int64_t n, int ranks, int64_t chunk, lh_layout **out)
-{
-    int64_t first[65] = {0};
-    lh_run run[128];
-    int64_t used = 0;
-    int64_t parts = 2 * (int64_t)ranks;
-    if (ranks > 64) return LH_RAISE(LH_ERR_BUG, "%d ranks", ranks);
-    for (int r = 0; r < ranks; r++) {
-        const int64_t part[2] = {r, parts - 1 - r};
-        for (int i = 0; i < 2; i++) {
-            int64_t begin = n * part[i] / parts;
-            int64_t end = n * (part[i] + 1) / parts;
-            if (end > begin) run[used++] = (lh_run){begin, end - begin, 1};
-        }
-        first[r + 1] = used;
-    }
-    return lh_layout_from_runs(n, ranks, chunk, first, run, out);
-}
-
 static lh_status cyclic(int64_t n, int ranks, int64_t chunk, lh_layout **out)
 {
     int64_t first[65] = {0};
@@ -137,7 +118,8 @@ lh_status lh_test_layout(lh_test_layout_kind kind, int64_t n, int ranks, int64_t
                          lh_layout **out)
 {
     if (kind == LH_TEST_UNEVEN) return uneven(n, ranks, chunk, out);
-    if (kind == LH_TEST_ZIGZAG) return zigzag(n, ranks, chunk, out);
+    if (kind == LH_TEST_ZIGZAG) return lh_layout_zigzag(n, ranks, chunk, false, out);
+    if (kind == LH_TEST_ZIGZAG_ALIGNED) return lh_layout_zigzag(n, ranks, chunk, true, out);
     if (kind == LH_TEST_CYCLIC) return cyclic(n, ranks, chunk, out);
     return lh_layout_contiguous(n, ranks, chunk, kind == LH_TEST_ALIGNED, out);
 }

@@ -13,11 +13,12 @@ lh_pattern lh_test_blocks(int64_t block);
 lh_pattern lh_test_columns(int64_t count);
 
 typedef enum lh_test_layout_kind {
-    LH_TEST_ALIGNED, /* contiguous, cut at chunk edges */
-    LH_TEST_EVEN,    /* contiguous, cut anywhere */
-    LH_TEST_UNEVEN,  /* contiguous; the second rank has nothing, the last one most */
-    LH_TEST_ZIGZAG,  /* one early and one late stretch */
-    LH_TEST_CYCLIC,  /* every ranks-th position */
+    LH_TEST_ALIGNED,        /* contiguous, cut at chunk edges */
+    LH_TEST_EVEN,           /* contiguous, cut anywhere */
+    LH_TEST_UNEVEN,         /* contiguous; the second rank has nothing, the last one most */
+    LH_TEST_ZIGZAG,         /* one early and one late stretch, cut anywhere */
+    LH_TEST_CYCLIC,         /* every ranks-th position */
+    LH_TEST_ZIGZAG_ALIGNED, /* zigzag, cut at chunk edges */
     LH_TEST_LAYOUTS
 } lh_test_layout_kind;
 

@@ -336,6 +336,22 @@ static void plain_sinusoid(operand *v)
     }
 }
 
+static void do_distance_table(run *r)
+{
+    r->k->distance_table(&(lh_distance_table_args){ROWS, WIDTH - WIDTH % 2, -40, 3, at(r, 0)},
+                         r->threads);
+}
+static void plain_distance_table(operand *v)
+{
+    const int half = WIDTH / 2;
+    for (int r = 0; r < ROWS; r++)
+        for (int i = 0; i < half; i++) {
+            const double angle = (-40.0 + 3 * r) * pow(10000.0, -2.0 * i / (2 * half));
+            v[0].d[r * 2 * half + i] = sin(angle);
+            v[0].d[r * 2 * half + half + i] = cos(angle);
+        }
+}
+
 static void do_dropout(run *r)
 {
     r->k->dropout(&(lh_dropout_args){MANY, 0.3, 11, 12, 1003, at(r, 0), at(r, 1), false},
@@ -438,10 +454,19 @@ static void plain_sum_squares(operand *v)
 /* tensor [2, ROWS, 5], packed [2, 21, 5] out and in, tensor that is added to */
 static const lh_span spans[] = {{10, 12, 1}, {3, 4, 7}, {120, 1, 5}, {9, 0, 1}, {50, 4, 1}};
 enum { SPANS = sizeof spans / sizeof spans[0], PACKED = 21 };
-static void do_rows(run *r)
+/* All of a row of 5 travels, or 2 of it from the third on. */
+static void move_rows(run *r, int64_t width, int64_t column)
 {
-    lh_rows_args a = {
-        2, ROWS, 5, SPANS, spans, r->single ? sizeof(float) : sizeof(double), at(r, 0), at(r, 1)};
+    lh_rows_args a = {.batch = 2,
+                      .tensor_rows = ROWS,
+                      .width = width,
+                      .n_spans = SPANS,
+                      .spans = spans,
+                      .element_bytes = r->single ? sizeof(float) : sizeof(double),
+                      .row_width = width < 5 ? 5 : 0,
+                      .column = column,
+                      .tensor = at(r, 0),
+                      .host = at(r, 1)};
     r->k->pack_rows(&a, r->threads);
     a.tensor = at(r, 2);
     r->k->add_rows(&a, r->threads);
@@ -449,19 +474,36 @@ static void do_rows(run *r)
     a.tensor = at(r, 4);
     r->k->unpack_rows(&a, r->threads);
 }
-static void plain_rows(operand *v)
+static void plain_move_rows(operand *v, int64_t width, int64_t column)
 {
     int packed = 0;
     for (int b = 0; b < 2; b++) {
         for (int s = 0; s < SPANS; s++) {
-            for (int64_t i = 0; i < spans[s].count * 5; i++, packed++) {
-                const int64_t row = b * ROWS + spans[s].row + i / 5 * spans[s].stride;
-                v[1].d[packed] = v[0].d[row * 5 + i % 5];
-                v[2].d[row * 5 + i % 5] += v[1].d[packed];
-                v[4].d[row * 5 + i % 5] = v[3].d[packed];
+            for (int64_t i = 0; i < spans[s].count * width; i++, packed++) {
+                const int64_t row = b * ROWS + spans[s].row + i / width * spans[s].stride;
+                const int64_t e = row * 5 + column + i % width;
+                v[1].d[packed] = v[0].d[e];
+                v[2].d[e] += v[1].d[packed];
+                v[4].d[e] = v[3].d[packed];
             }
         }
     }
+}
+static void do_rows(run *r)
+{
+    move_rows(r, 5, 0);
+}
+static void plain_rows(operand *v)
+{
+    plain_move_rows(v, 5, 0);
+}
+static void do_columns(run *r)
+{
+    move_rows(r, 2, 2);
+}
+static void plain_columns(operand *v)
+{
+    plain_move_rows(v, 2, 2);
 }
 
 /* --- the comparison
@@ -510,6 +552,7 @@ static const op ops[] = {
     {"rotary", do_rotary, plain_rotary, {ROWS * HEAD, RW, RW, RW}, 0, 1},
     /* angles reach 760, and sine keeps their absolute error */
     {"sinusoid", do_sinusoid, plain_sinusoid, {RW, 7 * ROWS}, 0, 760},
+    {"distance_table", do_distance_table, plain_distance_table, {RW}, 0, 400}, /* as above */
     {"dropout", do_dropout, plain_dropout, {MANY, MANY, MANY}, 0, 1},
     /* in the row near 5000, lse is rounded to 2e-4 */
     {"cross-entropy",
@@ -520,6 +563,12 @@ static const op ops[] = {
      100},
     {"adamw", do_adamw, plain_adamw, {MANY, MANY, MANY, MANY}, 0, 1},
     {"sum of squares", do_sum_squares, plain_sum_squares, {5 * MANY, 1}, 1u << 1, 4096},
+    {"columns of rows",
+     do_columns,
+     plain_columns,
+     {2 * ROWS * 5, 2 * PACKED * 2, 2 * ROWS * 5, 2 * PACKED * 2, 2 * ROWS * 5},
+     0,
+     1},
     {"rows",
      do_rows,
      plain_rows,
@@ -978,7 +1027,14 @@ static void test_rows_of_bytes(void **state)
     const char tensor[] = "aabbccdd";
     char packed[9] = {0}, back[9] = "........";
     (void)state;
-    lh_rows_args a = {1, 4, 2, 2, span, 1, (void *)(uintptr_t)tensor, packed};
+    lh_rows_args a = {.batch = 1,
+                      .tensor_rows = 4,
+                      .width = 2,
+                      .n_spans = 2,
+                      .spans = span,
+                      .element_bytes = 1,
+                      .tensor = (void *)(uintptr_t)tensor,
+                      .host = packed};
     lh_kernels_f64()->pack_rows(&a, 1);
     assert_string_equal(packed, "bbccaadd");
     a.tensor = back;

@@ -31,6 +31,7 @@ static void check_layout(const lh_layout *l)
             assert_true(lh_layout_position(l, r, row) == p.position);
             row += p.count;
             assert_true(lh_layout_position(l, r, row - 1) == p.position + (p.count - 1) * p.stride);
+            assert_true(lh_layout_row(l, r, p.position) == p.row);
         }
         assert_true(row == l->rows[r]);
         total += row;
@@ -75,6 +76,132 @@ static void test_contiguous(void **state)
             }
 }
 
+/* --- zigzag: block r and block 2 ranks - 1 - r --- */
+
+/* First position of a block when `units` units are spread over `blocks` blocks, the first ones
+ * getting one more. */
+static int64_t block_begin(int64_t n, int64_t unit, int64_t blocks, int64_t b)
+{
+    int64_t units = (n + unit - 1) / unit;
+    int64_t before = units / blocks * b + (b < units % blocks ? b : units % blocks);
+    return before * unit < n ? before * unit : n;
+}
+
+static void check_zigzag(int64_t n, int ranks, int64_t chunk, bool align)
+{
+    lh_layout *l = NULL;
+    int64_t unit = align ? chunk : 1;
+    int64_t blocks = 2 * (int64_t)ranks;
+    lh_assert_ok(lh_layout_zigzag(n, ranks, chunk, align, &l));
+    check_layout(l);
+    for (int r = 0; r < ranks; r++) {
+        int64_t count = 0;
+        int64_t used = 0;
+        const lh_run *run = lh_layout_runs(l, r, &count);
+        for (int k = 0; k < 2; k++) {
+            int64_t b = k == 0 ? r : blocks - 1 - r;
+            int64_t begin = block_begin(n, unit, blocks, b);
+            int64_t end = block_begin(n, unit, blocks, b + 1);
+            if (begin == end) continue;
+            assert_true(used < count && run[used].start == begin && run[used].stride == 1);
+            assert_true(run[used].count == end - begin);
+            used++;
+        }
+        assert_true(used == count);
+        assert_true(l->max_rows - l->rows[r] <= unit + (align ? chunk - 1 : 0)); /* as even */
+    }
+    assert_string_equal(l->name, "zigzag");
+    assert_false(l->everywhere);
+    lh_layout_destroy(&l);
+}
+
+static void test_zigzag(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
+        for (size_t r = 0; r < sizeof rank_counts / sizeof *rank_counts; r++)
+            for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++) {
+                check_zigzag(lengths[i], rank_counts[r], chunks[c], true);
+                check_zigzag(lengths[i], rank_counts[r], chunks[c], false);
+            }
+    lh_layout *l = NULL;
+    lh_assert_code(lh_layout_zigzag(-1, 2, 7, true, &l), LH_ERR_BUG);
+    assert_null(l);
+    lh_error_clear();
+}
+
+/* --- everywhere: all positions on every rank --- */
+
+static void test_everywhere(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
+        for (int ranks = 1; ranks <= 5; ranks++) {
+            lh_layout *l = NULL;
+            lh_layout *other = NULL;
+            int64_t n = lengths[i];
+            lh_assert_ok(lh_layout_everywhere(n, ranks, 7, &l));
+            assert_true(l->everywhere && l->max_rows == n && l->ranks == ranks);
+            assert_string_equal(l->name, "everywhere");
+            for (int r = 0; r < ranks; r++) {
+                int64_t count = 0;
+                const lh_run *run = lh_layout_runs(l, r, &count);
+                assert_true(l->rows[r] == n && count == (n > 0));
+                assert_true(count == 0 || (run->start == 0 && run->count == n && run->stride == 1));
+                assert_true(lh_layout_row(l, r, n) == -1);
+                if (n > 0) assert_true(lh_layout_row(l, r, n - 1) == n - 1);
+            }
+            lh_assert_ok(lh_layout_contiguous(n, ranks, 7, true, &other));
+            assert_true(other->hash != l->hash);
+            lh_layout_destroy(&other);
+            lh_assert_ok(lh_layout_zigzag(n, ranks, 7, true, &other));
+            assert_true(other->hash != l->hash);
+            lh_layout_destroy(&other);
+            lh_layout_destroy(&l);
+        }
+    lh_layout *l = NULL;
+    lh_assert_code(lh_layout_everywhere(5, 0, 7, &l), LH_ERR_BUG);
+    assert_null(l);
+    lh_error_clear();
+}
+
+/* --- the row of a position --- */
+
+static void check_rows(lh_layout *l)
+{
+    for (int r = 0; r < l->ranks; r++) {
+        int64_t held = 0;
+        for (int64_t p = -2; p < l->n + 3; p++) {
+            int64_t row = lh_layout_row(l, r, p);
+            if (row < 0) continue;
+            assert_true(row < l->rows[r] && lh_layout_position(l, r, row) == p);
+            held++;
+        }
+        assert_true(held == l->rows[r]);
+    }
+    lh_layout_destroy(&l);
+}
+
+static void make_cyclic(int64_t n, int ranks, int64_t chunk, lh_layout **out);
+
+static void test_rows(void **state)
+{
+    (void)state;
+    const int64_t sizes[] = {0, 5, 0, 1, 30, 0};
+    lh_layout *l = NULL;
+    for (int64_t n = 0; n < 70; n += 23)
+        for (int ranks = 1; ranks <= 5; ranks++) {
+            lh_assert_ok(lh_layout_contiguous(n, ranks, 7, true, &l));
+            check_rows(l);
+            lh_assert_ok(lh_layout_zigzag(n, ranks, 7, true, &l));
+            check_rows(l);
+            make_cyclic(n, ranks, 7, &l);
+            check_rows(l);
+        }
+    lh_assert_ok(lh_layout_from_sizes(sizes, 6, 7, &l));
+    check_rows(l);
+}
+
 static void test_from_sizes(void **state)
 {
     (void)state;
@@ -92,26 +219,6 @@ static void test_from_sizes(void **state)
     lh_assert_code(lh_layout_contiguous(5, 0, 7, true, &l), LH_ERR_BUG);
     lh_assert_code(lh_layout_contiguous(5, 2, 0, true, &l), LH_ERR_BUG);
     lh_error_clear();
-}
-
-/* Rank r holds block r and block 2 ranks - 1 - r. */
-static void make_zigzag(int64_t n, int ranks, int64_t chunk, lh_layout **out)
-{
-    int64_t first[65];
-    lh_run run[128];
-    int64_t used = 0;
-    int64_t blocks = 2 * (int64_t)ranks;
-    for (int r = 0; r < ranks; r++) {
-        first[r] = used;
-        for (int k = 0; k < 2; k++) {
-            int64_t b = k == 0 ? r : blocks - 1 - r;
-            int64_t low = n * b / blocks;
-            int64_t high = n * (b + 1) / blocks;
-            if (high > low) run[used++] = (lh_run){low, high - low, 1};
-        }
-    }
-    first[ranks] = used;
-    lh_assert_ok(lh_layout_from_runs(n, ranks, chunk, first, run, out));
 }
 
 /* Rank r holds positions r, r + ranks, ... */
@@ -135,9 +242,6 @@ static void test_from_runs(void **state)
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
         for (int ranks = 1; ranks <= 5; ranks++)
             for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++) {
-                make_zigzag(lengths[i], ranks, chunks[c], &l);
-                check_layout(l);
-                lh_layout_destroy(&l);
                 make_cyclic(lengths[i], ranks, chunks[c], &l);
                 check_layout(l);
                 lh_layout_destroy(&l);
@@ -279,7 +383,7 @@ static void test_intersect(void **state)
             lh_layout *l = NULL;
             lh_assert_ok(lh_layout_contiguous(sizes[i], ranks, 16, true, &l));
             check_all_ranks(l, &seed);
-            make_zigzag(sizes[i], ranks, 16, &l);
+            lh_assert_ok(lh_layout_zigzag(sizes[i], ranks, 16, ranks % 2 == 0, &l));
             check_all_ranks(l, &seed);
             make_cyclic(sizes[i], ranks, 16, &l);
             check_all_ranks(l, &seed);
@@ -295,7 +399,7 @@ static void test_intersect_appends_and_merges(void **state)
     int64_t n = 0;
     int64_t capacity = 0;
     int64_t rows = 0;
-    make_zigzag(16, 2, 4, &l); /* rank 0: 0..3, 12..15 */
+    lh_assert_ok(lh_layout_zigzag(16, 2, 4, true, &l)); /* rank 0: 0..3, 12..15 */
     lh_assert_ok(lh_runs_add(&needs, 2, 12, 1));
     lh_assert_ok(lh_layout_intersect(l, 0, &needs, &spans, &n, &capacity, &rows, NULL));
     assert_true(n == 1 && rows == 4 && spans[0].row == 2 && spans[0].count == 4 &&
@@ -340,16 +444,19 @@ static void test_every_allocation_may_fail(void **state)
     const lh_run run[] = {{0, 3, 1}, {3, 2, 1}};
     lh_layout *l = NULL;
     int failed = 0;
-    for (int n = 1; n <= 12; n++) {
-        lh_new_fail_at(n);
-        lh_status st = n % 2 ? lh_layout_contiguous(9, 2, 2, true, &l)
-                             : lh_layout_from_runs(5, 2, 4, first, run, &l);
+    for (int n = 0; n < 48; n++) {
+        lh_new_fail_at(n / 4 + 1);
+        lh_status st = LH_OK;
+        if (n % 4 == 0) st = lh_layout_contiguous(9, 2, 2, true, &l);
+        if (n % 4 == 1) st = lh_layout_from_runs(5, 2, 4, first, run, &l);
+        if (n % 4 == 2) st = lh_layout_zigzag(9, 2, 2, true, &l);
+        if (n % 4 == 3) st = lh_layout_everywhere(9, 2, 2, &l);
         lh_new_fail_at(0);
         assert_true(st == LH_OK || (st == LH_ERR_MEMORY && l == NULL));
         failed += st != LH_OK;
         lh_layout_destroy(&l);
     }
-    assert_true(failed >= 5 && failed < 12);
+    assert_true(failed >= 18 && failed < 44);
     lh_error_clear();
 }
 
@@ -392,6 +499,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_contiguous),
+        cmocka_unit_test(test_zigzag),
+        cmocka_unit_test(test_everywhere),
+        cmocka_unit_test(test_rows),
         cmocka_unit_test(test_from_sizes),
         cmocka_unit_test(test_from_runs),
         cmocka_unit_test(test_from_runs_refuses),

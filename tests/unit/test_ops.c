@@ -219,7 +219,7 @@ static lh_status record_one(const stage *a, lh_tape *t, const lh_var *in, lh_var
     case POSITION:
         return lh_position_add(t, v[0], v[1], y);
     case SINUSOID:
-        return lh_sinusoid_add(t, v[0], y);
+        return lh_sinusoid_add(t, v[0], NULL, y);
     case ROTARY:
         return record_rotary(a, t, v[0], y);
     case ADD:
@@ -623,7 +623,7 @@ static lh_status model_record(void *user, lh_tape *t, const lh_var *in, lh_var *
     *n_out = 2;
     LH_TRY(lh_embedding(t, in[M_IDS], in[M_TABLE], &x));
     LH_TRY(lh_position_add(t, x, in[M_POSITION], &x));
-    LH_TRY(lh_sinusoid_add(t, x, &x));
+    LH_TRY(lh_sinusoid_add(t, x, NULL, &x));
     if (m->segment) LH_TRY(lh_tape_segment_begin(t));
     LH_TRY(lh_layer_norm(t, x, in[M_NORM_W], in[M_NORM_B], eps, &h));
     LH_TRY(lh_mlp(t, h, &w, LH_ACT_SWIGLU, &h));
@@ -821,7 +821,7 @@ static void refuses_positions_and_norms(void **state)
     lh_assert_code(lh_layer_norm(f.t, f.x, wide, narrow, eps, &y), LH_ERR_BUG);
     lh_assert_code(lh_rms_norm(f.t, f.x4, narrow, eps, &y), LH_ERR_BUG);
     lh_assert_code(lh_dropout(f.t, f.x4, &drop, &y), LH_ERR_BUG);
-    lh_assert_code(lh_sinusoid_add(f.t, f.x4, &y), LH_ERR_BUG);
+    lh_assert_code(lh_sinusoid_add(f.t, f.x4, NULL, &y), LH_ERR_BUG);
     misfits_close(&f);
 }
 

@@ -371,6 +371,49 @@ static void test_adamw(void **state)
     lh_device_destroy(&d);
 }
 
+/* Multiples of the number, so that a test sees which draw it was. */
+static lh_status draw_multiples(const void *user, uint64_t seed, uint64_t number, double *value)
+{
+    for (int i = 0; i < *(const int *)user; i++) value[i] = (double)(seed + number) + i;
+    return LH_OK;
+}
+
+/* A frozen parameter holds what was drawn, takes no part in sums, norms and updates, and can be
+ * drawn again. */
+static void test_frozen(void **state)
+{
+    (void)state;
+    const int count = 6;
+    lh_device *d = NULL;
+    lh_params *p = NULL;
+    lh_param *q = NULL;
+    lh_real host[6];
+    make_device("poison", &d);
+    lh_assert_ok(lh_params_create(d, origin, &p));
+    declare(p, lh_place_replicated());
+    int64_t learned = lh_params_total(p);
+    lh_assert_ok(lh_params_add_drawn(p, "projection", lh_shape_2(LH_REAL, 2, 3), draw_multiples,
+                                     &count, &q));
+    lh_assert_ok(lh_params_allocate(p, true));
+    lh_assert_ok(lh_params_initialise(p, 11));
+    assert_int_equal(lh_params_total(p), learned);
+    assert_int_equal(lh_params_held(p), learned + count);
+    lh_copy_out(d, host, q->value, sizeof host);
+    for (int i = 0; i < count; i++)
+        assert_true(host[i] == (lh_real)(11.0 + lh_name_number("projection") + i));
+    lh_assert_ok(lh_params_draw(p, q, 7, 35));
+    lh_params_zero_grad(p);
+    for (int64_t i = 0; i < p->count; i++) p->item[i]->grad_place = p->item[i]->place;
+    lh_run_fill(d, &(lh_fill_args){.n = count, .value = 3.0, .x = q->grad});
+    lh_assert_ok(
+        lh_optimizer_step(&(lh_optimizer){.lr = 1.0, .eps = 1e-8, .weight_decay = 0.5}, p, 1, 1.0));
+    lh_copy_out(d, host, q->value, sizeof host);
+    for (int i = 0; i < count; i++) assert_true(host[i] == (lh_real)(42 + i));
+    lh_assert_error(lh_params_draw(p, lh_params_find(p, "a.weight"), 7, 35), LH_ERR_BUG, "learned");
+    lh_params_destroy(&p);
+    lh_device_destroy(&d);
+}
+
 static void test_adamw_refuses(void **state)
 {
     (void)state;
@@ -420,6 +463,7 @@ int main(void)
         cmocka_unit_test(test_every_allocation_may_fail),
         cmocka_unit_test(test_counting),
         cmocka_unit_test(test_adamw),
+        cmocka_unit_test(test_frozen),
         cmocka_unit_test(test_adamw_refuses),
         cmocka_unit_test(test_clip),
     };
