@@ -287,9 +287,11 @@ static void linformer_destroy(void **state)
     lh_free(state);
 }
 
-static bool linformer_moves(const lh_attn_desc *d, const linformer_form *f)
+/* The layout of E and F; NULL: there are none that are sharded. */
+static const lh_layout *linformer_lies(const linformer_state *s)
 {
-    return f->kind == LH_LANDMARK_LEARNED && f->table != d->layout;
+    if (s->form.kind != LH_LANDMARK_LEARNED) return NULL;
+    return s->weight[0]->place.axis[LH_AXIS_SEQ].layout;
 }
 
 static lh_status linformer_create(const lh_attn_desc *d, void **state)
@@ -307,8 +309,9 @@ static lh_status linformer_create(const lh_attn_desc *d, void **state)
     for (int i = 0; i < s->form.n_groups; i++)
         LH_TRY(lh_layout_everywhere(s->form.group[i].used, d->layout->ranks, d->layout->chunk,
                                     &s->keys[i]));
-    if (linformer_moves(d, &s->form))
-        LH_TRY(lh_moves_create(s->form.table, d->layout, d->params->coord[LH_AXIS_SEQ], &s->moves));
+    const lh_layout *lies = linformer_lies(s);
+    if (lies != NULL && lies != d->layout)
+        LH_TRY(lh_moves_create(lies, d->layout, d->params->coord[LH_AXIS_SEQ], &s->moves));
     *state = made;
     made = NULL;
 done:
@@ -420,6 +423,11 @@ done:
 }
 
 /* --- cost --- */
+
+static bool linformer_moves(const lh_attn_desc *d, const linformer_form *f)
+{
+    return f->kind == LH_LANDMARK_LEARNED && f->table != d->layout;
+}
 
 /* Rows of E that this rank sends to, and receives from, other ranks for a shorter sequence. */
 static void linformer_moved(const lh_attn_desc *d, const linformer_form *f, int rank, int64_t *sent,
