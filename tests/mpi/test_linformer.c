@@ -44,9 +44,15 @@ static const scene scenes[] = {
     {.name = "headwise", SIZES(1, 101, 16, 2, 2, 8, LH_TEST_EVEN), .sharing = HEADWISE, .k = {12}},
     {.name = "none", SIZES(2, 101, 16, 2, 2, 8, LH_TEST_ALIGNED), .sharing = NONE, .k = {12}},
     {.name = "kv", SIZES(2, 101, 16, 2, 2, 8, LH_TEST_EVEN), .sharing = KV, .k = {7}},
-    {.name = "layerwise", SIZES(2, 101, 7, 2, 2, 8, LH_TEST_ALIGNED), .sharing = LAYERWISE, .k = {7}},
+    {.name = "layerwise",
+     SIZES(2, 101, 7, 2, 2, 8, LH_TEST_ALIGNED),
+     .sharing = LAYERWISE,
+     .k = {7}},
     {.name = "grouped heads", SIZES(2, 101, 16, 4, 2, 8, LH_TEST_EVEN), .sharing = NONE, .k = {9}},
-    {.name = "one key head", SIZES(2, 61, 16, 4, 1, 8, LH_TEST_EVEN), .sharing = HEADWISE, .k = {9}},
+    {.name = "one key head",
+     SIZES(2, 61, 16, 4, 1, 8, LH_TEST_EVEN),
+     .sharing = HEADWISE,
+     .k = {9}},
     {.name = "k per head",
      SIZES(2, 101, 16, 8, 4, 8, LH_TEST_EVEN),
      .sharing = NONE,
@@ -98,10 +104,7 @@ static const scene scenes[] = {
      .sharing = KV,
      .k = {6},
      .made = 40},
-    {.name = "mean",
-     SIZES(2, 101, 16, 2, 2, 8, LH_TEST_EVEN),
-     .projection = MEAN,
-     .k = {12}},
+    {.name = "mean", SIZES(2, 101, 16, 2, 2, 8, LH_TEST_EVEN), .projection = MEAN, .k = {12}},
     {.name = "mean, k per head, grouped",
      SIZES(2, 101, 16, 6, 3, 8, LH_TEST_ALIGNED),
      .projection = MEAN,
@@ -175,13 +178,13 @@ typedef struct stage {
     void *state;
     lh_gradcheck g;
     lh_gradcheck_run run;
-    void *data[TENSORS];     /* host, local */
-    lh_real *seed;           /* host, local */
-    double *whole[TENSORS];  /* all positions of all data ranks' sequences */
-    double *grad[TENSORS];   /* reference */
-    double *d_out, *out;     /* o [B, N, H, D] */
+    void *data[TENSORS];         /* host, local */
+    lh_real *seed;               /* host, local */
+    double *whole[TENSORS];      /* all positions of all data ranks' sequences */
+    double *grad[TENSORS];       /* reference */
+    double *d_out, *out;         /* o [B, N, H, D] */
     double *mark[2], *d_mark[2]; /* reference: landmarks of K, V [B, G, most, D] */
-    double *p;               /* probabilities of one query */
+    double *p;                   /* probabilities of one query */
 } stage;
 
 static int64_t made_for(const scene *s)
@@ -254,9 +257,9 @@ static lh_status stage_tensor(stage *a, int t)
     LH_TRY(lh_new((size_t)(s->batch * rows * width) * sizeof(lh_real), &a->data[t]));
     for (int64_t i = 0; i < all; i++) a->whole[t][i] = (double)drawn((uint32_t)t, i);
     own_rows(a, width, a->whole[t], a->data[t]);
-    a->g.in[t] = (lh_gradcheck_input){
-        lh_shape_4(LH_REAL, s->batch, rows, width / s->width, s->width),
-        lh_place_tokens(a->layout), a->data[t], true};
+    a->g.in[t] =
+        (lh_gradcheck_input){lh_shape_4(LH_REAL, s->batch, rows, width / s->width, s->width),
+                             lh_place_tokens(a->layout), a->data[t], true};
 done:
     return st;
 }
@@ -331,8 +334,8 @@ static const char *k_text(const scene *s, char *buf, size_t bytes)
 {
     int at = snprintf(buf, bytes, "[[");
     for (int i = 0; i < k_count(s); i++)
-        at += snprintf(buf + at, bytes - (size_t)at, "%s%lld", i > 0 ? ", " : "",
-                       (long long)s->k[i]);
+        at +=
+            snprintf(buf + at, bytes - (size_t)at, "%s%lld", i > 0 ? ", " : "", (long long)s->k[i]);
     (void)snprintf(buf + at, bytes - (size_t)at, "]]");
     return buf;
 }
@@ -419,8 +422,7 @@ static lh_status stage_open(lh_comm *c, const scene *s, stage *a)
     LH_TRY(lh_device_create_count("auto", 1, &a->count));
     LH_TRY(lh_plan_cache_create(&a->plans));
     LH_TRY(lh_test_layout(s->layout, s->n, ranks / data, s->chunk, &a->layout));
-    if (s->made > 0)
-        LH_TRY(lh_test_layout(s->layout, s->made, ranks / data, s->chunk, &a->table));
+    if (s->made > 0) LH_TRY(lh_test_layout(s->layout, s->made, ranks / data, s->chunk, &a->table));
     LH_TRY(stage_mechanism(a));
     a->g = (lh_gradcheck){.device = a->device,
                           .count = a->count,
@@ -613,8 +615,7 @@ static void dense_query(stage *a, int64_t b, int64_t i, int64_t h)
     }
     double delta = dot(d_o, o, s->width);
     for (int64_t r = 0; r < used(s, g); r++) {
-        double ds =
-            scale * a->p[r] * (dot(d_o, mark_of(a->mark[1], a, b, g, r), s->width) - delta);
+        double ds = scale * a->p[r] * (dot(d_o, mark_of(a->mark[1], a, b, g, r), s->width) - delta);
         add(mark_of(a->d_mark[1], a, b, g, r), a->p[r], d_o, s->width);
         add(mark_of(a->d_mark[0], a, b, g, r), ds, q, s->width);
         add(row_of(a->grad[Q], a, Q, b, i, h), ds, mark_of(a->mark[0], a, b, g, r), s->width);
@@ -716,13 +717,12 @@ static bool bytes_right(const stage *a, const lh_traffic *t, int64_t steps)
     if (a->ops->predict(&a->desc, a->mesh->size[LH_AXIS_SEQ], a->mesh->coord[LH_AXIS_SEQ], &c) !=
         LH_OK)
         return false;
-    if (a->s->segment) return t->bytes[LH_SEND_SUMMARY] + t->bytes[LH_SEND_RECOMPUTE] >=
-                              steps * c.summary_bytes;
+    if (a->s->segment)
+        return t->bytes[LH_SEND_SUMMARY] + t->bytes[LH_SEND_RECOMPUTE] >= steps * c.summary_bytes;
     bool ok = t->bytes[LH_SEND_FORWARD] == steps * c.forward_bytes &&
               t->bytes[LH_SEND_BACKWARD] == steps * c.backward_bytes &&
               t->bytes[LH_SEND_SUMMARY] == steps * c.summary_bytes &&
-              lh_traffic_step(t) ==
-                  steps * (c.forward_bytes + c.backward_bytes + c.summary_bytes);
+              lh_traffic_step(t) == steps * (c.forward_bytes + c.backward_bytes + c.summary_bytes);
     if (!ok)
         print_error("%s: sent %lld, %lld, %lld; expected %lld times %lld, %lld, %lld\n", a->s->name,
                     (long long)t->bytes[LH_SEND_FORWARD], (long long)t->bytes[LH_SEND_BACKWARD],
@@ -794,8 +794,7 @@ static void gradients_by_differences(void **state)
 {
     lh_comm *c = *state;
     if (sizeof(lh_real) != sizeof(double)) {
-        if (lh_comm_rank(c) == 0)
-            print_message("[  SKIPPED ] differences are checked in double\n");
+        if (lh_comm_rank(c) == 0) print_message("[  SKIPPED ] differences are checked in double\n");
         return;
     }
     for (size_t i = 0; i < sizeof scenes / sizeof scenes[0]; i++) {
@@ -805,20 +804,19 @@ static void gradients_by_differences(void **state)
         if (scenes[i].n > 70) continue; /* the others are of the same kinds */
         lh_assert_all_ok(c, stage_open(c, &scenes[i], &a));
         lh_assert_all_ok(c, lh_gradcheck_taylor(&a.run, 1e-3, &slope, &moved));
-        if (lh_comm_rank(c) == 0)
-            print_message("  %s: slope %.3f\n", scenes[i].name, slope);
+        if (lh_comm_rank(c) == 0) print_message("  %s: slope %.3f\n", scenes[i].name, slope);
         lh_assert_all(c, slope >= LH_TOL_TAYLOR_SLOPE && moved > 0.0);
         stage_close(&a);
     }
 }
 
 /* Counted bytes of one step at a length. */
-static void sent_at(lh_comm *c, int64_t n, projection projection, int64_t *bytes)
+static void sent_at(lh_comm *c, int64_t n, projection how, int64_t *bytes)
 {
     stage a;
     scene s = {.name = "length",
                SIZES(2, n, 16, 4, 2, 8, LH_TEST_ALIGNED),
-               .projection = projection,
+               .projection = how,
                .sharing = HEADWISE,
                .k = {16}};
     lh_assert_all_ok(c, stage_open(c, &s, &a));
@@ -831,7 +829,8 @@ static void sent_at(lh_comm *c, int64_t n, projection projection, int64_t *bytes
 static void bytes_do_not_grow(void **state)
 {
     lh_comm *c = *state;
-    for (projection p = LEARNED; p <= CONV; p++) {
+    for (int i = LEARNED; i <= CONV; i++) {
+        projection p = (projection)i;
         int64_t at[3] = {0};
         sent_at(c, 64, p, &at[0]);
         sent_at(c, 256, p, &at[1]);
@@ -840,4 +839,163 @@ static void bytes_do_not_grow(void **state)
         lh_assert_all(c, at[0] == (lh_comm_size(c) > 1 ? want : 0));
         lh_assert_all(c, at[1] == at[0] && at[2] == at[0]);
     }
+}
+
+/* --- settings, parameters and what is refused --- */
+
+typedef struct wrong {
+    scene s;
+    const char *k;
+    lh_status code;
+    const char *text; /* part of the message */
+} wrong;
+
+static const wrong wrongs[] = {
+    {{SIZES(1, 60, 8, 4, 4, 8, LH_TEST_EVEN), .sharing = NONE},
+     "[[4, 5, 6]]",
+     LH_ERR_USAGE,
+     "4 key/value heads"},
+    {{SIZES(1, 60, 8, 2, 2, 8, LH_TEST_EVEN), .sharing = HEADWISE},
+     "[[4, 5]]",
+     LH_ERR_USAGE,
+     "sharing: none"},
+    {{SIZES(1, 60, 8, 2, 2, 8, LH_TEST_EVEN), .sharing = LAYERWISE},
+     "[[4, 5]]",
+     LH_ERR_USAGE,
+     "sharing: none"},
+    {{SIZES(1, 60, 8, 2, 2, 8, LH_TEST_EVEN), .projection = CONV},
+     "7",
+     LH_ERR_USAGE,
+     "must divide"},
+    {{SIZES(1, 60, 8, 2, 2, 8, LH_TEST_EVEN), .projection = CONV},
+     "[[6, 10]]",
+     LH_ERR_USAGE,
+     "one kernel"},
+    {{SIZES(1, 60, 8, 2, 2, 8, LH_TEST_EVEN), .projection = MEAN},
+     "61",
+     LH_ERR_USAGE,
+     "make k smaller"},
+    {{SIZES(1, 60, 8, 2, 2, 8, LH_TEST_EVEN), .made = 50},
+     "4",
+     LH_ERR_USAGE,
+     "no columns for later positions"},
+    {{SIZES(1, 60, 8, 14, 14, 8, LH_TEST_EVEN), .sharing = NONE},
+     "[[1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2]]",
+     LH_ERR_UNSUP,
+     "side by side"},
+};
+
+static void refuses_settings(void **state)
+{
+    lh_comm *c = *state;
+    for (size_t i = 0; i < sizeof wrongs / sizeof wrongs[0]; i++) {
+        const scene *s = &wrongs[i].s;
+        lh_config *config = NULL;
+        lh_layout *layout = NULL;
+        lh_layout *table = NULL;
+        lh_device *device = NULL;
+        lh_params *params = NULL;
+        lh_cost cost;
+        void *made = NULL;
+        lh_assert_all_ok(c, config_of(s, 1, wrongs[i].k, "", &config));
+        lh_assert_all_ok(c, lh_test_layout(s->layout, s->n, 1, s->chunk, &layout));
+        lh_assert_all_ok(c, lh_test_layout(s->layout, made_for(s), 1, s->chunk, &table));
+        lh_assert_all_ok(c, lh_device_create_cpu("auto", 1, &device));
+        lh_assert_all_ok(c, lh_params_create(device, (int[]){0, 0}, &params));
+        lh_attn_desc d = describe(s, config, layout, table);
+        const lh_attn_ops *ops = config->model.attention[0].ops;
+        d.params = params;
+        lh_assert_all_code(c, ops->parameters(&d, params), wrongs[i].code);
+        lh_assert_all(c, strstr(lh_error_text(), wrongs[i].text) != NULL);
+        lh_assert_all(c, ops->create(&d, &made) != LH_OK && made == NULL);
+        lh_assert_all(c, ops->predict(&d, 1, 0, &cost) != LH_OK);
+        lh_params_destroy(&params);
+        lh_device_destroy(&device);
+        lh_layout_destroy(&table);
+        lh_layout_destroy(&layout);
+        lh_config_destroy(&config);
+    }
+}
+
+static void refuses_forms(void **state)
+{
+    lh_comm *c = *state;
+    const lh_attn_ops *ops = lh_attn_find("linformer");
+    lh_attn_desc d = {.heads = 2, .kv_heads = 2, .head_width = 8};
+    lh_config *config = NULL;
+    lh_assert_all(c, ops != NULL && ops->refuses != NULL);
+    lh_assert_all(c, strstr(ops->refuses, "see the future") != NULL);
+    lh_assert_all(c, (ops->caps & (LH_ATTN_CAUSAL | LH_ATTN_RELATIVE | LH_ATTN_DOCUMENTS)) == 0);
+    d.causal = true;
+    lh_assert_all_code(c, lh_attn_check(ops, &d), LH_ERR_UNSUP);
+    const scene s = {SIZES(1, 60, 8, 2, 2, 8, LH_TEST_EVEN), .sharing = HEADWISE};
+    lh_assert_all_code(c, config_of(&s, 1, "0", "", &config), LH_ERR_USAGE);
+    lh_assert_all_code(c, config_of(&s, 1, "8", ", window: 3", &config), LH_ERR_USAGE);
+}
+
+/* Declares `layers` layers; *count parameters and *elements of them result. */
+static lh_status declared(const scene *s, int layers, const char *k, int64_t *count,
+                          int64_t *elements)
+{
+    lh_status st = LH_OK;
+    lh_config *config = NULL;
+    lh_layout *layout = NULL;
+    lh_device *device = NULL;
+    lh_params *params = NULL;
+    LH_TRY(config_of(s, layers, k, "", &config));
+    LH_TRY(lh_test_layout(s->layout, s->n, 1, s->chunk, &layout));
+    LH_TRY(lh_device_create_cpu("auto", 1, &device));
+    LH_TRY(lh_params_create(device, (int[]){0, 0}, &params));
+    for (int i = 0; i < layers; i++) {
+        lh_attn_desc d = describe(s, config, layout, layout);
+        d.layer = i;
+        d.settings = config->model.attention[i].settings;
+        LH_TRY(config->model.attention[i].ops->parameters(&d, params));
+    }
+    *count = params->count;
+    *elements = lh_params_total(params);
+done:
+    lh_params_destroy(&params);
+    lh_device_destroy(&device);
+    lh_layout_destroy(&layout);
+    lh_config_destroy(&config);
+    return st;
+}
+
+/* The paper's table of sharing: numbers of matrices and of elements. */
+static void parameters_follow_the_sharing(void **state)
+{
+    lh_comm *c = *state;
+    scene s = {SIZES(1, 60, 8, 4, 4, 8, LH_TEST_EVEN)};
+    static const int64_t counts[] = {6, 6, 3, 1};
+    static const int64_t sizes[] = {2 * 4 * 3 * 60 * 10, 2 * 3 * 60 * 10, 3 * 60 * 10, 60 * 10};
+    int64_t count = 0;
+    int64_t elements = 0;
+    for (int i = NONE; i <= LAYERWISE; i++) {
+        s.sharing = (sharing)i;
+        lh_assert_all_ok(c, declared(&s, 3, "10", &count, &elements));
+        lh_assert_all(c, count == counts[i] && elements == sizes[i]);
+    }
+    lh_assert_all_code(c, declared(&s, 3, "[10, 10, 5]", &count, &elements), LH_ERR_USAGE);
+    lh_assert_all(c, strstr(lh_error_text(), "sharing: headwise") != NULL);
+    s.sharing = HEADWISE; /* k may fall with the layer */
+    lh_assert_all_ok(c, declared(&s, 3, "[10, 10, 5]", &count, &elements));
+    lh_assert_all(c, elements == 2 * 60 * 25);
+    s.projection = CONV;
+    s.sharing = LAYERWISE;
+    lh_assert_all_ok(c, declared(&s, 3, "10", &count, &elements));
+    lh_assert_all(c, count == 2 && elements == 8 * 8 * 6 + 8);
+    s.projection = MEAN;
+    lh_assert_all_ok(c, declared(&s, 3, "10", &count, &elements));
+    lh_assert_all(c, count == 0);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(equals_dense),      cmocka_unit_test(gradients_by_differences),
+        cmocka_unit_test(bytes_do_not_grow), cmocka_unit_test(refuses_settings),
+        cmocka_unit_test(refuses_forms),     cmocka_unit_test(parameters_follow_the_sharing),
+    };
+    return lh_test_mpi_main(argc, argv, "linformer", tests, sizeof tests / sizeof tests[0]);
 }
