@@ -677,7 +677,11 @@ static lh_status param_error(const stage *a, int i, double *error)
         double off = fabs(sum[e] - a->grad[t][param_index(a, p, e)]);
         *error = off <= *error ? *error : off;
     }
-    *error /= largest(a->grad[t], lh_shape_count(&p->whole));
+    double most = largest(a->grad[t], lh_shape_count(&p->whole));
+    /* a bias that all keys of a head get alike does not change the softmax: its gradient is 0 */
+    if (p->whole.ndim == 1)
+        most = fmax(most, largest(a->grad[t - 1], lh_shape_count(&a->params->item[i - 1]->whole)));
+    *error /= most;
 done:
     lh_free(&sum);
     return st;
