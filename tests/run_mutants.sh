@@ -47,7 +47,7 @@ for patch in "$here"/mutants/*.patch; do
     run "mutant_$name" "$ranks"
     code=$?
     # the names of failed tests; several ranks may print at once
-    caught=$(grep -oE '\[  FAILED  \] test_[a-z0-9_]+' "$log" | sed 's/.* //' | sort -u | paste -sd ' ')
+    caught=$(grep -oE '\[  FAILED  \] [a-z][a-z0-9_]*' "$log" | sed 's/.* //' | sort -u | paste -sd ' ')
     if [ "$code" = 0 ]; then wrong "$name" "NOT caught by $test.np$ranks"
     elif [ "$code" = 124 ]; then wrong "$name" "$test.np$ranks hangs"
     elif [ -z "$caught" ]; then tail -n 5 "$log"; wrong "$name" "$test.np$ranks ended with $code but no test failed"
