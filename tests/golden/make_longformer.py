@@ -93,10 +93,11 @@ def ours():
 
 
 def model_config(setting, batch):
+    more = "" if setting == "none" else f", global: {setting}"
     return (f"model: {{kind: encoder, head: none, vocab: {VOCAB}, layers: {len(WINDOWS)}, "
             f"width: {WIDTH}, heads: {HEADS},\n        mlp: gelu, mlp_width: 64, norm: post, "
             f"norm_kind: layer, position: learned,\n        attention: {{mechanism: "
-            f"sliding_window, window: {WINDOWS}, global: {setting}}}}}\n"
+            f"sliding_window, window: {WINDOWS}{more}}}}}\n"
             f"data: {{length: {LENGTH}, batch: {batch}}}\n")
 
 
