@@ -1,104 +1,209 @@
 #include "attention/attend.h"
+#include "core/integer.h"
 
 #include <math.h>
 
-enum {
-    ATTEND_O,
-    ATTEND_LSE,
-    ATTEND_KEPT
-}; /* outputs; kept k, v of segment i: ATTEND_KEPT + 2 i, + 1 */
+/* Outputs: kept holds the received rows of all segments that keep them. */
+enum { ATTEND_O, ATTEND_LSE, ATTEND_KEPT, ATTEND_OUTPUTS };
+enum { ATTEND_INPUTS = 1 + 2 * LH_SEGMENTS + 2 };
+
+/* One segment as it is recorded. Heads: of queries, and the key/value heads that they use. */
+typedef struct attend_part {
+    const lh_plan *plan;
+    lh_sight sight;
+    int in[2]; /* inputs that are k and v */
+    int64_t head, n_heads, kv_first, kv_heads;
+    int64_t own_first; /* first key/value head that k and v hold */
+    int64_t kept;      /* first element in the output `kept` */
+} attend_part;
 
 typedef struct attend_attrs {
     lh_comm *comm;
     double scale;
+    int64_t kv_heads;
+    int relative_q, relative_weight; /* inputs; 0: no relative term */
     int n_segments;
-    lh_sight sight[LH_SEGMENTS];
-    const lh_plan *plan[LH_SEGMENTS];
+    attend_part part[LH_SEGMENTS];
 } attend_attrs;
 
-/* One running forward or backward. */
+/* One running forward or backward, and the scratch that its segments use one after the other. */
 typedef struct attend_run {
     lh_call *call;
     lh_device *device;
     const attend_attrs *attrs;
-    int64_t batch, heads, kv_heads, width, rows;
+    int64_t batch, heads, width, rows;
     lh_attend_args fwd; /* q, o, max, sum, scratch; keys and tiles per call */
     lh_attend_grad_args bwd;
+    void *block[2], *d_block[2];
+    void *send[2], *recv[2]; /* host: of rows that are fetched, and of gradients that go home */
+    const void *in[ATTEND_INPUTS];
+    void *d_in[ATTEND_INPUTS]; /* NULL: not wanted */
+    /* relative term: weight [H D, E]; sinusoids [T, E], their projection and its gradient [T, H, D] of
+     * a part's distances */
+    int64_t embed;
+    void *sinusoids, *table, *d_table;
 } attend_run;
 
 /* One segment of it. */
 typedef struct attend_keys {
+    const attend_part *part;
     const lh_plan *plan;
     const lh_exchange *x;
-    lh_sight sight;
     const void *home[2]; /* k, v of this rank */
-    int64_t home_rows;
+    int64_t home_rows, home_heads;
     void *block[2]; /* received k, v */
     void *d_home[2], *d_block[2];
     bool wanted; /* gradients of these keys go home */
     lh_transfer fetch, give;
 } attend_keys;
 
-static attend_run attend_open(lh_call *c)
+static lh_real *attend_at(void *p, int64_t element)
 {
-    attend_run r = {.call = c, .device = lh_call_device(c), .attrs = lh_call_attrs(c)};
+    return (lh_real *)p + element;
+}
+
+static lh_status attend_open(lh_call *c, attend_run *r)
+{
+    lh_status st = LH_OK;
     const lh_shape *q = lh_call_in_shape(c, 0);
-    r.batch = q->dim[0];
-    r.rows = q->dim[1];
-    r.heads = q->dim[2];
-    r.width = q->dim[3];
-    r.kv_heads = lh_call_in_shape(c, 1)->dim[2];
-    return r;
+    *r = (attend_run){.call = c, .device = lh_call_device(c), .attrs = lh_call_attrs(c)};
+    r->batch = q->dim[0];
+    r->rows = q->dim[1];
+    r->heads = q->dim[2];
+    r->width = q->dim[3];
+    if (r->attrs->relative_weight > 0)
+        r->embed = lh_call_in_shape(c, r->attrs->relative_weight)->dim[1];
+    for (int i = 0; i < lh_call_inputs(c); i++) LH_TRY(lh_in(c, i, &r->in[i]));
+done:
+    return st;
 }
 
-/* Scratch for the kernels: enough for the largest block of keys of any segment. */
-static lh_status attend_scratch(const attend_run *r, void **scratch)
+/* The largest that any segment needs, in elements: blocks of received rows and of their gradients,
+ * messages of a fetch and of a return; rows for the kernels' own scratch; rows of a table of
+ * distances. */
+typedef struct attend_need {
+    int64_t block, d_block, fetch_send, fetch_recv, give_send, give_recv, k_rows, table;
+} attend_need;
+
+static attend_need attend_needs(const attend_run *r, bool backward)
 {
-    int64_t most = 0;
+    attend_need n = {0};
     for (int i = 0; i < r->attrs->n_segments; i++) {
-        int64_t home = lh_call_in_shape(r->call, 1 + 2 * i)->dim[1];
-        if (home > most) most = home;
-        if (r->attrs->plan[i]->block_rows > most) most = r->attrs->plan[i]->block_rows;
+        const attend_part *p = &r->attrs->part[i];
+        const lh_exchange *x = p->plan->exchange;
+        int64_t row = r->batch * p->kv_heads * r->width;
+        int64_t home = lh_call_in_shape(r->call, p->in[0])->dim[1];
+        if (!x->keep) n.block = lhi_max(n.block, row * p->plan->block_rows);
+        if (!backward || !x->keep) {
+            n.fetch_send = lhi_max(n.fetch_send, 2 * row * x->max_send);
+            n.fetch_recv = lhi_max(n.fetch_recv, 2 * row * x->max_recv);
+        }
+        if (backward) {
+            n.d_block = lhi_max(n.d_block, row * p->plan->block_rows);
+            n.give_send = lhi_max(n.give_send, 2 * row * x->max_recv);
+            n.give_recv = lhi_max(n.give_recv, 2 * row * x->max_send);
+        }
+        n.k_rows = lhi_max(n.k_rows, lhi_max(home, p->plan->block_rows));
+        n.table = lhi_max(n.table, p->plan->max_distance_rows);
     }
-    return lh_scratch(r->call, lh_attend_scratch(r->device, r->heads, r->kv_heads, r->width, most),
-                      scratch);
+    return n;
 }
 
-static lh_transfer attend_transfer(const attend_run *r, const attend_keys *k)
+static lh_status attend_scratch(attend_run *r, bool backward, void **kernels)
+{
+    lh_status st = LH_OK;
+    lh_call *c = r->call;
+    const attend_need n = attend_needs(r, backward);
+    const size_t real = lh_dtype_bytes(LH_REAL);
+    for (int i = 0; i < 2; i++) {
+        LH_TRY(lh_scratch(c, (size_t)n.block * real, &r->block[i]));
+        if (backward) LH_TRY(lh_scratch(c, (size_t)n.d_block * real, &r->d_block[i]));
+    }
+    LH_TRY(lh_host_scratch(c, (size_t)n.fetch_send * real, &r->send[0]));
+    LH_TRY(lh_host_scratch(c, (size_t)n.fetch_recv * real, &r->recv[0]));
+    LH_TRY(lh_host_scratch(c, (size_t)n.give_send * real, &r->send[1]));
+    LH_TRY(lh_host_scratch(c, (size_t)n.give_recv * real, &r->recv[1]));
+    if (r->embed > 0) {
+        size_t table = (size_t)(n.table * r->heads * r->width) * real;
+        LH_TRY(lh_scratch(c, (size_t)(n.table * r->embed) * real, &r->sinusoids));
+        LH_TRY(lh_scratch(c, table, &r->table));
+        if (backward) LH_TRY(lh_scratch(c, table, &r->d_table));
+    }
+    LH_TRY(lh_scratch(
+        c, lh_attend_scratch(r->device, r->heads, r->attrs->kv_heads, r->width, n.k_rows),
+        kernels));
+done:
+    return st;
+}
+
+/* way: 0 to fetch rows, 1 to return gradients. */
+static lh_transfer attend_transfer(const attend_run *r, const attend_keys *k, int way,
+                                   lh_purpose purpose)
 {
     return (lh_transfer){.comm = r->attrs->comm,
                          .device = r->device,
                          .exchange = k->x,
                          .n = 2,
                          .batch = r->batch,
-                         .width = r->kv_heads * r->width,
+                         .width = k->part->kv_heads * r->width,
                          .rows = k->home_rows,
-                         .block_rows = k->plan->block_rows};
+                         .row_width = k->home_heads * r->width,
+                         .column = (k->part->kv_first - k->part->own_first) * r->width,
+                         .block_rows = k->plan->block_rows,
+                         .send = r->send[way],
+                         .recv = r->recv[way],
+                         .purpose = purpose};
 }
 
-/* Keys of segment i: what is here, the block for what comes, and the buffers of the fetch. */
-static lh_status attend_open_keys(const attend_run *r, int i, bool fetches, attend_keys *k)
+/* Keys of segment i: what is here, and the block for what comes. */
+static lh_status attend_open_keys(attend_run *r, int i, attend_keys *k)
 {
     lh_status st = LH_OK;
-    lh_call *c = r->call;
-    *k = (attend_keys){
-        .plan = r->attrs->plan[i], .x = r->attrs->plan[i]->exchange, .sight = r->attrs->sight[i]};
-    k->home_rows = lh_call_in_shape(c, 1 + 2 * i)->dim[1];
-    size_t bytes =
-        (size_t)(r->batch * k->plan->block_rows * r->kv_heads * r->width) * lh_dtype_bytes(LH_REAL);
+    const attend_part *p = &r->attrs->part[i];
+    const lh_shape *shape = lh_call_in_shape(r->call, p->in[0]);
+    int64_t block = r->batch * p->plan->block_rows * p->kv_heads * r->width;
+    void *kept = NULL;
+    *k = (attend_keys){.part = p, .plan = p->plan, .x = p->plan->exchange};
+    k->home_rows = shape->dim[1];
+    k->home_heads = shape->dim[2];
+    if (k->x->keep) LH_TRY(lh_out(r->call, ATTEND_KEPT, &kept));
     for (int n = 0; n < 2; n++) {
-        LH_TRY(lh_in(c, 1 + 2 * i + n, &k->home[n]));
-        if (k->x->keep)
-            LH_TRY(lh_out(c, ATTEND_KEPT + 2 * i + n, &k->block[n]));
-        else
-            LH_TRY(lh_scratch(c, bytes, &k->block[n]));
+        k->home[n] = r->in[p->in[n]];
+        k->block[n] = k->x->keep ? attend_at(kept, p->kept + n * block) : r->block[n];
     }
-    k->fetch = attend_transfer(r, k);
-    if (!fetches) goto done;
-    LH_TRY(lh_host_scratch(c, lh_transfer_bytes(&k->fetch, k->x->max_send), &k->fetch.send));
-    LH_TRY(lh_host_scratch(c, lh_transfer_bytes(&k->fetch, k->x->max_recv), &k->fetch.recv));
 done:
     return st;
+}
+
+/* Sinusoids of a part's distances, and their projection for the segment's heads. */
+static void attend_table(const attend_run *r, const attend_keys *k, int part)
+{
+    const lh_plan *p = k->plan;
+    const attend_part *s = k->part;
+    int64_t e = r->embed;
+    int64_t row = r->heads * r->width;
+    int64_t at = 0;
+    for (int64_t i = p->first_distance[part]; i < p->first_distance[part + 1]; i++) {
+        const lh_run *d = &p->distance[i];
+        lh_run_distance_table(r->device,
+                              &(lh_distance_table_args){d->count, e, d->start, d->stride,
+                                                        attend_at(r->sinusoids, at * e)});
+        at += d->count;
+    }
+    const lh_real *weight = r->in[r->attrs->relative_weight];
+    lh_run_gemm(r->device, &(lh_gemm_args){.m = at,
+                                           .n = s->n_heads * r->width,
+                                           .k = e,
+                                           .alpha = 1.0,
+                                           .a = r->sinusoids,
+                                           .a_rs = e,
+                                           .a_cs = 1,
+                                           .b = weight + s->head * r->width * e,
+                                           .b_rs = 1,
+                                           .b_cs = e,
+                                           .c = attend_at(r->table, s->head * r->width),
+                                           .c_rs = row,
+                                           .c_cs = 1});
 }
 
 /* Tiles of part 0 (own keys) or 1 + step. */
@@ -108,12 +213,23 @@ static void attend_tiles(attend_run *r, const attend_keys *k, int part)
     const void *const *keys = part == 0 ? k->home : (const void *const *)k->block;
     r->fwd.tiles = p->tile + p->first[part];
     r->fwd.n_tiles = p->first[part + 1] - p->first[part];
+    if (r->fwd.n_tiles == 0) return;
     r->fwd.bits = p->bits;
-    r->fwd.sight = k->sight;
+    r->fwd.sight = k->part->sight;
+    r->fwd.head = k->part->head;
+    r->fwd.n_heads = k->part->n_heads;
     r->fwd.k = keys[0];
     r->fwd.v = keys[1];
     r->fwd.k_rows = part == 0 ? k->home_rows : p->block_rows;
-    if (r->fwd.n_tiles > 0) lh_run_attend(r->device, &r->fwd);
+    r->fwd.kv_first = part == 0 ? k->part->own_first : k->part->kv_first;
+    r->fwd.kv_held = part == 0 ? k->home_heads : k->part->kv_heads;
+    if (r->embed > 0) {
+        attend_table(r, k, part);
+        r->fwd.qr = r->in[r->attrs->relative_q];
+        r->fwd.r = r->table;
+        r->fwd.r_rows = p->distance_rows[part];
+    }
+    lh_run_attend(r->device, &r->fwd);
 }
 
 static void attend_segment(attend_run *r, attend_keys *k)
@@ -130,28 +246,28 @@ static void attend_segment(attend_run *r, attend_keys *k)
 static lh_status attend_forward(lh_call *c)
 {
     lh_status st = LH_OK;
-    attend_run r = attend_open(c);
-    int64_t stats = r.batch * r.heads * r.rows;
+    attend_run r;
     bool again = lh_tape_recomputing(lh_call_tape(c));
+    LH_TRY(attend_open(c, &r));
+    int64_t stats = r.batch * r.heads * r.rows;
     r.fwd = (lh_attend_args){.batch = r.batch,
                              .heads = r.heads,
-                             .kv_heads = r.kv_heads,
+                             .kv_heads = r.attrs->kv_heads,
                              .width = r.width,
                              .q_rows = r.rows,
-                             .n_heads = r.heads,
-                             .scale = r.attrs->scale};
-    LH_TRY(lh_in(c, 0, &r.fwd.q));
+                             .scale = r.attrs->scale,
+                             .q = r.in[0]};
     LH_TRY(lh_out(c, ATTEND_O, &r.fwd.o));
     LH_TRY(lh_out(c, ATTEND_LSE, &r.fwd.max)); /* becomes lse in attend_finish */
     LH_TRY(lh_scratch(c, (size_t)stats * lh_dtype_bytes(LH_REAL), &r.fwd.sum));
-    LH_TRY(attend_scratch(&r, &r.fwd.scratch));
+    LH_TRY(attend_scratch(&r, false, &r.fwd.scratch));
     lh_run_fill(r.device, &(lh_fill_args){stats * r.width, 0.0, r.fwd.o});
     lh_run_fill(r.device, &(lh_fill_args){stats, 0.0, r.fwd.sum});
     lh_run_fill(r.device, &(lh_fill_args){stats, -HUGE_VAL, r.fwd.max});
     for (int i = 0; i < r.attrs->n_segments; i++) {
         attend_keys k;
-        LH_TRY(attend_open_keys(&r, i, true, &k));
-        k.fetch.purpose = again ? LH_SEND_RECOMPUTE : LH_SEND_FORWARD;
+        LH_TRY(attend_open_keys(&r, i, &k));
+        k.fetch = attend_transfer(&r, &k, 0, again ? LH_SEND_RECOMPUTE : LH_SEND_FORWARD);
         attend_segment(&r, &k);
     }
     lh_run_attend_finish(r.device,
@@ -161,6 +277,30 @@ done:
     return st;
 }
 
+/* weight += d table^T sinusoids, for the segment's heads. */
+static void attend_table_grad(const attend_run *r, const attend_keys *k, int part)
+{
+    const attend_part *s = k->part;
+    int64_t e = r->embed;
+    int64_t row = r->heads * r->width;
+    lh_real *d_weight = r->d_in[r->attrs->relative_weight];
+    if (d_weight == NULL) return;
+    lh_run_gemm(r->device, &(lh_gemm_args){.m = s->n_heads * r->width,
+                                           .n = e,
+                                           .k = k->plan->distance_rows[part],
+                                           .alpha = 1.0,
+                                           .a = attend_at(r->d_table, s->head * r->width),
+                                           .a_rs = 1,
+                                           .a_cs = row,
+                                           .b = r->sinusoids,
+                                           .b_rs = e,
+                                           .b_cs = 1,
+                                           .c = d_weight + s->head * r->width * e,
+                                           .c_rs = e,
+                                           .c_cs = 1,
+                                           .accumulate = true});
+}
+
 static void attend_grad_tiles(attend_run *r, const attend_keys *k, int part)
 {
     const lh_plan *p = k->plan;
@@ -168,14 +308,29 @@ static void attend_grad_tiles(attend_run *r, const attend_keys *k, int part)
     void *const *d_keys = part == 0 ? k->d_home : k->d_block;
     r->bwd.tiles = p->tile + p->first[part];
     r->bwd.n_tiles = p->first[part + 1] - p->first[part];
+    if (r->bwd.n_tiles == 0) return;
     r->bwd.bits = p->bits;
-    r->bwd.sight = k->sight;
+    r->bwd.sight = k->part->sight;
+    r->bwd.head = k->part->head;
+    r->bwd.n_heads = k->part->n_heads;
     r->bwd.k = keys[0];
     r->bwd.v = keys[1];
     r->bwd.dk = d_keys[0];
     r->bwd.dv = d_keys[1];
     r->bwd.k_rows = part == 0 ? k->home_rows : p->block_rows;
-    if (r->bwd.n_tiles > 0) lh_run_attend_grad(r->device, &r->bwd);
+    r->bwd.kv_first = part == 0 ? k->part->own_first : k->part->kv_first;
+    r->bwd.kv_held = part == 0 ? k->home_heads : k->part->kv_heads;
+    if (r->embed > 0) {
+        int64_t n = p->distance_rows[part] * r->heads * r->width;
+        attend_table(r, k, part);
+        lh_run_fill(r->device, &(lh_fill_args){n, 0.0, r->d_table});
+        r->bwd.qr = r->in[r->attrs->relative_q];
+        r->bwd.r = r->table;
+        r->bwd.dr = r->d_table;
+        r->bwd.r_rows = p->distance_rows[part];
+    }
+    lh_run_attend_grad(r->device, &r->bwd);
+    if (r->embed > 0) attend_table_grad(r, k, part);
 }
 
 /* Remote steps first: their gradients fly home while the next step, and at last the own keys, are
@@ -184,7 +339,7 @@ static void attend_segment_grad(attend_run *r, attend_keys *k)
 {
     int steps = k->x->n_steps;
     bool keep = k->x->keep;
-    int64_t block = r->batch * k->plan->block_rows * r->kv_heads * r->width;
+    int64_t block = r->batch * k->plan->block_rows * k->part->kv_heads * r->width;
     if (!keep && steps > 0) lh_fetch_start(&k->fetch, 0, k->home);
     for (int i = 0; i < steps; i++) {
         int64_t offset = keep ? k->x->step[i].offset : 0;
@@ -203,29 +358,6 @@ static void attend_segment_grad(attend_run *r, attend_keys *k)
     if (steps > 0 && k->wanted) lh_return_finish(&k->give, steps - 1, k->d_home);
 }
 
-static lh_status attend_open_keys_grad(const attend_run *r, int i, attend_keys *k)
-{
-    lh_status st = LH_OK;
-    lh_call *c = r->call;
-    LH_TRY(attend_open_keys(r, i, !r->attrs->plan[i]->exchange->keep, k));
-    size_t row = (size_t)(r->batch * r->kv_heads * r->width) * lh_dtype_bytes(LH_REAL);
-    size_t home = row * (size_t)k->home_rows;
-    size_t bytes = row * (size_t)k->plan->block_rows;
-    for (int n = 0; n < 2; n++) {
-        LH_TRY(lh_in_grad_zeroed(c, 1 + 2 * i + n, &k->d_home[n]));
-        k->wanted = k->wanted || k->d_home[n] != NULL;
-        if (k->d_home[n] == NULL) LH_TRY(lh_scratch(c, home, &k->d_home[n])); /* thrown away */
-        LH_TRY(lh_scratch(c, bytes, &k->d_block[n]));
-    }
-    k->fetch.purpose = LH_SEND_BACKWARD;
-    k->give = attend_transfer(r, k);
-    k->give.purpose = LH_SEND_BACKWARD;
-    LH_TRY(lh_host_scratch(c, lh_transfer_bytes(&k->give, k->x->max_recv), &k->give.send));
-    LH_TRY(lh_host_scratch(c, lh_transfer_bytes(&k->give, k->x->max_send), &k->give.recv));
-done:
-    return st;
-}
-
 /* The gradient of o; zeros if only lse has one. */
 static lh_status attend_out_grad(const attend_run *r, const void **d_o)
 {
@@ -241,31 +373,64 @@ done:
     return st;
 }
 
+/* Gradients of all inputs: where they are wanted; of queries, in any case somewhere. */
+static lh_status attend_open_grads(attend_run *r)
+{
+    lh_status st = LH_OK;
+    lh_call *c = r->call;
+    for (int i = 0; i < lh_call_inputs(c); i++) LH_TRY(lh_in_grad_zeroed(c, i, &r->d_in[i]));
+    r->bwd.dq = r->d_in[0];
+    if (r->bwd.dq == NULL)
+        LH_TRY(lh_scratch(c, lh_shape_bytes(lh_call_in_shape(c, 0)), &r->bwd.dq));
+    if (r->embed == 0) goto done;
+    r->bwd.dqr = r->d_in[r->attrs->relative_q];
+    if (r->bwd.dqr == NULL)
+        LH_TRY(lh_scratch(c, lh_shape_bytes(lh_call_in_shape(c, 0)), &r->bwd.dqr));
+done:
+    return st;
+}
+
+static lh_status attend_open_keys_grad(attend_run *r, int i, attend_keys *k)
+{
+    lh_status st = LH_OK;
+    LH_TRY(attend_open_keys(r, i, k));
+    for (int n = 0; n < 2; n++) {
+        k->d_block[n] = r->d_block[n];
+        k->d_home[n] = r->d_in[k->part->in[n]];
+        k->wanted = k->wanted || k->d_home[n] != NULL;
+        if (k->d_home[n] == NULL) /* thrown away */
+            LH_TRY(lh_scratch(r->call, lh_shape_bytes(lh_call_in_shape(r->call, k->part->in[n])),
+                              &k->d_home[n]));
+    }
+    k->fetch = attend_transfer(r, k, 0, LH_SEND_BACKWARD);
+    k->give = attend_transfer(r, k, 1, LH_SEND_BACKWARD);
+done:
+    return st;
+}
+
 static lh_status attend_vjp(lh_call *c)
 {
     lh_status st = LH_OK;
-    attend_run r = attend_open(c);
+    attend_run r;
     void *o = NULL;
     void *lse = NULL;
     void *delta = NULL;
     const void *dlse = NULL;
+    LH_TRY(attend_open(c, &r));
     r.bwd = (lh_attend_grad_args){.batch = r.batch,
                                   .heads = r.heads,
-                                  .kv_heads = r.kv_heads,
+                                  .kv_heads = r.attrs->kv_heads,
                                   .width = r.width,
                                   .q_rows = r.rows,
-                                  .n_heads = r.heads,
-                                  .scale = r.attrs->scale};
-    LH_TRY(lh_in(c, 0, &r.bwd.q));
+                                  .scale = r.attrs->scale,
+                                  .q = r.in[0]};
     LH_TRY(lh_out(c, ATTEND_O, &o));
     LH_TRY(lh_out(c, ATTEND_LSE, &lse));
     LH_TRY(attend_out_grad(&r, &r.bwd.d_o));
     LH_TRY(lh_out_grad(c, ATTEND_LSE, &dlse));
-    LH_TRY(lh_in_grad_zeroed(c, 0, &r.bwd.dq));
-    if (r.bwd.dq == NULL)
-        LH_TRY(lh_scratch(c, lh_shape_bytes(lh_call_in_shape(c, 0)), &r.bwd.dq)); /* thrown away */
+    LH_TRY(attend_open_grads(&r));
     LH_TRY(lh_scratch(c, (size_t)(r.batch * r.heads * r.rows) * lh_dtype_bytes(LH_REAL), &delta));
-    LH_TRY(attend_scratch(&r, &r.bwd.scratch));
+    LH_TRY(attend_scratch(&r, true, &r.bwd.scratch));
     r.bwd.lse = lse;
     r.bwd.delta = delta;
     lh_run_attend_delta(r.device, &(lh_attend_delta_args){r.batch, r.heads, r.width, r.rows, o,
@@ -279,14 +444,21 @@ done:
     return st;
 }
 
+/* Queries are sharded by position; keys too, or replicated; weights are replicated. */
 static lh_status attend_place(const lh_call *c, const lh_place *in, lh_place *out)
 {
     lh_status st = LH_OK;
+    const attend_attrs *a = lh_call_attrs(c);
     const lh_place_word data = in[0].axis[LH_AXIS_DATA];
     for (int i = 0; i < lh_call_inputs(c); i++) {
         const lh_place_word *w = &in[i].axis[LH_AXIS_SEQ];
-        LH_CHECK(w->kind == LH_SHARD && w->dim == 1 && w->layout != NULL, LH_ERR_BUG,
-                 "input %d must be sharded by position", i);
+        if (i > 0 && i == a->relative_weight) {
+            LH_CHECK(w->kind == LH_REPLICATE, LH_ERR_BUG, "input %d must be replicated", i);
+            continue;
+        }
+        LH_CHECK((w->kind == LH_SHARD && w->dim == 1 && w->layout != NULL) ||
+                     (i > 0 && i != a->relative_q && w->kind == LH_REPLICATE),
+                 LH_ERR_BUG, "input %d must be sharded by position", i);
         LH_CHECK(in[i].axis[LH_AXIS_DATA].kind == data.kind, LH_ERR_BUG,
                  "input %d lies differently along the data axis", i);
     }
@@ -306,10 +478,38 @@ static const lh_op attend_op = {.name = "attend",
 static bool attend_lies(const lh_tape *t, lh_var v, const lh_layout *layout)
 {
     const lh_place_word *w = &lh_var_place(t, v)->axis[LH_AXIS_SEQ];
+    if (layout->everywhere) return w->kind == LH_REPLICATE;
     return w->kind == LH_SHARD && w->layout == layout;
 }
 
-static lh_status attend_check(lh_tape *t, const lh_attend_desc *d)
+static lh_status attend_check_segment(lh_tape *t, const lh_attend_desc *d, const attend_attrs *a,
+                                      int i)
+{
+    lh_status st = LH_OK;
+    int rank = lh_tape_coord(t, LH_AXIS_SEQ);
+    const lh_segment *s = &d->segment[i];
+    const attend_part *p = &a->part[i];
+    const lh_shape *q = lh_var_shape(t, d->q);
+    const lh_shape *k = lh_var_shape(t, s->k);
+    int64_t group = q->dim[2] / a->kv_heads;
+    LH_CHECK(lh_shape_equal(k, lh_var_shape(t, s->v)) && k->ndim == 4 && k->dim[0] == q->dim[0] &&
+                 k->dim[1] == s->layout->rows[rank] && k->dim[3] == q->dim[3] &&
+                 attend_lies(t, s->k, s->layout) && attend_lies(t, s->v, s->layout),
+             LH_ERR_BUG, "keys and values must be [B, s, G, D] and lie by their segment's layout");
+    LH_CHECK(k->dim[2] == a->kv_heads || k->dim[2] == p->kv_heads, LH_ERR_BUG,
+             "segment %d has another number of key heads (%lld) than segment 0", i,
+             (long long)k->dim[2]);
+    LH_CHECK(p->head >= 0 && p->n_heads > 0 && p->head + p->n_heads <= q->dim[2] &&
+                 p->head % group == 0 && p->n_heads % group == 0,
+             LH_ERR_BUG, "segment %d: heads %lld .. %lld are no whole groups of %lld", i,
+             (long long)p->head, (long long)(p->head + p->n_heads - 1), (long long)group);
+    LH_CHECK(d->relative_weight.id == 0 || !s->layout->everywhere, LH_ERR_BUG,
+             "segment %d: keys that lie everywhere have no positions for a relative term", i);
+done:
+    return st;
+}
+
+static lh_status attend_check(lh_tape *t, const lh_attend_desc *d, int64_t kv_heads)
 {
     lh_status st = LH_OK;
     int rank = lh_tape_coord(t, LH_AXIS_SEQ);
@@ -318,20 +518,50 @@ static lh_status attend_check(lh_tape *t, const lh_attend_desc *d)
              d->n_segments);
     LH_CHECK(q->ndim == 4 && q->dim[1] == d->layout->rows[rank] && attend_lies(t, d->q, d->layout),
              LH_ERR_BUG, "queries must be [B, s, H, D] and lie by the layout that is given");
-    for (int i = 0; i < d->n_segments; i++) {
-        const lh_segment *s = &d->segment[i];
-        const lh_shape *k = lh_var_shape(t, s->k);
-        LH_CHECK(
-            lh_shape_equal(k, lh_var_shape(t, s->v)) && k->ndim == 4 && k->dim[0] == q->dim[0] &&
-                k->dim[1] == s->layout->rows[rank] && k->dim[3] == q->dim[3] &&
-                attend_lies(t, s->k, s->layout) && attend_lies(t, s->v, s->layout),
-            LH_ERR_BUG, "keys and values must be [B, s, G, D] and lie by their segment's layout");
-        LH_CHECK(k->dim[2] == lh_var_shape(t, d->segment[0].k)->dim[2], LH_ERR_BUG,
-                 "segment %d has another number of key heads than segment 0", i);
-        LH_CHECK(k->dim[2] > 0 && q->dim[2] % k->dim[2] == 0, LH_ERR_BUG,
-                 "%lld query heads are no multiple of %lld key heads", (long long)q->dim[2],
-                 (long long)k->dim[2]);
-    }
+    LH_CHECK(kv_heads > 0 && q->dim[2] % kv_heads == 0, LH_ERR_BUG,
+             "%lld query heads are no multiple of %lld key heads", (long long)q->dim[2],
+             (long long)kv_heads);
+    if (d->relative_weight.id == 0) goto done;
+    const lh_shape *w = lh_var_shape(t, d->relative_weight);
+    LH_CHECK(lh_shape_equal(lh_var_shape(t, d->relative_q), q) && w->ndim == 2 &&
+                 w->dim[0] == q->dim[2] * q->dim[3] && w->dim[1] % 2 == 0,
+             LH_ERR_BUG,
+             "a relative term wants queries [B, s, H, D] and a weight [H D, E], E even");
+done:
+    return st;
+}
+
+/* The number of input v, appended if it is new. */
+static int attend_input(lh_var *in, int *n, lh_var v)
+{
+    for (int i = 1; i < *n; i++)
+        if (in[i].id == v.id) return i;
+    in[*n] = v;
+    return (*n)++;
+}
+
+/* Segment i as it is recorded. *kept: elements of received rows so far. */
+static lh_status attend_describe(lh_tape *t, const lh_attend_desc *d, attend_attrs *a, int i,
+                                 int64_t *kept)
+{
+    lh_status st = LH_OK;
+    const lh_segment *s = &d->segment[i];
+    const lh_shape *q = lh_var_shape(t, d->q);
+    const lh_shape *k = lh_var_shape(t, s->k);
+    int64_t group = q->dim[2] / a->kv_heads;
+    attend_part *p = &a->part[i];
+    p->head = s->n_heads > 0 ? s->head : 0;
+    p->n_heads = s->n_heads > 0 ? s->n_heads : q->dim[2];
+    p->kv_first = p->head / group;
+    p->kv_heads = p->n_heads / group;
+    p->own_first = k->dim[2] == a->kv_heads ? 0 : p->kv_first;
+    p->sight = s->sight;
+    LH_TRY(attend_check_segment(t, d, a, i));
+    LH_TRY(lh_plan_get(d->plans, s->pattern, d->layout, s->layout, lh_tape_coord(t, LH_AXIS_SEQ),
+                       &p->plan));
+    p->kept = *kept;
+    if (p->plan->exchange->keep)
+        *kept += 2 * q->dim[0] * p->plan->block_rows * p->kv_heads * q->dim[3];
 done:
     return st;
 }
@@ -339,28 +569,28 @@ done:
 lh_status lh_attend(lh_tape *t, const lh_attend_desc *d, lh_var *o, lh_var *lse)
 {
     lh_status st = LH_OK;
-    attend_attrs attrs = {d->sequence, d->scale, d->n_segments, {{NULL}}, {NULL}};
-    lh_var in[1 + 2 * LH_SEGMENTS] = {d->q};
-    lh_var outs[ATTEND_KEPT + 2 * LH_SEGMENTS] = {{0}};
-    lh_shape shapes[ATTEND_KEPT + 2 * LH_SEGMENTS];
-    LH_TRY(attend_check(t, d));
+    attend_attrs a = {.comm = d->sequence, .scale = d->scale, .n_segments = d->n_segments};
+    lh_var in[ATTEND_INPUTS] = {d->q};
+    lh_var outs[ATTEND_OUTPUTS] = {{0}};
+    lh_shape shapes[ATTEND_OUTPUTS];
+    int64_t kept = 0;
+    int n_in = 1;
+    a.kv_heads = d->kv_heads > 0 ? d->kv_heads : lh_var_shape(t, d->segment[0].k)->dim[2];
+    LH_TRY(attend_check(t, d, a.kv_heads));
+    for (int i = 0; i < d->n_segments; i++) {
+        LH_TRY(attend_describe(t, d, &a, i, &kept));
+        a.part[i].in[0] = attend_input(in, &n_in, d->segment[i].k);
+        a.part[i].in[1] = attend_input(in, &n_in, d->segment[i].v);
+    }
+    if (d->relative_weight.id > 0) {
+        in[a.relative_q = n_in++] = d->relative_q;
+        in[a.relative_weight = n_in++] = d->relative_weight;
+    }
     const lh_shape *q = lh_var_shape(t, d->q);
     shapes[ATTEND_O] = *q;
     shapes[ATTEND_LSE] = lh_shape_3(LH_REAL, q->dim[0], q->dim[2], q->dim[1]);
-    for (int i = 0; i < d->n_segments; i++) {
-        const lh_segment *s = &d->segment[i];
-        LH_TRY(lh_plan_get(d->plans, s->pattern, d->layout, s->layout,
-                           lh_tape_coord(t, LH_AXIS_SEQ), &attrs.plan[i]));
-        attrs.sight[i] = s->sight;
-        in[1 + 2 * i] = s->k;
-        in[2 + 2 * i] = s->v;
-        shapes[ATTEND_KEPT + 2 * i] = *lh_var_shape(t, s->k);
-        shapes[ATTEND_KEPT + 2 * i].dim[1] =
-            attrs.plan[i]->exchange->keep ? attrs.plan[i]->block_rows : 0;
-        shapes[ATTEND_KEPT + 2 * i + 1] = shapes[ATTEND_KEPT + 2 * i];
-    }
-    LH_TRY(lh_record(t, &attend_op, &attrs, sizeof attrs, 1 + 2 * d->n_segments, in,
-                     ATTEND_KEPT + 2 * d->n_segments, shapes, outs));
+    shapes[ATTEND_KEPT] = lh_shape_2(LH_REAL, 1, kept);
+    LH_TRY(lh_record(t, &attend_op, &a, sizeof a, n_in, in, ATTEND_OUTPUTS, shapes, outs));
 done:
     *o = outs[ATTEND_O];
     if (lse != NULL) *lse = outs[ATTEND_LSE];
@@ -370,6 +600,7 @@ done:
 lh_status lh_attend_self(lh_tape *t, const lh_attn_desc *d, const lh_qkv *in,
                          const lh_pattern *pattern, lh_var *out)
 {
+    lh_status st = LH_OK;
     lh_attend_desc a = {.sequence = in->mesh->axis[LH_AXIS_SEQ],
                         .plans = in->plans,
                         .q = in->q,
@@ -381,5 +612,19 @@ lh_status lh_attend_self(lh_tape *t, const lh_attn_desc *d, const lh_qkv *in,
                                      .layout = d->layout,
                                      .pattern = pattern,
                                      .sight = {in->valid, in->documents, NULL}}}};
-    return lh_attend(t, &a, out, NULL);
+    LH_TRY(lh_attend_relative(t, in, &a));
+    LH_TRY(lh_attend(t, &a, out, NULL));
+done:
+    return st;
+}
+
+lh_status lh_attend_relative(lh_tape *t, const lh_qkv *in, lh_attend_desc *d)
+{
+    lh_status st = LH_OK;
+    if (in->relative_weight.id == 0) return LH_OK;
+    LH_TRY(lh_add_bias(t, d->q, in->relative_v, &d->relative_q));
+    LH_TRY(lh_add_bias(t, d->q, in->relative_u, &d->q));
+    d->relative_weight = in->relative_weight;
+done:
+    return st;
 }

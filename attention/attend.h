@@ -31,6 +31,7 @@ typedef struct lh_attend_desc {
     lh_var q;                /* [B, s, H, D] */
     const lh_layout *layout; /* of the queries */
     double scale;            /* usually 1 / sqrt(D) */
+    int64_t kv_heads;        /* G; 0: as many as the keys of segment 0 have */
     int n_segments;
     lh_segment segment[LH_SEGMENTS];
     /* Relative term (Dai et al. 2019, section 3.3), null variables: none. relative_q [B, s, H, D] is
@@ -57,11 +58,16 @@ typedef struct lh_attend_few_desc {
     lh_comm *sequence;
     lh_plan_cache *plans;
     lh_var q, k, v;
-    const lh_layout *layout; /* of the keys */
+    const lh_layout *queries; /* lh_layout_everywhere of g rows */
+    const lh_layout *layout;  /* of the keys */
     double scale;
     lh_sight sight;
 } lh_attend_few_desc;
 LH_NODISCARD lh_status lh_attend_few(lh_tape *t, const lh_attend_few_desc *d, lh_var *o);
+
+/* lh_attend_relative - if positions are relative (in->relative_weight), the relative term for the
+ * queries in d->q: adds the two biases to them. Records two operations. Local. */
+LH_NODISCARD lh_status lh_attend_relative(lh_tape *t, const lh_qkv *in, lh_attend_desc *d);
 
 /* lh_attend_self - what most mechanisms record: self-attention over one pattern, scale 1 / sqrt(D).
  * pattern: borrowed. */

@@ -58,7 +58,8 @@ const lh_attn_ops lh_attn_full = {
     .help = "exact attention over the whole sequence (ring over ranks)",
     .settings = full_fields,
     .settings_bytes = sizeof(full_settings),
-    .caps = LH_ATTN_CAUSAL | LH_ATTN_BIDIRECTIONAL | LH_ATTN_GQA,
+    .caps = LH_ATTN_CAUSAL | LH_ATTN_BIDIRECTIONAL | LH_ATTN_GQA | LH_ATTN_RELATIVE |
+            LH_ATTN_DOCUMENTS | LH_ATTN_LAYOUTS,
     .create = full_create,
     .parameters = full_parameters,
     .forward = full_forward,

@@ -5,7 +5,7 @@
  * A plan is local and pure: made without messages, for any rank of any number of ranks, and cached
  * by its key. Query blocks are cut at chunk edges, stretches of keys at their first one (patterns
  * that are no band: at every one); the tiles of a dilated band (a comb) take every step-th row of
- * both. Keys that lie everywhere need no exchange: all tiles are of part 0. The blocks of a query are still merged in ring order, so outputs
+ * both. Keys or queries that lie everywhere need no exchange: all tiles are of own keys. The blocks of a query are still merged in ring order, so outputs
  * on different numbers of ranks are equal to rounding, not bit by bit. */
 #include "attention/pattern.h"
 #include "parallel/exchange.h"

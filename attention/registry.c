@@ -46,13 +46,26 @@ lh_status lh_attn_check(const lh_attn_ops *ops, const lh_attn_desc *d)
                  ops->destroy != NULL,
              LH_ERR_BUG, "attention mechanism '%s' lacks a required entry",
              ops->name != NULL ? ops->name : "?");
+    const char *why = ops->refuses != NULL ? ops->refuses : "";
+    const char *colon = why[0] != '\0' ? ": " : "";
     LH_CHECK(!d->causal || (ops->caps & LH_ATTN_CAUSAL), LH_ERR_UNSUP,
-             "mechanism '%s' has no causal form: use it in an encoder", ops->name);
+             "mechanism '%s' has no causal form%s%s; use it in an encoder", ops->name, colon, why);
     LH_CHECK(d->causal || (ops->caps & LH_ATTN_BIDIRECTIONAL), LH_ERR_UNSUP,
-             "mechanism '%s' has no bidirectional form: use it in a decoder", ops->name);
+             "mechanism '%s' has no bidirectional form%s%s; use it in a decoder", ops->name, colon,
+             why);
     LH_CHECK(d->kv_heads == d->heads || (ops->caps & LH_ATTN_GQA), LH_ERR_UNSUP,
              "mechanism '%s' wants as many key/value heads as query heads: leave out kv_heads",
              ops->name);
+    LH_CHECK(!d->relative || (ops->caps & LH_ATTN_RELATIVE), LH_ERR_UNSUP,
+             "mechanism '%s' has no scores that relative positions could be added to%s%s",
+             ops->name, colon, why);
+    LH_CHECK(!d->documents || (ops->caps & LH_ATTN_DOCUMENTS), LH_ERR_UNSUP,
+             "mechanism '%s' cannot stop at the borders of packed documents%s%s", ops->name, colon,
+             why);
+    LH_CHECK(d->layout == NULL || strcmp(d->layout->name, "contiguous") == 0 ||
+                 (ops->caps & LH_ATTN_LAYOUTS),
+             LH_ERR_UNSUP, "mechanism '%s' wants the layout contiguous, not %s%s%s", ops->name,
+             d->layout->name, colon, why);
 done:
     return st;
 }

@@ -71,7 +71,8 @@ const lh_attn_ops lh_attn_sliding_window = {
     .help = "a band of `window` positions around the query (halo exchange over ranks)",
     .settings = window_fields,
     .settings_bytes = sizeof(window_settings),
-    .caps = LH_ATTN_CAUSAL | LH_ATTN_BIDIRECTIONAL | LH_ATTN_GQA,
+    .caps = LH_ATTN_CAUSAL | LH_ATTN_BIDIRECTIONAL | LH_ATTN_GQA | LH_ATTN_RELATIVE |
+            LH_ATTN_DOCUMENTS | LH_ATTN_LAYOUTS,
     .create = window_create,
     .parameters = window_parameters,
     .forward = window_forward,

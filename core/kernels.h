@@ -297,6 +297,15 @@ typedef struct lh_attend_finish_args {
     void *lse;
 } lh_attend_finish_args;
 
+/* Running results brought to a common maximum, so that those of several ranks can be added: o *=
+ * exp(max - top), sum *= exp(max - top); both 0 where max is -inf. o [batch, q_rows, heads, width]
+ * unnormalised; max, sum, top [batch, heads, q_rows]. */
+typedef struct lh_attend_rescale_args {
+    int64_t batch, heads, width, q_rows;
+    void *o, *sum;
+    const void *max, *top;
+} lh_attend_rescale_args;
+
 /* delta[b, h, i] = sum over width of do * o - dlse (dlse may be NULL), for the backward. o
  * normalised. */
 typedef struct lh_attend_delta_args {
@@ -355,6 +364,7 @@ typedef struct lh_attend_grad_args {
     X(unpack_rows)                                                                                 \
     X(add_rows)                                                                                    \
     X(attend)                                                                                      \
+    X(attend_rescale)                                                                              \
     X(attend_finish)                                                                               \
     X(attend_delta)                                                                                \
     X(attend_grad)

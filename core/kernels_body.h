@@ -303,6 +303,7 @@ static const lh_kernels table = {
     .unpack_rows = k_unpack_rows,
     .add_rows = k_add_rows,
     .attend = KB_SYMBOL(attend),
+    .attend_rescale = k_attend_rescale,
     .attend_finish = KB_SYMBOL(attend_finish),
     .attend_delta = KB_SYMBOL(attend_delta),
     .attend_grad = KB_SYMBOL(attend_grad),

@@ -288,3 +288,23 @@ static void k_add_rows(const lh_rows_args *a, int threads)
     (void)threads;
     rows_walk(a, move_add);
 }
+
+/* --- attention, brought to a common maximum: few rows
+ * ------------------------------------------------------------------ */
+
+static void k_attend_rescale(const lh_attend_rescale_args *a, int threads)
+{
+    (void)threads;
+    const real *max = a->max, *top = a->top;
+    real *o = a->o, *sum = a->sum;
+    for (int64_t b = 0; b < a->batch; b++)
+        for (int64_t h = 0; h < a->heads; h++)
+            for (int64_t i = 0; i < a->q_rows; i++) {
+                const int64_t at = (b * a->heads + h) * a->q_rows + i;
+                const double gap = (double)max[at] - (double)top[at];
+                const real factor = max[at] > (real)-HUGE_VAL ? (real)exp(gap) : 0;
+                real *row = o + ((b * a->q_rows + i) * a->heads + h) * a->width;
+                sum[at] *= factor;
+                for (int64_t d = 0; d < a->width; d++) row[d] *= factor;
+            }
+}

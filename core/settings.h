@@ -18,8 +18,9 @@ typedef enum lh_field_type {
     LH_FIELD_REALS /* lh_real_list */
 } lh_field_type;
 
-enum { LH_LIST_MAX = 64 };
+enum { LH_LIST_MAX = 256 };
 typedef struct lh_int_list {
+    int word; /* index into the field's choices when a word was given (count 0); -1: a list */
     int count;
     int64_t item[LH_LIST_MAX];
 } lh_int_list;
@@ -38,9 +39,12 @@ typedef struct lh_field {
     const char *fallback; /* default as written in a file; NULL: required */
     /* INT, REAL and list items: allowed range, both ends included; min == max: any */
     double min, max;
-    const char *choices; /* CHOICE: "a|b|c" */
+    /* CHOICE: "a|b|c". INTS: words accepted instead of the list ("none|first"), or NULL */
+    const char *choices;
     /* INT: a word accepted instead of a number ("auto"), giving LH_AUTO; else NULL */
     const char *automatic;
-    bool per_layer;   /* the file may give a list with one value per layer */
+    /* the file may give a list with one value per layer; a value of INTS or REALS is then a number
+     * or a list (one per head) */
+    bool per_layer;
     const char *help; /* one line for --help and the README */
 } lh_field;

@@ -11,7 +11,14 @@
 
 #include <stdio.h>
 
-typedef enum lh_task_kind { LH_TASK_TEXT, LH_TASK_MASKED_TEXT } lh_task_kind;
+typedef enum lh_task_kind {
+    LH_TASK_TEXT,
+    LH_TASK_MASKED_TEXT,
+    LH_TASK_LAG,
+    LH_TASK_MARKERS,
+    LH_TASK_RECALL
+} lh_task_kind;
+typedef enum lh_layout_kind { LH_LAYOUT_CONTIGUOUS, LH_LAYOUT_ZIGZAG } lh_layout_kind;
 typedef enum lh_align_kind { LH_ALIGN_CHUNK, LH_ALIGN_NONE } lh_align_kind;
 typedef enum lh_schedule_kind {
     LH_SCHEDULE_CONSTANT,
@@ -32,7 +39,7 @@ typedef struct lh_config_run {
 
 typedef struct lh_config_mesh {
     int64_t data; /* ranks along the data axis */
-    int layout;   /* contiguous is the only one */
+    int layout;   /* lh_layout_kind */
     int align;    /* lh_align_kind */
     int64_t chunk;
     int exchange; /* ring is the only one */
@@ -44,6 +51,9 @@ typedef struct lh_config_data {
     int64_t length;
     int64_t batch; /* sequences per optimiser step, over all ranks and accumulated passes */
     double valid_fraction, mask;
+    int64_t documents; /* the byte that ends a document; LH_AUTO: the text is one document */
+    /* of tasks that the program makes: experiments/task.h */
+    int64_t vocab, lag, gap, offsets, valid_windows;
 } lh_config_data;
 
 typedef struct lh_config_optimizer {
@@ -83,7 +93,8 @@ typedef struct lh_config {
     lh_config_run run;
     lh_config_mesh mesh;
     lh_config_data data;
-    lh_model_desc model; /* its widths and kv_heads are resolved; vocab: LH_AUTO until the task's */
+    /* its widths, kv_heads and max_length are resolved; vocab: LH_AUTO until the task's */
+    lh_model_desc model;
     lh_config_optimizer optimizer;
     lh_config_schedule schedule;
     lh_config_train train;

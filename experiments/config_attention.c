@@ -97,7 +97,8 @@ static bool attention_is_uniform(const lh_model_desc *m)
     }
     for (const lh_field *f = first->ops->settings; f->name != NULL; f++) {
         const void *at = (const char *)first->settings + f->offset;
-        if (f->per_layer && f->type == LH_FIELD_INTS && ((const lh_int_list *)at)->count != 1)
+        if (f->per_layer && f->type == LH_FIELD_INTS && ((const lh_int_list *)at)->word < 0 &&
+            ((const lh_int_list *)at)->count != 1)
             return false;
         if (f->per_layer && f->type == LH_FIELD_REALS && ((const lh_real_list *)at)->count != 1)
             return false;

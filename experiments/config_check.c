@@ -38,39 +38,76 @@ static lh_status check_model_position(const lh_node *root, const lh_model_desc *
 {
     lh_status st = LH_OK;
     char p[LH_PLACE_MAX];
+    bool sines = m->position == LH_POSITION_SINUSOIDAL || m->position == LH_POSITION_RELATIVE;
     LH_CHECK(m->position != LH_POSITION_ROTARY || m->head_width % 2 == 0, LH_ERR_USAGE,
              "%s: key 'model.position': rotary positions need an even head width, and "
              "model.head_width is %lld",
              check_place(root, "model.position", p), (long long)m->head_width);
-    LH_CHECK(m->position != LH_POSITION_SINUSOIDAL || m->width % 2 == 0, LH_ERR_USAGE,
-             "%s: key 'model.position': sinusoidal positions need an even width, and model.width "
-             "is %lld",
-             check_place(root, "model.position", p), (long long)m->width);
+    LH_CHECK(!sines || m->width % 2 == 0, LH_ERR_USAGE,
+             "%s: key 'model.position': %s positions need an even width, and model.width is %lld",
+             check_place(root, "model.position", p),
+             m->position == LH_POSITION_RELATIVE ? "relative" : "sinusoidal", (long long)m->width);
 done:
     return st;
 }
 
-/* What a mechanism refuses by its table; what depends on lengths and ranks it refuses itself,
- * later. */
-static lh_status check_mechanism(const lh_node *root, const lh_model_desc *m, int layer)
+/* Tables by position. Mechanisms that have some refuse longer sequences themselves. */
+static lh_status check_length(const lh_node *root, lh_config *c)
+{
+    lh_status st = LH_OK;
+    char p[LH_PLACE_MAX];
+    lh_model_desc *m = &c->model;
+    bool learned = m->position == LH_POSITION_LEARNED;
+    if (m->max_length == LH_AUTO) m->max_length = c->data.length;
+    LH_CHECK(!learned || c->data.length <= m->max_length, LH_ERR_USAGE,
+             "%s: key 'data.length': %lld is more than model.max_length = %lld, and learned "
+             "positions are a table with one row for each of these: shorten data.length, raise "
+             "model.max_length before training, or use rotary positions",
+             check_place(root, "data.length", p), (long long)c->data.length,
+             (long long)m->max_length);
+    LH_CHECK(!learned || c->data.documents == LH_AUTO, LH_ERR_USAGE,
+             "%s: key 'data.documents': positions begin anew in each document, but learned "
+             "positions are a table that lies over the ranks as the sequence does: use rotary, "
+             "sinusoidal or relative positions",
+             check_place(root, "data.documents", p));
+done:
+    return st;
+}
+
+/* What a mechanism refuses by its table; what depends on settings, lengths and ranks it refuses
+ * itself, later. */
+static lh_status check_mechanism(const lh_node *root, const lh_config *c, int layer)
 {
     lh_status st = LH_OK;
     char p[LH_PLACE_MAX], key[64];
+    const lh_model_desc *m = &c->model;
     const lh_attn_ops *ops = m->attention[layer].ops;
-    bool list = lh_node_at(root, "model.attention")->kind == LH_NODE_LIST;
     bool causal = m->kind == LH_MODEL_DECODER;
-    if (list)
+    const struct {
+        bool wanted;
+        uint32_t cap;
+        const char *lacks;
+    } wish[] = {
+        {causal, LH_ATTN_CAUSAL, "has no causal form, which model.kind decoder needs"},
+        {!causal, LH_ATTN_BIDIRECTIONAL,
+         "has no bidirectional form, which model.kind encoder needs"},
+        {m->kv_heads != m->heads, LH_ATTN_GQA,
+         "needs as many key/value heads as query heads: leave out model.kv_heads"},
+        {m->position == LH_POSITION_RELATIVE, LH_ATTN_RELATIVE,
+         "has no relative positions: use another model.position"},
+        {c->data.documents != LH_AUTO, LH_ATTN_DOCUMENTS,
+         "cannot stop at the ends of documents: leave out data.documents"},
+        {c->mesh.layout != LH_LAYOUT_CONTIGUOUS, LH_ATTN_LAYOUTS, "needs mesh.layout contiguous"},
+    };
+    if (lh_node_at(root, "model.attention")->kind == LH_NODE_LIST)
         (void)snprintf(key, sizeof key, "model.attention.%d.mechanism", layer);
     else
         (void)snprintf(key, sizeof key, "model.attention.mechanism");
-    LH_CHECK((ops->caps & (causal ? LH_ATTN_CAUSAL : LH_ATTN_BIDIRECTIONAL)) != 0, LH_ERR_USAGE,
-             "%s: key '%s': '%s' has no %s form, which model.kind needs", check_place(root, key, p),
-             key, ops->name, causal ? "causal" : "bidirectional");
-    LH_CHECK(m->kv_heads == m->heads || (ops->caps & LH_ATTN_GQA) != 0, LH_ERR_USAGE,
-             "%s: key '%s': '%s' needs as many key/value heads as query heads, and model.kv_heads "
-             "is %lld of %lld",
-             check_place(root, key, p), key, ops->name, (long long)m->kv_heads,
-             (long long)m->heads);
+    for (size_t i = 0; i < sizeof wish / sizeof wish[0]; i++)
+        LH_CHECK(!wish[i].wanted || (ops->caps & wish[i].cap) != 0, LH_ERR_USAGE,
+                 "%s: key '%s': '%s' %s%s%s", check_place(root, key, p), key, ops->name,
+                 wish[i].lacks, ops->refuses != NULL ? ": " : "",
+                 ops->refuses != NULL ? ops->refuses : "");
 done:
     return st;
 }
@@ -129,26 +166,75 @@ done:
     return st;
 }
 
-static lh_status check_task(const lh_node *root, const lh_config *c)
+/* The tasks, in the order of lh_task_kind. */
+static const struct {
+    const char *name;
+    int kind;  /* the model's */
+    bool made; /* by the program: no files */
+} check_tasks[] = {{"text", LH_MODEL_DECODER, false},
+                   {"masked_text", LH_MODEL_ENCODER, false},
+                   {"lag", LH_MODEL_DECODER, true},
+                   {"markers", LH_MODEL_ENCODER, true},
+                   {"recall", LH_MODEL_ENCODER, true}};
+
+static lh_status check_files(const lh_node *root, const lh_config *c)
 {
     lh_status st = LH_OK;
     char p[LH_PLACE_MAX];
-    bool text = c->data.task == LH_TASK_TEXT;
-    const char *task = text ? "text" : "masked_text";
     LH_CHECK(c->data.path[0] != '\0', LH_ERR_USAGE,
              "%s: key 'data.path' is required but missing; expected the path of the training file "
              "(task %s)",
-             check_place(root, "data.path", p), task);
+             check_place(root, "data.path", p), check_tasks[c->data.task].name);
     LH_CHECK(c->data.valid_path[0] != '\0' || c->data.valid_fraction > 0 ||
                  c->train.eval_every == 0,
              LH_ERR_USAGE,
              "%s: key 'data.valid_fraction': expected a number greater than 0 and less than 1, or "
              "data.valid_path, or train.eval_every 0",
              check_place(root, "data.valid_fraction", p));
-    LH_CHECK(text == (c->model.kind == LH_MODEL_DECODER), LH_ERR_USAGE,
+done:
+    return st;
+}
+
+/* Sizes of the tasks that the program makes. */
+static lh_status check_made(const lh_node *root, const lh_config *c)
+{
+    lh_status st = LH_OK;
+    char p[LH_PLACE_MAX];
+    const lh_config_data *d = &c->data;
+    LH_CHECK(d->task != LH_TASK_LAG || d->lag < d->length, LH_ERR_USAGE,
+             "%s: key 'data.lag': no position has an answer: expected less than data.length = "
+             "%lld, got %lld",
+             check_place(root, "data.lag", p), (long long)d->length, (long long)d->lag);
+    LH_CHECK(d->task != LH_TASK_MARKERS || d->gap <= d->length - 2, LH_ERR_USAGE,
+             "%s: key 'data.gap': two markers with a distance of %lld need data.length >= %lld "
+             "(position 0 asks the question), and it is %lld",
+             check_place(root, "data.gap", p), (long long)d->gap, (long long)(d->gap + 2),
+             (long long)d->length);
+    LH_CHECK(d->task != LH_TASK_RECALL || d->offsets <= (d->length - 1) / 2, LH_ERR_USAGE,
+             "%s: key 'data.offsets': %lld distances need data.length >= %lld, and it is %lld",
+             check_place(root, "data.offsets", p), (long long)d->offsets,
+             (long long)(2 * d->offsets + 1), (long long)d->length);
+    LH_CHECK(d->documents == LH_AUTO, LH_ERR_USAGE,
+             "%s: key 'data.documents': task %s has no documents: leave it out",
+             check_place(root, "data.documents", p), check_tasks[d->task].name);
+done:
+    return st;
+}
+
+static lh_status check_task(const lh_node *root, const lh_config *c)
+{
+    lh_status st = LH_OK;
+    char p[LH_PLACE_MAX];
+    static const char *const kinds[] = {"decoder", "encoder"};
+    const char *task = check_tasks[c->data.task].name;
+    if (check_tasks[c->data.task].made)
+        LH_TRY(check_made(root, c));
+    else
+        LH_TRY(check_files(root, c));
+    LH_CHECK(c->model.kind == check_tasks[c->data.task].kind, LH_ERR_USAGE,
              "%s: key 'data.task': %s needs model.kind %s, and it is %s",
-             check_place(root, "data.task", p), task, text ? "decoder" : "encoder",
-             text ? "encoder" : "decoder");
+             check_place(root, "data.task", p), task, kinds[check_tasks[c->data.task].kind],
+             kinds[c->model.kind]);
     LH_CHECK(c->model.head == LH_HEAD_LM, LH_ERR_USAGE,
              "%s: key 'model.head': data.task %s needs the head lm",
              check_place(root, "model.head", p), task);
@@ -162,8 +248,9 @@ lh_status lhi_config_check(const lh_node *root, unsigned flags, lh_config *confi
     LH_TRY(check_run(root, &config->run));
     LH_TRY(check_model_sizes(root, &config->model));
     LH_TRY(check_model_position(root, &config->model));
+    LH_TRY(check_length(root, config));
     for (int layer = 0; layer < (int)config->model.layers; layer++)
-        LH_TRY(check_mechanism(root, &config->model, layer));
+        LH_TRY(check_mechanism(root, config, layer));
     LH_TRY(check_training(root, config));
     if ((flags & LH_CONFIG_PARTIAL) == 0) LH_TRY(check_task(root, config));
 done:

@@ -32,7 +32,9 @@ static const lh_field fields_mesh[] = {
     {.name = "data", .type = LH_FIELD_INT, .offset = AT_MESH(data), .fallback = "1", .min = 1,
      .max = CONFIG_MANY, .help = "ranks along the data axis; ranks / data lie along the sequence"},
     {.name = "layout", .type = LH_FIELD_CHOICE, .offset = AT_MESH(layout), .fallback = "contiguous",
-     .choices = "contiguous", .help = "how positions lie over ranks"},
+     .choices = "contiguous|zigzag",
+     .help = "how positions lie over ranks; zigzag: one early and one late part each, so that "
+             "causal attention is the same work on all"},
     {.name = "align", .type = LH_FIELD_CHOICE, .offset = AT_MESH(align), .fallback = "chunk",
      .choices = "chunk|none", .help = "where shards are cut: at chunk edges, or anywhere"},
     {.name = "chunk", .type = LH_FIELD_INT, .offset = AT_MESH(chunk), .fallback = "512", .min = 1,
@@ -43,10 +45,12 @@ static const lh_field fields_mesh[] = {
 
 static const lh_field fields_data[] = {
     {.name = "task", .type = LH_FIELD_CHOICE, .offset = AT_DATA(task), .fallback = "text",
-     .choices = "text|masked_text",
-     .help = "what is learned: the next byte (decoder) or masked bytes (encoder)"},
+     .choices = "text|masked_text|lag|markers|recall",
+     .help = "what is learned: the next byte (decoder), masked bytes (encoder), or made by the "
+             "program: the token `lag` positions back (decoder), whether two markers are of a kind "
+             "(encoder), tokens at a distance that the first token names (encoder)"},
     {.name = "path", .type = LH_FIELD_PATH, .offset = AT_DATA(path), .fallback = "",
-     .help = "the training file; required"},
+     .help = "the training file; required for text and masked_text"},
     {.name = "valid_path", .type = LH_FIELD_PATH, .offset = AT_DATA(valid_path), .fallback = "",
      .help = "the validation file, instead of a part of path"},
     {.name = "test_path", .type = LH_FIELD_PATH, .offset = AT_DATA(test_path), .fallback = "",
@@ -61,6 +65,20 @@ static const lh_field fields_data[] = {
      .help = "the last part of path, never trained on; without meaning if valid_path is given"},
     {.name = "mask", .type = LH_FIELD_REAL, .offset = AT_DATA(mask), .fallback = "0.15",
      .min = LH_ABOVE_ZERO, .max = 1, .help = "masked_text: share of positions to predict"},
+    {.name = "documents", .type = LH_FIELD_INT, .offset = AT_DATA(documents), .fallback = "none",
+     .min = 0, .max = 255, .automatic = "none",
+     .help = "texts: the byte that ends a document (10: a line); attention stops there"},
+    {.name = "vocab", .type = LH_FIELD_INT, .offset = AT_DATA(vocab), .fallback = "16", .min = 2,
+     .max = 65536, .help = "lag, markers, recall: number of symbols"},
+    {.name = "lag", .type = LH_FIELD_INT, .offset = AT_DATA(lag), .fallback = "8", .min = 0,
+     .max = CONFIG_LONG, .help = "lag: how far back the answer is"},
+    {.name = "gap", .type = LH_FIELD_INT, .offset = AT_DATA(gap), .fallback = "1", .min = 1,
+     .max = CONFIG_LONG, .help = "markers: the least distance between them"},
+    {.name = "offsets", .type = LH_FIELD_INT, .offset = AT_DATA(offsets), .fallback = "4", .min = 1,
+     .max = 65536, .help = "recall: number of distances that the first token may name"},
+    {.name = "valid_windows", .type = LH_FIELD_INT, .offset = AT_DATA(valid_windows),
+     .fallback = "64", .min = 0, .max = CONFIG_MANY,
+     .help = "lag, markers, recall: sequences of one evaluation (train.eval_tokens has no meaning)"},
     {.name = NULL}};
 
 static const lh_field fields_model[] = {
@@ -89,8 +107,11 @@ static const lh_field fields_model[] = {
     {.name = "norm_kind", .type = LH_FIELD_CHOICE, .offset = AT_MODEL(norm_kind),
      .fallback = "layer", .choices = "layer|rms", .help = "layer norm or RMS norm"},
     {.name = "position", .type = LH_FIELD_CHOICE, .offset = AT_MODEL(position),
-     .fallback = "rotary", .choices = "none|learned|sinusoidal|rotary",
-     .help = "how positions are told"},
+     .fallback = "rotary", .choices = "none|learned|sinusoidal|rotary|relative",
+     .help = "how positions are told; relative: a term of the scores (Dai et al. 2019)"},
+    {.name = "max_length", .type = LH_FIELD_INT, .offset = AT_MODEL(max_length),
+     .fallback = "auto", .min = 1, .max = 2147483646, .automatic = "auto",
+     .help = "positions for which tables by position are made; auto: data.length"},
     {.name = "tie_embeddings", .type = LH_FIELD_BOOL, .offset = AT_MODEL(tie_embeddings),
      .fallback = "true", .help = "the head shares the token embedding's weights"},
     {.name = "bias", .type = LH_FIELD_BOOL, .offset = AT_MODEL(bias), .fallback = "true",

@@ -9,7 +9,8 @@
 
 enum {
     SESSION_REDUCE = 1 << 20, /* elements of the reduction buffer, at most */
-    SESSION_STOP = 8          /* passes of an evaluation between two looks at the stop request */
+    SESSION_STOP = 8,         /* passes of an evaluation between two looks at the stop request */
+    SESSION_LANES = 3         /* of a step's second small reduction */
 };
 
 /* Threads of this rank: what the file says, else OMP_NUM_THREADS, else its share of the processors
@@ -46,6 +47,11 @@ static lh_status session_devices(lh_session *s, const char *isa)
 {
     lh_status st = LH_OK;
     int threads = session_threads(s);
+    if (s->mesh->counting) {
+        LH_TRY(lh_device_create_count(isa, threads, &s->counting_device));
+        s->device = s->counting_device;
+        goto done;
+    }
     if (s->config->device.kind == LH_DEVICE_POISON)
         LH_TRY(lh_device_create_poison(isa, threads, &s->device));
     else
@@ -53,6 +59,16 @@ static lh_status session_devices(lh_session *s, const char *isa)
     LH_TRY(lh_device_create_count(isa, threads, &s->counting_device));
 done:
     return st;
+}
+
+/* How n positions lie over the ranks. */
+static lh_status session_layout(const lh_session *s, int64_t n, lh_layout **out)
+{
+    const lh_config_mesh *m = &s->config->mesh;
+    bool align = m->align == LH_ALIGN_CHUNK;
+    if (m->layout == LH_LAYOUT_ZIGZAG)
+        return lh_layout_zigzag(n, s->mesh->size[LH_AXIS_SEQ], m->chunk, align, out);
+    return lh_layout_contiguous(n, s->mesh->size[LH_AXIS_SEQ], m->chunk, align, out);
 }
 
 static lh_status session_shape(lh_session *s, lh_config *config)
@@ -64,8 +80,10 @@ static lh_status session_shape(lh_session *s, lh_config *config)
              "data.batch %" PRId64 " is no multiple of mesh.data %" PRId64
              " times train.accumulate %" PRId64,
              config->data.batch, config->mesh.data, s->passes);
-    LH_TRY(lh_layout_contiguous(config->data.length, s->mesh->size[LH_AXIS_SEQ], config->mesh.chunk,
-                                config->mesh.align == LH_ALIGN_CHUNK, &s->layout));
+    LH_TRY(session_layout(s, config->data.length, &s->layout));
+    if (config->model.max_length != config->data.length)
+        LH_TRY(session_layout(s, config->model.max_length, &s->table));
+    s->max_global = lh_task_globals(config);
     s->rows = s->layout->rows[s->mesh->coord[LH_AXIS_SEQ]];
 done:
     return st;
@@ -74,7 +92,12 @@ done:
 static lh_status session_model(lh_session *s, lh_config *config, bool trainable)
 {
     lh_status st = LH_OK;
-    lh_model_shape shape = {.batch = s->batch, .length = config->data.length, .layout = s->layout};
+    lh_model_shape shape = {.batch = s->batch,
+                            .length = config->data.length,
+                            .layout = s->layout,
+                            .table = s->table != NULL ? s->table : s->layout,
+                            .documents = config->data.documents != LH_AUTO,
+                            .max_global = s->max_global};
     uint64_t seed = (uint64_t)config->run.seed;
     LH_TRY(lh_model_resolve(&config->model, lh_task_vocab(config)));
     LH_TRY(lh_params_create(s->device, s->mesh->coord, &s->params));
@@ -88,6 +111,21 @@ done:
     return st;
 }
 
+/* What only some tasks say about their sequences. */
+static lh_status session_side_buffers(lh_session *s)
+{
+    lh_status st = LH_OK;
+    size_t sequences = (size_t)(s->passes * s->batch);
+    if (s->config->data.documents != LH_AUTO)
+        LH_TRY(lh_new(sequences * (size_t)s->rows * 2 * sizeof(int32_t), &s->documents));
+    if (s->max_global > 0) {
+        LH_TRY(lh_new(sequences * sizeof(int64_t), &s->global_count));
+        LH_TRY(lh_new(sequences * (size_t)s->max_global * sizeof(int64_t), &s->global_position));
+    }
+done:
+    return st;
+}
+
 static lh_status session_buffers(lh_session *s)
 {
     lh_status st = LH_OK;
@@ -97,6 +135,7 @@ static lh_status session_buffers(lh_session *s)
     LH_TRY(lh_new((size_t)s->passes * one, &s->labels));
     LH_TRY(lh_new(sequences, &s->valid));
     LH_TRY(lh_new(sequences, &s->valid_all));
+    LH_TRY(session_side_buffers(s));
     LH_TRY(lh_device_alloc(s->device, one, &s->device_tokens));
     LH_TRY(lh_device_alloc(s->device, one, &s->device_labels));
     if (!s->params->trainable) goto done;
@@ -120,11 +159,20 @@ done:
     return st;
 }
 
-static lh_batch session_batch(const lh_session *s, double scale, int64_t sequence, bool training)
+/* The batch of a pass, whose data the host buffers hold. */
+static lh_batch session_batch(lh_session *s, int64_t pass, double scale, int64_t sequence,
+                              bool training)
 {
+    int64_t first = pass * s->batch;
+    if (s->max_global > 0)
+        s->global = (lh_row_list){.max = s->max_global,
+                                  .count = s->global_count + first,
+                                  .position = s->global_position + first * s->max_global};
     return (lh_batch){.tokens = s->device_tokens,
                       .labels = s->device_labels,
                       .valid = s->config->model.kind == LH_MODEL_ENCODER ? s->valid : NULL,
+                      .documents = s->documents == NULL ? NULL : s->documents + 2 * first * s->rows,
+                      .global = s->max_global > 0 ? &s->global : NULL,
                       .loss_scale = scale,
                       .first_sequence = sequence,
                       .training = training};
@@ -136,7 +184,7 @@ static lh_status session_count(lh_session *s, bool gradients)
     lh_status st = LH_OK;
     lh_var loss = {0};
     lh_var correct = {0};
-    lh_batch batch = session_batch(s, 1.0, 0, gradients);
+    lh_batch batch = session_batch(s, 0, 1.0, 0, gradients);
     lh_memory **memory = &s->memory[gradients];
     LH_TRY(lh_memory_create(memory));
     LH_TRY(lh_memory_count_begin(*memory));
@@ -166,6 +214,29 @@ done:
     return st;
 }
 
+/* What needs no message: the model in its shape, and the buffers of a step. Local. */
+static lh_status session_build(lh_session *s, lh_config *config, const char *isa, bool trainable)
+{
+    lh_status st = LH_OK;
+    LH_TRY(session_devices(s, isa));
+    LH_TRY(session_shape(s, config));
+    LH_TRY(session_model(s, config, trainable));
+    LH_TRY(session_buffers(s));
+done:
+    return st;
+}
+
+static lh_status session_check_ranks(const lh_config *config, int ranks)
+{
+    lh_status st = LH_OK;
+    LH_CHECK(ranks % config->mesh.data == 0, LH_ERR_USAGE,
+             "mesh.data %" PRId64 " does not divide %d ranks: start another number of ranks, or "
+             "change mesh.data",
+             config->mesh.data, ranks);
+done:
+    return st;
+}
+
 lh_status lh_session_open(lh_comm *world, lh_config *config, bool trainable, lh_session **out)
 {
     lh_status st = LH_OK;
@@ -177,22 +248,73 @@ lh_status lh_session_open(lh_comm *world, lh_config *config, bool trainable, lh_
     s->config = config;
     s->world = world;
     s->host = lh_host_of(world);
-    LH_CHECK(lh_comm_size(world) % config->mesh.data == 0, LH_ERR_USAGE,
-             "mesh.data %" PRId64 " does not divide %d ranks: start another number of ranks, or "
-             "change mesh.data",
-             config->mesh.data, lh_comm_size(world));
+    LH_TRY(session_check_ranks(config, lh_comm_size(world)));
     LH_TRY(session_isa(s, &isa));
     LH_TRY(lh_mesh_create((int)config->mesh.data, &s->mesh));
     LH_TRY(lh_task_open(world, config, &s->task));
     /* local from here on, and agreed on once */
     st = lh_mesh_create_counting(s->mesh->size[LH_AXIS_DATA], s->mesh->size[LH_AXIS_SEQ],
                                  lh_comm_rank(world), &s->counting_mesh);
-    if (st == LH_OK) st = session_devices(s, isa);
-    if (st == LH_OK) st = session_shape(s, config);
-    if (st == LH_OK) st = session_model(s, config, trainable);
-    if (st == LH_OK) st = session_buffers(s);
+    if (st == LH_OK) st = session_build(s, config, isa, trainable);
     if (st == LH_OK) st = session_arena(s);
     LH_TRY(lh_agree(world, st));
+    *out = s;
+    s = NULL;
+done:
+    lh_session_close(&s);
+    return st;
+}
+
+/* The small reductions of a step: counted labels before it; loss, squared gradient norm and trouble
+ * before the update. Of the mesh, whose traffic is the step's. */
+static void session_sum_labels(lh_session *s, int64_t *labels)
+{
+    lh_sum_i64(s->mesh->world, labels, 1, LH_SEND_CONTROL);
+}
+
+static void session_sum_lanes(lh_session *s, double lanes[SESSION_LANES])
+{
+    lh_sum_f64(s->mesh->world, lanes, SESSION_LANES, LH_SEND_CONTROL);
+}
+
+/* A step's messages, all of whose passes are alike. */
+static lh_status session_count_step(lh_session *s)
+{
+    lh_status st = LH_OK;
+    lh_traffic *t = s->mesh->traffic;
+    int64_t labels = 0;
+    double lanes[SESSION_LANES] = {0.0};
+    LH_TRY(session_count(s, true));
+    for (int p = 0; p < LH_PURPOSES; p++) {
+        t->bytes[p] *= s->passes;
+        t->messages[p] *= s->passes;
+    }
+    session_sum_labels(s, &labels);
+    lh_params_zero_grad(s->params);
+    LH_TRY(lh_grads_reduce(s->mesh, s->params, s->reduce, s->reduce_elements));
+    session_sum_lanes(s, lanes);
+done:
+    return st;
+}
+
+lh_status lh_session_open_counting(lh_config *config, int ranks, int rank, lh_session **out)
+{
+    lh_status st = LH_OK;
+    lh_session *s = NULL;
+    const char *isa = NULL;
+    int data = (int)config->mesh.data;
+    int mask = lh_host_processors();
+    *out = NULL;
+    LH_TRY(session_check_ranks(config, ranks));
+    LH_TRY(lh_new(sizeof *s, &s));
+    s->config = config;
+    s->host = (lh_host){.ranks = ranks, .sharing = ranks, .mask = mask, .online = mask};
+    LH_TRY(lh_mesh_create_counting(data, ranks / data, rank, &s->counting_mesh));
+    s->mesh = s->counting_mesh;
+    s->world = s->mesh->world;
+    LH_TRY(session_isa(s, &isa));
+    LH_TRY(session_build(s, config, isa, true));
+    LH_TRY(session_count_step(s));
     *out = s;
     s = NULL;
 done:
@@ -215,6 +337,9 @@ void lh_session_close(lh_session **session)
     lh_free(&s->labels);
     lh_free(&s->valid);
     lh_free(&s->valid_all);
+    lh_free(&s->documents);
+    lh_free(&s->global_count);
+    lh_free(&s->global_position);
     lh_free(&s->reduce);
     lh_memory_destroy(&s->memory[0]);
     lh_memory_destroy(&s->memory[1]);
@@ -222,7 +347,10 @@ void lh_session_close(lh_session **session)
     lh_model_destroy(&s->model);
     lh_params_destroy(&s->params);
     lh_layout_destroy(&s->layout);
+    lh_layout_destroy(&s->table);
     lh_task_close(&s->task);
+    if (s->device == s->counting_device) s->device = NULL; /* a session that only counts */
+    if (s->mesh == s->counting_mesh) s->mesh = NULL;
     lh_device_destroy(&s->device);
     lh_device_destroy(&s->counting_device);
     lh_mesh_destroy(&s->counting_mesh);
@@ -233,6 +361,8 @@ void lh_session_close(lh_session **session)
 int64_t lh_session_peak(const lh_session *s)
 {
     int64_t batch = 2 * (s->passes + 1) * s->batch * s->rows * (int64_t)sizeof(int32_t);
+    if (s->documents != NULL)
+        batch += 2 * s->passes * s->batch * s->rows * (int64_t)sizeof(int32_t);
     int64_t reduce = s->reduce != NULL ? s->reduce_elements * (int64_t)lh_dtype_bytes(LH_REAL) : 0;
     return lh_memory_peak(s->memory[s->params->trainable]) + batch + reduce;
 }
@@ -243,10 +373,13 @@ static void session_read(lh_session *s, int64_t slot, lh_split split, int64_t wi
                          int64_t *counted)
 {
     lh_rows rows = {.tokens = s->tokens + slot * s->rows, .labels = s->labels + slot * s->rows};
+    if (s->documents != NULL) rows.documents = s->documents + 2 * slot * s->rows;
+    if (s->max_global > 0) rows.global = s->global_position + slot * s->max_global;
     lh_status st =
         lh_task_read(s->task, split, window, draw, s->layout, s->mesh->coord[LH_AXIS_SEQ], &rows);
     if (st != LH_OK && s->trouble == LH_OK) s->trouble = st;
     s->valid_all[slot] = rows.valid;
+    if (s->max_global > 0) s->global_count[slot] = rows.n_global;
     *counted += rows.counted;
 }
 
@@ -288,13 +421,13 @@ static double session_gradients(lh_session *s, int64_t first_sample, int64_t *la
             session_read(s, pass * s->batch + b, LH_SPLIT_TRAIN, lh_task_order(s->task, sample + b),
                          sample + b, labels);
     }
-    lh_sum_i64(s->world, labels, 1, LH_SEND_CONTROL);
+    session_sum_labels(s, labels);
     double scale = *labels > 0 ? 1.0 / (double)*labels : 0.0;
     lh_params_zero_grad(s->params);
     for (int64_t pass = 0; pass < s->passes; pass++) {
         int64_t sample =
             first_sample + (pass * m->size[LH_AXIS_DATA] + m->coord[LH_AXIS_DATA]) * s->batch;
-        session_pass(s, pass, true, session_batch(s, scale, sample, true), &loss, &correct);
+        session_pass(s, pass, true, session_batch(s, pass, scale, sample, true), &loss, &correct);
     }
     return loss;
 }
@@ -307,7 +440,7 @@ lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double
     double replicated = 0.0;
     /* the second reduction: loss, squared gradient norm, ranks in trouble + 65536 times
      * ranks asked to stop */
-    double lanes[3] = {0.0, 0.0, 0.0};
+    double lanes[SESSION_LANES] = {0.0};
     s->trouble = LH_OK;
     lanes[0] = session_gradients(s, first_sample, &out->labels);
     st = lh_grads_reduce(s->mesh, s->params, s->reduce, s->reduce_elements);
@@ -316,7 +449,7 @@ lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double
     /* every rank has the replicated part; one says it, so that all decide on the same number */
     if (lh_comm_rank(s->world) == 0) lanes[1] += replicated;
     lanes[2] = (s->trouble != LH_OK ? 1.0 : 0.0) + (stop ? 65536.0 : 0.0);
-    lh_sum_f64(s->world, lanes, 3, LH_SEND_CONTROL);
+    session_sum_lanes(s, lanes);
     out->loss = lanes[0];
     out->grad_norm = sqrt(lanes[1]);
     out->stop = lanes[2] >= 65536.0;
@@ -356,6 +489,7 @@ lh_status lh_session_evaluate(lh_session *s, lh_split split, int64_t max_tokens,
     *out = (lh_eval_result){0};
     LH_CHECK(windows > 0, LH_ERR_USAGE, "there is no such part of the data: give data.%s",
              split == LH_SPLIT_TEST ? "test_path" : "valid_path or data.valid_fraction");
+    if (lh_task_made(s->config)) max_tokens = 0;
     if (max_tokens > 0 && windows > (max_tokens + length - 1) / length)
         windows = (max_tokens + length - 1) / length;
     s->trouble = LH_OK;
@@ -363,7 +497,7 @@ lh_status lh_session_evaluate(lh_session *s, lh_split split, int64_t max_tokens,
         int64_t mine = first + m->coord[LH_AXIS_DATA] * s->batch;
         for (int64_t b = 0; b < s->batch; b++)
             session_read(s, b, split, mine + b < windows ? mine + b : -1, mine + b, &labels);
-        session_pass(s, 0, false, session_batch(s, 1.0, 0, false), &sums[0], &sums[1]);
+        session_pass(s, 0, false, session_batch(s, 0, 1.0, 0, false), &sums[0], &sums[1]);
         if (stop != NULL && first / stride % SESSION_STOP == SESSION_STOP - 1)
             out->stopped = session_asked_to_stop(s, stop);
     }

@@ -15,6 +15,7 @@ typedef struct lh_session {
     lh_device *device, *counting_device;
     lh_host host;
     lh_layout *layout;
+    lh_layout *table; /* of model.max_length positions; NULL: that is data.length */
     lh_task *task;
     lh_params *params;
     lh_model *model;
@@ -27,7 +28,12 @@ typedef struct lh_session {
     void *device_tokens, *device_labels; /* [batch, rows] */
     int64_t *valid;                      /* host [batch]: of the running pass */
     int64_t *valid_all;                  /* host [passes, batch] */
-    lh_real *reduce;                     /* host buffer of the gradient reduction */
+    int32_t *documents;                  /* host [passes, batch, rows, 2]; NULL: no documents */
+    /* global tokens that the task names: host [passes, batch] and [passes, batch, max]; NULL: none */
+    int64_t *global_count, *global_position;
+    int64_t max_global;
+    lh_row_list global; /* of the running pass */
+    lh_real *reduce;    /* host buffer of the gradient reduction */
     int64_t reduce_elements;
     double *norm_scratch; /* device */
     double flops[2];      /* of one pass: forward alone; forward and backward */
@@ -40,7 +46,16 @@ typedef struct lh_session {
 LH_NODISCARD lh_status lh_session_open(lh_comm *world, lh_config *config, bool trainable,
                                        lh_session **out);
 
-/* lh_session_close - collective on world (frees communicators). */
+/* lh_session_open_counting - the session of world rank `rank` of `ranks` without MPI, files or data:
+ * its device, mesh and parameters only count. After it s->mesh->traffic holds what a training step
+ * of that rank sends, s->flops[1] the flops of one pass, and lh_session_peak the step's memory, as a
+ * run has them. device.threads auto: OMP_NUM_THREADS, else as if all ranks ran here. Local. Borrows
+ * config and sets config->model.vocab. The caller closes *out; nothing else may be done with it.
+ * Errors: LH_ERR_USAGE (ranks is no multiple of mesh.data, ...), LH_ERR_UNSUP, LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_session_open_counting(lh_config *config, int ranks, int rank,
+                                                lh_session **out);
+
+/* lh_session_close - collective on world (frees communicators); local when it only counts. */
 void lh_session_close(lh_session **session);
 
 /* lh_session_peak - bytes of step memory of this rank: arenas, batch and reduction buffers. Local. */

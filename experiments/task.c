@@ -1,42 +1,36 @@
-#include "experiments/task.h"
-
+/* Tasks from files. */
 #include <inttypes.h>
 #include <math.h>
 
 #include "core/random.h"
-#include "io/bytes.h"
+#include "experiments/task_internal.h"
 
 enum { TASK_BYTES = 256, TASK_MASK = 256, TASK_PIECE = 65536 };
 
-/* A split: labels of window w are bytes first + w length + 1 .., inputs the ones before (text);
- * masked text predicts the bytes at first + w length themselves. */
-typedef struct task_split {
-    lh_bytes *file; /* borrowed from files[] */
-    int64_t first;  /* offset of the first input */
-    int64_t count;  /* inputs */
-} task_split;
-
-struct lh_task {
-    int kind; /* lh_task_kind */
-    int64_t length;
-    uint64_t seed;
-    double mask;
-    lh_bytes *file[LH_SPLITS];
-    task_split split[LH_SPLITS];
-};
+bool lh_task_made(const lh_config *config)
+{
+    int task = config->data.task;
+    return task != LH_TASK_TEXT && task != LH_TASK_MASKED_TEXT;
+}
 
 int64_t lh_task_vocab(const lh_config *config)
 {
+    if (lh_task_made(config)) return lhi_task_made_vocab(&config->data);
     return config->data.task == LH_TASK_MASKED_TEXT ? TASK_BYTES + 1 : TASK_BYTES;
+}
+
+int64_t lh_task_globals(const lh_config *config)
+{
+    return lh_task_made(config) ? lhi_task_made_globals(&config->data) : 0;
 }
 
 /* Inputs of a stretch of bytes: text needs the byte after each one. lead: is there a byte before
  * that may be read? */
-static task_split task_stretch(const lh_task *t, lh_bytes *file, int64_t begin, int64_t end,
-                               bool lead)
+static lhi_task_split task_stretch(const lh_task *t, lh_bytes *file, int64_t begin, int64_t end,
+                                   bool lead)
 {
-    task_split s = {file, begin, end - begin};
-    if (t->kind == LH_TASK_MASKED_TEXT) return s;
+    lhi_task_split s = {file, begin, end - begin};
+    if (t->data->task == LH_TASK_MASKED_TEXT) return s;
     if (lead)
         s.first--;
     else
@@ -82,17 +76,18 @@ lh_status lh_task_open(lh_comm *comm, const lh_config *config, lh_task **out)
     *out = NULL;
     st = lh_new(sizeof *t, &t);
     LH_TRY(lh_agree(comm, st));
-    t->kind = config->data.task;
+    t->data = &config->data;
+    t->made = lh_task_made(config);
     t->length = config->data.length;
     t->seed = (uint64_t)config->run.seed;
-    t->mask = config->data.mask;
-    for (int i = 0; i < LH_SPLITS; i++) {
+    t->separator = config->data.documents == LH_AUTO ? -1 : (int)config->data.documents;
+    for (int i = 0; i < LH_SPLITS && !t->made; i++) {
         if (path[i][0] != '\0') st = lh_bytes_open(comm, path[i], &t->file[i]);
         /* A file that cannot be read is a mistake in the experiment file, which names it. */
         if (st == LH_ERR_IO) st = lh_error_context(LH_ERR_USAGE, "key 'data.%s'", key[i]);
         LH_TRY(st);
     }
-    LH_TRY(task_cut(t, config));
+    if (!t->made) LH_TRY(task_cut(t, config));
     *out = t;
     t = NULL;
 done:
@@ -109,33 +104,36 @@ void lh_task_close(lh_task **task)
 
 int64_t lh_task_windows(const lh_task *t, lh_split split)
 {
-    return (t->split[split].count + t->length - 1) / t->length;
-}
-
-int64_t lh_task_tokens(const lh_task *t, lh_split split)
-{
-    return t->split[split].count;
+    if (!t->made) return (t->split[split].count + t->length - 1) / t->length;
+    if (split == LH_SPLIT_TRAIN) return INT64_MAX;
+    return split == LH_SPLIT_VALID ? t->data->valid_windows : 0;
 }
 
 int64_t lh_task_bytes(const lh_task *t)
 {
-    return lh_bytes_size(t->file[LH_SPLIT_TRAIN]);
+    return t->made ? 0 : lh_bytes_size(t->file[LH_SPLIT_TRAIN]);
 }
 
 int64_t lh_task_order(const lh_task *t, int64_t sample)
 {
     int64_t n = lh_task_windows(t, LH_SPLIT_TRAIN);
+    if (t->made) return sample;
     return lh_random_permute(t->seed, lh_stream_id(LH_STREAM_ORDER, (uint32_t)(sample / n)), n,
                              sample % n);
 }
 
-/* Rows of consecutive positions, from their bytes; text: one byte more than rows. */
-static void task_text_rows(const uint8_t *bytes, int64_t n, int32_t *tokens, int32_t *labels)
+/* Rows of consecutive positions, from their bytes, one more than rows. What follows the end of a
+ * document is not predicted. Returns how many rows got a label. */
+static int64_t task_text_rows(const lh_task *t, const uint8_t *bytes, int64_t n, int32_t *tokens,
+                              int32_t *labels)
 {
+    int64_t counted = 0;
     for (int64_t i = 0; i < n; i++) {
         tokens[i] = bytes[i];
-        labels[i] = bytes[i + 1];
+        labels[i] = bytes[i] == t->separator ? -1 : bytes[i + 1];
+        counted += labels[i] >= 0;
     }
+    return counted;
 }
 
 /* number: of the first row among all positions of all draws. Returns how many rows got a label. */
@@ -148,7 +146,7 @@ static int64_t task_masked_rows(const lh_task *t, lh_split split, const uint8_t 
     for (int64_t i = 0; i < n; i++) {
         uint64_t k = number + (uint64_t)i;
         out->tokens[row + i] = bytes[i];
-        if (lh_random_uniform(t->seed, choose, k) >= t->mask) continue;
+        if (lh_random_uniform(t->seed, choose, k) >= t->data->mask) continue;
         double how = lh_random_uniform(t->seed, replace, 2 * k);
         uint32_t other = lh_random_u32(t->seed, replace, 8 * k + 7) % TASK_BYTES;
         out->labels[row + i] = bytes[i];
@@ -163,15 +161,15 @@ static lh_status task_read_rows(const lh_task *t, lh_split split, int64_t offset
                                 uint64_t number, int64_t row, lh_rows *out)
 {
     uint8_t bytes[TASK_PIECE + 1];
-    bool text = t->kind == LH_TASK_TEXT;
+    bool text = t->data->task == LH_TASK_TEXT;
     for (int64_t done = 0; done < n;) {
         int64_t part = n - done < TASK_PIECE ? n - done : TASK_PIECE;
         lh_status st =
             lh_bytes_read(t->split[split].file, offset + done, part + (text ? 1 : 0), bytes);
         if (st != LH_OK) return st;
         if (text) {
-            task_text_rows(bytes, part, out->tokens + row + done, out->labels + row + done);
-            out->counted += part;
+            out->counted +=
+                task_text_rows(t, bytes, part, out->tokens + row + done, out->labels + row + done);
         } else {
             out->counted +=
                 task_masked_rows(t, split, bytes, part, number + (uint64_t)done, out, row + done);
@@ -181,40 +179,64 @@ static lh_status task_read_rows(const lh_task *t, lh_split split, int64_t offset
     return LH_OK;
 }
 
-static void task_blank(lh_rows *out, int64_t rows)
+/* Rows without data; positions from `valid` on are one document. */
+static void task_blank(const lh_layout *layout, int rank, int64_t valid, lh_rows *out)
 {
-    for (int64_t i = 0; i < rows; i++) {
+    for (int64_t i = 0; i < layout->rows[rank]; i++) {
         out->tokens[i] = 0;
         out->labels[i] = -1;
+        if (out->documents == NULL) continue;
+        out->documents[2 * i] = (int32_t)valid;
+        out->documents[2 * i + 1] = (int32_t)layout->n;
     }
+    out->valid = valid;
     out->counted = 0;
+    out->n_global = 0;
+}
+
+/* n rows from local row `row`, at consecutive positions of a window. */
+static lh_status task_read_piece(const lh_task *t, lh_split split, int64_t window, int64_t draw,
+                                 lh_piece p, lh_rows *out)
+{
+    lh_status st = LH_OK;
+    const lhi_task_split *s = &t->split[split];
+    int64_t start = s->first + window * t->length;
+    uint64_t number = (uint64_t)(draw * t->length + p.position);
+    if (t->made) {
+        for (int64_t i = 0; i < p.count; i++)
+            lhi_task_made_row(t, split, window, p.position + i, p.row + i, out);
+        return LH_OK;
+    }
+    LH_TRY(task_read_rows(t, split, start + p.position, p.count, number, p.row, out));
+    if (out->documents != NULL)
+        LH_TRY(lhi_task_documents(t, s->file, start, out->valid, p.position, p.count, p.row, out));
+done:
+    return st;
 }
 
 lh_status lh_task_read(const lh_task *t, lh_split split, int64_t window, int64_t draw,
                        const lh_layout *layout, int rank, lh_rows *out)
 {
     lh_status st = LH_OK;
-    const task_split *s = &t->split[split];
-    int64_t start = window * t->length;
+    int64_t left = t->made ? t->length : t->split[split].count - window * t->length;
     int64_t n_runs = 0;
     int64_t row = 0;
     const lh_run *run = lh_layout_runs(layout, rank, &n_runs);
-    task_blank(out, layout->rows[rank]);
-    out->valid = 0;
+    task_blank(layout, rank, window < 0 ? 0 : left < t->length ? left : t->length, out);
     if (window < 0) return LH_OK;
-    out->valid = s->count - start < t->length ? s->count - start : t->length;
+    if (t->made && out->global != NULL) out->n_global = lhi_task_made_globals(t->data);
+    for (int64_t i = 0; i < out->n_global; i++) out->global[i] = i;
     for (int64_t r = 0; r < n_runs; r++) {
         /* a run of stride 1 is read at once; others position by position */
         int64_t step = run[r].stride == 1 ? run[r].count : 1;
         for (int64_t i = 0; i < run[r].count; i += step, row += step) {
             int64_t position = run[r].start + i * run[r].stride;
-            int64_t n = out->valid - position < step ? out->valid - position : step;
-            if (n <= 0) continue;
-            LH_TRY(task_read_rows(t, split, s->first + start + position, n,
-                                  (uint64_t)(draw * t->length + position), row, out));
+            lh_piece p = {.row = row, .count = step, .position = position, .stride = 1};
+            if (out->valid - position < step) p.count = out->valid - position;
+            if (p.count > 0) LH_TRY(task_read_piece(t, split, window, draw, p, out));
         }
     }
 done:
-    if (st != LH_OK) task_blank(out, layout->rows[rank]);
+    if (st != LH_OK) task_blank(layout, rank, 0, out);
     return st;
 }

@@ -75,14 +75,19 @@ static void train_progress(const train_run *r, const lh_step_result *result, dou
 static void train_say_start(train_run *r)
 {
     const lh_session *s = r->session;
-    char text[512];
+    char text[512], windows[64];
+    if (lh_task_made(r->config))
+        (void)snprintf(windows, sizeof windows, "new sequences of");
+    else
+        (void)snprintf(windows, sizeof windows, "%" PRId64 " training windows of",
+                       lh_task_windows(s->task, LH_SPLIT_TRAIN));
     (void)snprintf(text, sizeof text,
                    "longhaul %s (%s): %" PRId64 " parameters, %d x %d ranks (data x sequence), %d "
-                   "thread%s each, %s kernels, %" PRId64 " training windows of %" PRId64,
+                   "thread%s each, %s kernels, %s %" PRId64,
                    LH_VERSION, LH_REAL_NAME, lh_params_total(s->params),
                    s->mesh->size[LH_AXIS_DATA], s->mesh->size[LH_AXIS_SEQ], s->device->threads,
-                   s->device->threads == 1 ? "" : "s", s->device->kernels->isa,
-                   lh_task_windows(s->task, LH_SPLIT_TRAIN), r->config->data.length);
+                   s->device->threads == 1 ? "" : "s", s->device->kernels->isa, windows,
+                   r->config->data.length);
     train_say(r, text);
     if (s->host.ranks * s->device->threads < s->host.online) {
         (void)snprintf(
@@ -245,6 +250,11 @@ done:
     return st;
 }
 
+static double train_separator(const lh_config *c)
+{
+    return c->data.documents == LH_AUTO ? -1.0 : (double)c->data.documents;
+}
+
 /* The checkpoint's data order goes on only with the same data: which bytes, cut how, in which
  * order. */
 static lh_status train_same_data(const train_run *r, const lh_checkpoint_info *info)
@@ -264,6 +274,11 @@ static lh_status train_same_data(const train_run *r, const lh_checkpoint_info *i
         {"data.length", (double)old->data.length, (double)now->data.length},
         {"data.mask", old->data.mask, now->data.mask},
         {"data.valid_fraction", old->data.valid_fraction, now->data.valid_fraction},
+        {"data.documents (-1: none)", train_separator(old), train_separator(now)},
+        {"data.vocab", (double)old->data.vocab, (double)now->data.vocab},
+        {"data.lag", (double)old->data.lag, (double)now->data.lag},
+        {"data.gap", (double)old->data.gap, (double)now->data.gap},
+        {"data.offsets", (double)old->data.offsets, (double)now->data.offsets},
         {"the size of data.path in bytes", (double)info->data_bytes, (double)bytes},
     };
     for (size_t i = 0; i < sizeof same / sizeof same[0]; i++)

@@ -63,6 +63,8 @@ static lh_status emit_list(lh_yaml *y, const lh_field *f, const void *at, lh_nod
     const lh_int_list *i = at;
     const lh_real_list *r = at;
     int count = ints ? i->count : r->count;
+    if (ints && f->choices != NULL && i->word >= 0)
+        return lh_yaml_scalar(y, lh_field_choice(f, i->word, word, sizeof word), false, out);
     LH_TRY(lh_yaml_list(y, out));
     for (int k = 0; k < count; k++) {
         lh_node *item = NULL;
@@ -129,7 +131,7 @@ static bool emit_same_list(const lh_field *f, const void *a, const void *b)
         const lh_int_list *p = a, *q = b;
         for (int i = 0; i < p->count && p->count == q->count; i++)
             if (p->item[i] != q->item[i]) return false;
-        return p->count == q->count;
+        return p->count == q->count && p->word == q->word;
     }
     const lh_real_list *p = a, *q = b;
     for (int i = 0; i < p->count && p->count == q->count; i++)

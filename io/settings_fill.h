@@ -34,7 +34,7 @@ typedef struct lh_fill {
  * Local, pure. into: zeroed; also after an error the caller releases it with lh_settings_free.
  * Per-layer fields: one value, or a list with one value per layer; of an INTS or REALS field a
  * value is a number or a
- * list of numbers. A STRING or PATH field without a value, or null, is "".
+ * list of numbers; of an INTS field with choices, also one of these words. A STRING or PATH field without a value, or null, is "".
  * Errors: LH_ERR_USAGE for an unknown key, a wrong type, a value out of range, a missing key;
  * LH_ERR_MEMORY; LH_ERR_BUG
  * for a table whose default cannot be read. */

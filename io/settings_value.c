@@ -47,16 +47,20 @@ const char *lhi_settings_expected(const lh_field *field, char *buf, size_t bytes
         [LH_FIELD_BOOL] = "true or false",      [LH_FIELD_CHOICE] = "",
         [LH_FIELD_STRING] = "a text",           [LH_FIELD_PATH] = "a path",
         [LH_FIELD_INTS] = "a list of integers", [LH_FIELD_REALS] = "a list of numbers"};
-    char range[128] = "";
+    char range[128] = "", words[VALUE_EXPECTED] = "";
+    bool ints = field->type == LH_FIELD_INTS, reals = field->type == LH_FIELD_REALS;
+    const char *one = ""; /* what else a per-layer key takes for one layer */
+    if (field->choices != NULL) value_choices(field, words, sizeof words);
     if (field->type == LH_FIELD_CHOICE) {
-        value_choices(field, buf, bytes);
+        (void)snprintf(buf, bytes, "%s", words);
         return buf;
     }
-    if (field->type == LH_FIELD_INT || field->type == LH_FIELD_REAL ||
-        field->type == LH_FIELD_INTS || field->type == LH_FIELD_REALS)
+    if (field->per_layer && ints) one = "an integer or ";
+    if (field->per_layer && reals) one = "a number or ";
+    if (field->type == LH_FIELD_INT || field->type == LH_FIELD_REAL || ints || reals)
         value_range(field, range, sizeof range);
-    (void)snprintf(buf, bytes, "%s%s%s%s", nouns[field->type], range,
-                   field->automatic != NULL ? " or " : "",
+    (void)snprintf(buf, bytes, "%s%s%s%s%s%s%s", words, words[0] != '\0' ? ", or " : "", one,
+                   nouns[field->type], range, field->automatic != NULL ? " or " : "",
                    field->automatic != NULL ? field->automatic : "");
     return buf;
 }
@@ -127,11 +131,10 @@ static bool value_choice(const lh_field *f, const lh_node *node, int *out)
     return false;
 }
 
-static lh_status value_set_choice(const lhi_value *v, int *out)
+/* A scalar that is none of the field's words. */
+static lh_status value_unknown(const lhi_value *v)
 {
     char place[LH_PLACE_MAX], expected[VALUE_EXPECTED], shown[LH_SHOWN_MAX], hint[128] = "";
-    if (value_choice(v->field, v->node, out)) return LH_OK;
-    *out = 0;
     if (v->node->kind != LH_NODE_SCALAR || lh_node_is_null(v->node)) return value_wrong(v, v->node);
     lh_words words = {.wrong = v->node->text};
     lh_words_add(&words, v->field->choices);
@@ -140,6 +143,13 @@ static lh_status value_set_choice(const lhi_value *v, int *out)
                     lh_node_place(v->node, place), v->key, lh_node_shown(v->node, shown),
                     lhi_settings_expected(v->field, expected, sizeof expected),
                     hint[0] != '\0' ? "; " : "", hint);
+}
+
+static lh_status value_set_choice(const lhi_value *v, int *out)
+{
+    if (value_choice(v->field, v->node, out)) return LH_OK;
+    *out = 0;
+    return value_unknown(v);
 }
 
 static lh_status value_set_text(const lhi_value *v, char **out)
@@ -160,6 +170,8 @@ done:
     return st;
 }
 
+/* The numbers of a list. One number is a list of one where a per-layer key would otherwise need
+ * brackets for every layer. */
 static lh_status value_set_list(const lhi_value *v, void *into)
 {
     lh_status st = LH_OK;
@@ -168,8 +180,6 @@ static lh_status value_set_list(const lhi_value *v, void *into)
     bool ints = v->field->type == LH_FIELD_INTS;
     lh_int_list *i = into;
     lh_real_list *r = into;
-    /* One number is a list of one where a per-layer key would otherwise need brackets for every
-     * layer. */
     bool one = v->field->per_layer && node->kind == LH_NODE_SCALAR;
     int64_t count = one ? 1 : node->count;
     if (!one && node->kind != LH_NODE_LIST) return value_wrong(v, node);
@@ -187,6 +197,18 @@ static lh_status value_set_list(const lhi_value *v, void *into)
         r->count = (int)count;
 done:
     return st;
+}
+
+/* Integers, or a word instead of them. */
+static lh_status value_set_ints(const lhi_value *v, lh_int_list *out)
+{
+    bool words = v->field->choices != NULL && v->node->kind == LH_NODE_SCALAR;
+    out->count = 0;
+    if (words && value_choice(v->field, v->node, &out->word)) return LH_OK;
+    out->word = -1;
+    if (words && !value_is_plain(v->node)) return value_unknown(v);
+    if (words && strspn(v->node->text, "+-0123456789") == 0) return value_unknown(v);
+    return value_set_list(v, out);
 }
 
 lh_status lhi_settings_value(const lhi_value *v, void *into)
@@ -209,6 +231,7 @@ lh_status lhi_settings_value(const lhi_value *v, void *into)
     case LH_FIELD_PATH:
         return value_set_text(v, at);
     case LH_FIELD_INTS:
+        return value_set_ints(v, at);
     case LH_FIELD_REALS:
         return value_set_list(v, at);
     }

@@ -55,6 +55,25 @@ static const char *block_name(char *buf, int layer, const char *part)
     return buf;
 }
 
+/* Relative positions (Dai et al. 2019, section 3.3): the projection of the sinusoids, and the biases
+ * u (content) and v (position), of each layer's own. */
+static lh_status block_relative_declare(const lh_model_desc *d, int layer, lh_params *p)
+{
+    lh_status st = LH_OK;
+    char n[BLOCK_PREFIX];
+    int64_t q = d->heads * d->head_width;
+    const lh_place everywhere = lh_place_replicated();
+    LH_TRY(lh_params_add(p, block_name(n, layer, "attention.relative.weight"),
+                         lh_shape_2(LH_REAL, q, d->width), everywhere, LH_INIT_NORMAL,
+                         1.0 / sqrt((double)d->width), NULL));
+    LH_TRY(lh_params_add(p, block_name(n, layer, "attention.relative.content_bias"),
+                         lh_shape_1(LH_REAL, q), everywhere, LH_INIT_NORMAL, 0.02, NULL));
+    LH_TRY(lh_params_add(p, block_name(n, layer, "attention.relative.position_bias"),
+                         lh_shape_1(LH_REAL, q), everywhere, LH_INIT_NORMAL, 0.02, NULL));
+done:
+    return st;
+}
+
 lh_status lhi_block_declare(const lh_model_desc *d, int layer, lh_params *p)
 {
     lh_status st = LH_OK;
@@ -69,6 +88,7 @@ lh_status lhi_block_declare(const lh_model_desc *d, int layer, lh_params *p)
     LH_TRY(block_linear_declare(d, block_name(n, layer, "attention.key"), kv, e, 1.0, p));
     LH_TRY(block_linear_declare(d, block_name(n, layer, "attention.value"), kv, e, 1.0, p));
     LH_TRY(block_linear_declare(d, block_name(n, layer, "attention.output"), e, q, residual, p));
+    if (d->position == LH_POSITION_RELATIVE) LH_TRY(block_relative_declare(d, layer, p));
     LH_TRY(lhi_norm_declare(d, block_name(n, layer, "mlp.norm"), p));
     LH_TRY(block_linear_declare(d, block_name(n, layer, "mlp.up"), d->mlp_width, e, 1.0, p));
     if (d->mlp == LH_ACT_SWIGLU)
@@ -76,6 +96,17 @@ lh_status lhi_block_declare(const lh_model_desc *d, int layer, lh_params *p)
     LH_TRY(block_linear_declare(d, block_name(n, layer, "mlp.down"), e, d->mlp_width, residual, p));
 done:
     return st;
+}
+
+static lh_status block_relative_find(const lh_params *p, int layer, lhi_block *b)
+{
+    char n[BLOCK_PREFIX];
+    b->relative_weight = lh_params_find(p, block_name(n, layer, "attention.relative.weight"));
+    b->relative_u = lh_params_find(p, block_name(n, layer, "attention.relative.content_bias"));
+    b->relative_v = lh_params_find(p, block_name(n, layer, "attention.relative.position_bias"));
+    if (b->relative_weight == NULL || b->relative_u == NULL || b->relative_v == NULL)
+        return LH_RAISE(LH_ERR_BUG, "relative positions of layer %d were not declared", layer);
+    return LH_OK;
 }
 
 lh_status lhi_block_find(const lh_model_desc *d, int layer, const lh_params *p, lhi_block *b)
@@ -91,6 +122,7 @@ lh_status lhi_block_find(const lh_model_desc *d, int layer, const lh_params *p, 
     LH_TRY(lhi_linear_find(p, block_name(n, layer, "mlp.up"), &b->up));
     if (d->mlp == LH_ACT_SWIGLU)
         LH_TRY(lhi_linear_find(p, block_name(n, layer, "mlp.gate"), &b->gate));
+    if (d->position == LH_POSITION_RELATIVE) LH_TRY(block_relative_find(p, layer, b));
     LH_TRY(lhi_linear_find(p, block_name(n, layer, "mlp.down"), &b->down));
 done:
     return st;
@@ -165,6 +197,11 @@ static lh_status block_attention(lhi_pass *pass, const lhi_block *b, int layer, 
     LH_TRY(block_heads(pass, &b->query, x, d->heads, true, &pass->qkv.q));
     LH_TRY(block_heads(pass, &b->key, x, d->kv_heads, true, &pass->qkv.k));
     LH_TRY(block_heads(pass, &b->value, x, d->kv_heads, false, &pass->qkv.v));
+    if (b->relative_weight != NULL) {
+        LH_TRY(lh_tape_param(pass->tape, b->relative_weight, &pass->qkv.relative_weight));
+        LH_TRY(lh_tape_param(pass->tape, b->relative_u, &pass->qkv.relative_u));
+        LH_TRY(lh_tape_param(pass->tape, b->relative_v, &pass->qkv.relative_v));
+    }
     LH_TRY(d->attention[layer].ops->forward(b->attention, pass->tape, &pass->qkv, &o));
     LH_TRY(lh_reshape(pass->tape, o, flat, &o));
     LH_TRY(block_linear(pass, &b->output, o, y));

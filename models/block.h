@@ -11,7 +11,8 @@ typedef struct lhi_linear {
 typedef struct lhi_block {
     lhi_linear attention_norm, query, key, value, output;
     lhi_linear mlp_norm, up, gate, down;
-    void *attention; /* the mechanism's state */
+    lh_param *relative_u, *relative_v, *relative_weight; /* relative positions; else NULL */
+    void *attention;                                     /* the mechanism's state */
 } lhi_block;
 
 /* What blocks share during one forward pass. */

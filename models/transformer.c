@@ -36,11 +36,20 @@ lh_status lh_model_resolve(lh_model_desc *d, int64_t vocab)
     LH_CHECK(d->kv_heads > 0 && d->heads % d->kv_heads == 0, LH_ERR_USAGE,
              "model.heads %lld is no multiple of model.kv_heads %lld", (long long)d->heads,
              (long long)d->kv_heads);
+    LH_CHECK(d->position != LH_POSITION_RELATIVE || d->width % 2 == 0, LH_ERR_USAGE,
+             "relative positions are pairs of sines and cosines: model.width %lld must be even",
+             (long long)d->width);
     LH_CHECK(d->position != LH_POSITION_ROTARY || d->head_width % 2 == 0, LH_ERR_USAGE,
              "rotary positions turn pairs: model.head_width %lld must be even",
              (long long)d->head_width);
 done:
     return st;
+}
+
+/* How tables by position lie. */
+static const lh_layout *transformer_table(const lh_model_shape *shape)
+{
+    return shape->table != NULL ? shape->table : shape->layout;
 }
 
 static lh_attn_desc transformer_attn(const lh_model_desc *d, const lh_model_shape *shape, int layer)
@@ -54,6 +63,11 @@ static lh_attn_desc transformer_attn(const lh_model_desc *d, const lh_model_shap
                           .batch = shape->batch,
                           .length = shape->length,
                           .layout = shape->layout,
+                          .max_length = transformer_table(shape)->n,
+                          .table = transformer_table(shape),
+                          .relative = d->position == LH_POSITION_RELATIVE,
+                          .documents = shape->documents,
+                          .max_global = shape->max_global,
                           .settings = d->attention[layer].settings};
 }
 
@@ -76,8 +90,8 @@ lh_status lh_model_declare(const lh_model_desc *d, const lh_model_shape *shape, 
                          everywhere, LH_INIT_NORMAL, std, NULL));
     if (d->position == LH_POSITION_LEARNED)
         LH_TRY(lh_params_add(params, "embedding.position.weight",
-                             lh_shape_2(LH_REAL, shape->length, d->width),
-                             lh_place_rows(shape->layout), LH_INIT_NORMAL, std, NULL));
+                             lh_shape_2(LH_REAL, transformer_table(shape)->n, d->width),
+                             lh_place_rows(transformer_table(shape)), LH_INIT_NORMAL, std, NULL));
     if (d->norm == LH_NORM_POST) LH_TRY(lhi_norm_declare(d, "embedding.norm", params));
     for (int l = 0; l < d->layers; l++) {
         LH_TRY(lhi_block_declare(d, l, params));
@@ -185,7 +199,11 @@ lh_status lh_model_hidden(lh_model *m, lh_tape *t, lh_mesh *mesh, const lh_batch
     lh_status st = LH_OK;
     lh_var x = {0};
     lhi_pass pass = {.desc = m->desc, .tape = t};
-    pass.qkv = (lh_qkv){.valid = batch->valid, .mesh = mesh, .plans = m->plans};
+    pass.qkv = (lh_qkv){.valid = batch->valid,
+                        .documents = batch->documents,
+                        .global = batch->global,
+                        .mesh = mesh,
+                        .plans = m->plans};
     pass.dropout = (lh_dropout_desc){.rate = batch->training ? m->desc->dropout : 0.0,
                                      .seed = m->seed,
                                      .first_sequence = batch->first_sequence};
@@ -217,6 +235,17 @@ lh_status lh_model_loss(lh_model *m, lh_tape *t, lh_mesh *mesh, const lh_batch *
                          *lh_var_place(t, x), &labels));
     LH_TRY(lh_tape_param(t, m->head, &head));
     LH_TRY(lh_lm_loss(t, x, head, labels, batch->loss_scale, loss, correct));
+done:
+    return st;
+}
+
+lh_status lh_model_begin_step(lh_model *m, int64_t step)
+{
+    lh_status st = LH_OK;
+    for (int l = 0; l < m->desc->layers; l++) {
+        const lh_attn_ops *ops = m->desc->attention[l].ops;
+        if (ops->begin_step != NULL) LH_TRY(ops->begin_step(m->block[l].attention, step));
+    }
 done:
     return st;
 }

@@ -20,30 +20,53 @@ static lh_status all_reduce_place(const lh_call *c, const lh_place *in, lh_place
 {
     const collective_attrs *a = lh_call_attrs(c);
     char text[128];
-    if (in[0].axis[a->axis].kind != LH_PARTIAL)
-        return LH_RAISE(LH_ERR_BUG, "the value is %s: only a partial one is summed",
-                        lh_place_text(&in[0], text, sizeof text));
-    out[0] = in[0];
-    out[0].axis[a->axis] = (lh_place_word){LH_REPLICATE, 0, NULL};
+    for (int i = 0; i < lh_call_inputs(c); i++) {
+        if (in[i].axis[a->axis].kind != LH_PARTIAL)
+            return LH_RAISE(LH_ERR_BUG, "value %d is %s: only a partial one is summed", i,
+                            lh_place_text(&in[i], text, sizeof text));
+        out[i] = in[i];
+        out[i].axis[a->axis] = (lh_place_word){LH_REPLICATE, 0, NULL};
+    }
     return LH_OK;
 }
 
-/* to (+)= sum over ranks of from, through a host buffer. */
-static lh_status all_reduce_run(lh_call *c, const void *from, void *to, bool accumulate)
+/* to (+)= the sum over ranks of from. */
+typedef struct reduce_item {
+    int64_t n;
+    const void *from;
+    void *to;
+    bool accumulate;
+} reduce_item;
+
+enum { REDUCE_ITEMS = 8 };
+
+/* All items in one message, through a host buffer. */
+static lh_status all_reduce_run(lh_call *c, int items, const reduce_item *item)
 {
     lh_status st = LH_OK;
     const collective_attrs *a = lh_call_attrs(c);
     lh_device *d = lh_call_device(c);
-    int64_t n = lh_shape_count(lh_call_in_shape(c, 0));
-    size_t bytes = (size_t)n * lh_dtype_bytes(LH_REAL);
+    int64_t total = 0;
+    int64_t added = 0; /* of the largest item that adds */
     void *host = NULL;
-    void *sum = to;
-    LH_TRY(lh_host_scratch(c, bytes, &host));
-    if (accumulate) LH_TRY(lh_scratch(c, bytes, &sum));
-    if (!d->counting) lh_copy_out(d, host, from, bytes);
-    lh_sum_real(a->comm, host, n, LH_SEND_SUMMARY);
-    lh_copy_in(d, sum, host, bytes);
-    if (accumulate) lh_run_axpy(d, &(lh_axpy_args){n, 1.0, sum, to, true});
+    void *sum = NULL;
+    for (int i = 0; i < items; i++) {
+        total += item[i].n;
+        if (item[i].accumulate && item[i].n > added) added = item[i].n;
+    }
+    LH_TRY(lh_host_scratch(c, (size_t)total * lh_dtype_bytes(LH_REAL), &host));
+    LH_TRY(lh_scratch(c, (size_t)added * lh_dtype_bytes(LH_REAL), &sum));
+    lh_real *at = host;
+    for (int i = 0; i < items && !d->counting; at += item[i++].n)
+        lh_copy_out(d, at, item[i].from, (size_t)item[i].n * lh_dtype_bytes(LH_REAL));
+    lh_sum_real(a->comm, host, total, LH_SEND_SUMMARY);
+    at = host;
+    for (int i = 0; i < items && !d->counting; at += item[i++].n) {
+        void *to = item[i].accumulate ? sum : item[i].to;
+        lh_copy_in(d, to, at, (size_t)item[i].n * lh_dtype_bytes(LH_REAL));
+        if (item[i].accumulate)
+            lh_run_axpy(d, &(lh_axpy_args){item[i].n, 1.0, sum, item[i].to, true});
+    }
 done:
     return st;
 }
@@ -51,24 +74,33 @@ done:
 static lh_status all_reduce_forward(lh_call *c)
 {
     lh_status st = LH_OK;
-    const void *x = NULL;
-    void *y = NULL;
-    LH_TRY(lh_in(c, 0, &x));
-    LH_TRY(lh_out(c, 0, &y));
-    LH_TRY(all_reduce_run(c, x, y, false));
+    reduce_item item[REDUCE_ITEMS];
+    int n = lh_call_inputs(c);
+    for (int i = 0; i < n; i++) {
+        item[i] = (reduce_item){.n = lh_shape_count(lh_call_in_shape(c, i))};
+        LH_TRY(lh_in(c, i, &item[i].from));
+        LH_TRY(lh_out(c, i, &item[i].to));
+    }
+    LH_TRY(all_reduce_run(c, n, item));
 done:
     return st;
 }
 
+/* Values that no gradient reached are left out, on all ranks alike. */
 static lh_status all_reduce_vjp(lh_call *c)
 {
     lh_status st = LH_OK;
-    const void *dy = NULL;
-    void *dx = NULL;
-    bool accumulate = false;
-    LH_TRY(lh_out_grad(c, 0, &dy));
-    LH_TRY(lh_in_grad(c, 0, &dx, &accumulate));
-    if (dx != NULL) LH_TRY(all_reduce_run(c, dy, dx, accumulate));
+    reduce_item item[REDUCE_ITEMS];
+    int n = 0;
+    for (int i = 0; i < lh_call_inputs(c); i++) {
+        reduce_item *r = &item[n];
+        *r = (reduce_item){.n = lh_shape_count(lh_call_in_shape(c, i))};
+        LH_TRY(lh_out_grad(c, i, &r->from));
+        if (r->from == NULL) continue;
+        LH_TRY(lh_in_grad(c, i, &r->to, &r->accumulate));
+        n += r->to != NULL;
+    }
+    if (n > 0) LH_TRY(all_reduce_run(c, n, item));
 done:
     return st;
 }
@@ -78,12 +110,76 @@ static const lh_op all_reduce_op = {.name = "all_reduce",
                                     .forward = all_reduce_forward,
                                     .vjp = all_reduce_vjp};
 
+lh_status lh_all_reduce_all(lh_tape *t, lh_mesh *mesh, int axis, int n, const lh_var *x, lh_var *y)
+{
+    lh_status st = LH_OK;
+    lh_shape shape[REDUCE_ITEMS];
+    lh_var in[REDUCE_ITEMS]; /* y may be x */
+    collective_attrs attrs = {mesh->axis[axis], axis, NULL};
+    LH_CHECK(n >= 1 && n <= REDUCE_ITEMS, LH_ERR_BUG, "all_reduce of %d values; at most %d", n,
+             REDUCE_ITEMS);
+    for (int i = 0; i < n; i++) {
+        in[i] = x[i];
+        shape[i] = *lh_var_shape(t, x[i]);
+        LH_CHECK(shape[i].dtype == LH_REAL, LH_ERR_BUG, "all_reduce sums real values");
+    }
+    LH_TRY(lh_record(t, &all_reduce_op, &attrs, sizeof attrs, n, in, n, shape, y));
+done:
+    return st;
+}
+
 lh_status lh_all_reduce(lh_tape *t, lh_mesh *mesh, int axis, lh_var x, lh_var *y)
 {
+    return lh_all_reduce_all(t, mesh, axis, 1, &x, y);
+}
+
+/* --- maximum over the sequence axis --- */
+
+static lh_status max_reduce_place(const lh_call *c, const lh_place *in, lh_place *out)
+{
+    (void)c;
+    char text[128];
+    if (in[0].axis[LH_AXIS_SEQ].kind == LH_SHARD && in[0].axis[LH_AXIS_SEQ].layout != NULL)
+        return LH_RAISE(LH_ERR_BUG, "the value is %s: its shape differs from rank to rank",
+                        lh_place_text(&in[0], text, sizeof text));
+    out[0] = in[0];
+    out[0].axis[LH_AXIS_SEQ] = (lh_place_word){LH_REPLICATE, 0, NULL};
+    return LH_OK;
+}
+
+static lh_status max_reduce_forward(lh_call *c)
+{
+    lh_status st = LH_OK;
+    const collective_attrs *a = lh_call_attrs(c);
+    lh_device *d = lh_call_device(c);
+    const void *x = NULL;
+    void *y = NULL;
+    void *host = NULL;
+    int64_t n = lh_shape_count(lh_call_in_shape(c, 0));
+    size_t bytes = (size_t)n * lh_dtype_bytes(LH_REAL);
+    LH_TRY(lh_in(c, 0, &x));
+    LH_TRY(lh_out(c, 0, &y));
+    LH_TRY(lh_host_scratch(c, bytes, &host));
+    if (!d->counting) lh_copy_out(d, host, x, bytes);
+    lh_max_real(a->comm, host, n, LH_SEND_SUMMARY);
+    lh_copy_in(d, y, host, bytes);
+done:
+    return st;
+}
+
+static const lh_op max_reduce_op = {
+    .name = "max_reduce", .place = max_reduce_place, .forward = max_reduce_forward, .vjp = NULL};
+
+lh_status lh_max_reduce(lh_tape *t, lh_mesh *mesh, lh_var x, lh_var *y)
+{
+    lh_status st = LH_OK;
     const lh_shape shape = *lh_var_shape(t, x);
-    collective_attrs attrs = {mesh->axis[axis], axis, NULL};
-    if (shape.dtype != LH_REAL) return LH_RAISE(LH_ERR_BUG, "all_reduce sums real values");
-    return lh_record(t, &all_reduce_op, &attrs, sizeof attrs, 1, &x, 1, &shape, y);
+    collective_attrs attrs = {mesh->axis[LH_AXIS_SEQ], LH_AXIS_SEQ, NULL};
+    LH_CHECK(shape.dtype == LH_REAL, LH_ERR_BUG, "max_reduce compares real values");
+    LH_TRY(lh_stop_gradient(t, x, &x));
+    LH_TRY(lh_record(t, &max_reduce_op, &attrs, sizeof attrs, 1, &x, 1, &shape, y));
+done:
+    return st;
 }
 
 /* --- gather and reduce-scatter: each is the other's adjoint --- */

@@ -10,12 +10,14 @@
  * LH_SEND_SUMMARY. */
 LH_NODISCARD lh_status lh_all_reduce(lh_tape *t, lh_mesh *mesh, int axis, lh_var x, lh_var *y);
 
-/* lh_all_reduce_all - as lh_all_reduce for n <= 8 values in one message. */
+/* lh_all_reduce_all - as lh_all_reduce for n <= 8 values in one message; backward, those that a
+ * gradient reached, in one message. x, y [n]; y may be x. */
 LH_NODISCARD lh_status lh_all_reduce_all(lh_tape *t, lh_mesh *mesh, int axis, int n,
                                          const lh_var *x, lh_var *y);
 
-/* lh_max_reduce - y = elementwise maximum of x over the sequence axis: any placement there ->
- * REPLICATE. No gradient passes. Sends count(x) elements, as LH_SEND_SUMMARY. */
+/* lh_max_reduce - y = elementwise maximum over the sequence axis of what the ranks hold, all of
+ * one shape: any placement there, but by position (LH_ERR_BUG) -> REPLICATE. No gradient passes.
+ * Collective along the sequence. Sends count(x) elements, as LH_SEND_SUMMARY. */
 LH_NODISCARD lh_status lh_max_reduce(lh_tape *t, lh_mesh *mesh, lh_var x, lh_var *y);
 
 /* lh_scan - exclusive scan in position order: x [R, ...] holds one summary for each run of this

@@ -185,6 +185,12 @@ void lh_sum_real(lh_comm *c, lh_real *x, int64_t n, lh_purpose purpose)
     comm_reduce(c, x, n, (int64_t)sizeof *x, type, MPI_SUM, purpose);
 }
 
+void lh_max_real(lh_comm *c, lh_real *x, int64_t n, lh_purpose purpose)
+{
+    MPI_Datatype type = sizeof *x == sizeof(double) ? MPI_DOUBLE : MPI_FLOAT;
+    comm_reduce(c, x, n, (int64_t)sizeof *x, type, MPI_MAX, purpose);
+}
+
 void lh_broadcast(lh_comm *c, void *x, int64_t bytes, lh_purpose purpose)
 {
     if (c->size == 1) return;

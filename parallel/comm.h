@@ -94,8 +94,9 @@ void lh_sum_i64(lh_comm *c, int64_t *x, int64_t n, lh_purpose purpose);
 void lh_max_f64(lh_comm *c, double *x, int64_t n, lh_purpose purpose);
 void lh_max_i64(lh_comm *c, int64_t *x, int64_t n, lh_purpose purpose);
 
-/* lh_sum_real - as lh_sum_f64 for lh_real host memory of any length. */
+/* lh_sum_real, lh_max_real - as lh_sum_f64 for lh_real host memory of any length. */
 void lh_sum_real(lh_comm *c, lh_real *x, int64_t n, lh_purpose purpose);
+void lh_max_real(lh_comm *c, lh_real *x, int64_t n, lh_purpose purpose);
 
 /* lh_broadcast - bytes of rank 0 to all. */
 void lh_broadcast(lh_comm *c, void *x, int64_t bytes, lh_purpose purpose);

@@ -7,6 +7,13 @@
 
 #include "parallel/comm_internal.h"
 
+int lh_host_processors(void)
+{
+    cpu_set_t mine;
+    CPU_ZERO(&mine);
+    return sched_getaffinity(0, sizeof mine, &mine) == 0 ? CPU_COUNT(&mine) : 1;
+}
+
 lh_host lh_host_of(lh_comm *c)
 {
     lh_host host = {0};

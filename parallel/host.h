@@ -12,3 +12,6 @@ typedef struct lh_host {
 
 /* lh_host_of - look around. Collective on c. Errors: none (an MPI failure is fatal). */
 lh_host lh_host_of(lh_comm *c);
+
+/* lh_host_processors - processors that this process may run on. Local, needs no MPI. */
+int lh_host_processors(void);

@@ -102,6 +102,20 @@ done:
     return st;
 }
 
+int64_t lh_grads_bytes(const lh_params *params, const int size[LH_AXES])
+{
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < params->count; i++) {
+        const lh_param *q = params->item[i];
+        bool summed = false; /* over one axis or both, it travels once */
+        for (int a = 0; a < LH_AXES; a++)
+            summed = summed || (q->place.axis[a].kind == LH_REPLICATE && size[a] > 1);
+        if (summed && !q->frozen)
+            bytes += lh_shape_count(&q->shape) * (int64_t)lh_dtype_bytes(LH_REAL);
+    }
+    return bytes;
+}
+
 lh_status lh_grads_norm(const lh_params *params, double *scratch, double *replicated,
                         double *sharded)
 {

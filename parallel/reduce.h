@@ -15,6 +15,11 @@
 LH_NODISCARD lh_status lh_grads_reduce(const lh_mesh *mesh, lh_params *params, lh_real *host,
                                        int64_t elements);
 
+/* lh_grads_bytes - what lh_grads_reduce sends from this rank on a mesh of that size, by formula:
+ * every gradient whose parameter is replicated along an axis of more than one rank, once. Local,
+ * pure. */
+int64_t lh_grads_bytes(const lh_params *params, const int size[LH_AXES]);
+
 /* lh_grads_norm - squared norm of the reduced gradients, in two parts.
  * Local. scratch: device memory of two f64. On the device count both are 0. *replicated: of the
  * parameters that every rank holds, the same number on all ranks. *sharded: of the shards that this

@@ -169,6 +169,135 @@ static void all_reduce(void **state)
     }
 }
 
+/* --- several values in one message --- */
+
+enum { VALUES = 4, UNSEEN = 2 /* no gradient reaches this one */ };
+static const int64_t value_count[VALUES] = {5, 0, 7, 12};
+
+static lh_status values_record(void *user, lh_tape *t, const lh_var *in, lh_var *out, int *n_out)
+{
+    stage *a = user;
+    lh_mesh *mesh = lh_tape_device(t)->counting ? a->counting : a->mesh;
+    *n_out = VALUES;
+    return lh_all_reduce_all(t, mesh, a->axis, VALUES, in, out);
+}
+
+static bool values_right(const stage *a, const lh_gradcheck_run *run, int k)
+{
+    bool ok = true;
+    for (int64_t i = 0; i < value_count[k]; i++) {
+        lh_real y = 0;
+        lh_real dx = 0;
+        for (int r = 0; r < a->mesh->size[0] * a->mesh->size[1]; r++) {
+            if (!joined(a, r)) continue;
+            y += x_of(r, i + k);
+            if (k != UNSEEN) dx += seed_of(r, k, i);
+        }
+        ok = ok && ((const lh_real *)run->out[k])[i] == y && run->grad[k][i] == dx;
+    }
+    return ok;
+}
+
+static void check_values(lh_comm *c, int data, int axis)
+{
+    stage a;
+    lh_gradcheck_run run;
+    lh_real x[VALUES][12];
+    lh_real seed[VALUES][12];
+    lh_assert_all_ok(c, stage_open(c, data, LH_TEST_EVEN, 9, &a));
+    a.axis = axis;
+    lh_gradcheck g = stage_check(&a);
+    g.record = values_record;
+    g.total = collective_total;
+    g.n_in = VALUES;
+    g.no_seed = 1u << UNSEEN;
+    for (int k = 0; k < VALUES; k++) {
+        for (int64_t i = 0; i < value_count[k]; i++) {
+            x[k][i] = x_of(lh_comm_rank(c), i + k);
+            seed[k][i] = seed_of(lh_comm_rank(c), k, i);
+        }
+        g.in[k] = (lh_gradcheck_input){lh_shape_1(LH_REAL, value_count[k]), lh_place_partial(),
+                                       x[k], true};
+        g.seed[k] = seed[k];
+    }
+    lh_assert_all_ok(c, lh_gradcheck_open(&g, &run));
+    lh_assert_all_ok(c, lh_gradcheck_step(&run));
+    for (int k = 0; k < VALUES; k++) lh_assert_all(c, values_right(&a, &run, k));
+    int64_t elements = a.mesh->size[axis] > 1 ? 24 + 24 - value_count[UNSEEN] : 0;
+    lh_assert_all(c, bytes_exact(a.counting->traffic, elements * (int64_t)lh_dtype_bytes(LH_REAL)));
+    lh_assert_all(c, bytes_exact(a.mesh->traffic, elements * (int64_t)lh_dtype_bytes(LH_REAL)));
+    lh_assert_all(c, a.mesh->traffic->messages[LH_SEND_SUMMARY] ==
+                         (a.mesh->size[axis] > 1 ? 2 : 0)); /* one each way */
+    lh_gradcheck_close(&run);
+    stage_close(&a);
+}
+
+static void all_reduce_all(void **state)
+{
+    lh_comm *c = *state;
+    check_values(c, 1, LH_AXIS_SEQ);
+    check_values(c, lh_comm_size(c), LH_AXIS_DATA);
+    if (lh_comm_size(c) % 2 == 0) check_values(c, 2, LH_AXIS_SEQ);
+}
+
+/* --- maximum --- */
+
+static lh_status max_record(void *user, lh_tape *t, const lh_var *in, lh_var *out, int *n_out)
+{
+    lh_status st = LH_OK;
+    stage *a = user;
+    *n_out = 2;
+    LH_TRY(lh_max_reduce(t, lh_tape_device(t)->counting ? a->counting : a->mesh, in[0], &out[0]));
+    LH_TRY(lh_add(t, in[0], in[0], &out[1])); /* so that a gradient has a way */
+done:
+    return st;
+}
+
+static lh_real peak_of(int rank, int ranks, int64_t i)
+{
+    return i % ranks == rank ? (lh_real)(100 + i) : (lh_real)(-50 - rank);
+}
+
+static void check_max(lh_comm *c, int data, lh_place_word word)
+{
+    stage a;
+    lh_gradcheck_run run;
+    lh_real x[COUNT];
+    bool ok = true;
+    lh_assert_all_ok(c, stage_open(c, data, LH_TEST_EVEN, 9, &a));
+    int ranks = a.mesh->size[LH_AXIS_SEQ];
+    for (int64_t i = 0; i < COUNT; i++) x[i] = peak_of(a.mesh->coord[LH_AXIS_SEQ], ranks, i);
+    if (a.mesh->coord[LH_AXIS_SEQ] == ranks - 1 && ranks > 1) x[0] = (lh_real)-HUGE_VAL;
+    lh_gradcheck g = stage_check(&a);
+    g.record = max_record;
+    g.total = collective_total;
+    g.no_seed = 1; /* no gradient passes */
+    g.in[0] = (lh_gradcheck_input){lh_shape_1(LH_REAL, COUNT), lh_place_replicated(), x, true};
+    g.in[0].place.axis[LH_AXIS_SEQ] = word;
+    lh_assert_all_ok(c, lh_gradcheck_open(&g, &run));
+    lh_assert_all_ok(c, lh_gradcheck_step(&run));
+    for (int64_t i = 0; i < COUNT; i++)
+        ok = ok && ((const lh_real *)run.out[0])[i] == (lh_real)(100 + i) &&
+             run.grad[0][i] == 2 * run.seed[1][i];
+    lh_assert_all(c, ok);
+    int64_t bytes = ranks > 1 ? COUNT * (int64_t)lh_dtype_bytes(LH_REAL) : 0;
+    lh_assert_all(c, bytes_exact(a.counting->traffic, bytes));
+    lh_assert_all(c, bytes_exact(a.mesh->traffic, bytes));
+    lh_gradcheck_close(&run);
+    stage_close(&a);
+}
+
+static void max_reduce(void **state)
+{
+    lh_comm *c = *state;
+    const lh_place_word words[] = {
+        {LH_REPLICATE, 0, NULL}, {LH_PARTIAL, 0, NULL}, {LH_SHARD, 0, NULL}};
+    for (int i = 0; i < 3; i++) {
+        check_max(c, 1, words[i]);
+        if (lh_comm_size(c) % 2 == 0) check_max(c, 2, words[i]);
+    }
+}
+
 /* --- gather --- */
 
 static lh_real row_of(int64_t b, int64_t position, int64_t i)
@@ -368,6 +497,7 @@ static void placements(void **state)
     lh_tape *t = NULL;
     lh_memory *memory = NULL;
     lh_var y;
+    lh_var two[2];
     lh_var x[6];
     static const char data = 0;
     lh_assert_all_ok(c, stage_open(c, 1, LH_TEST_EVEN, 12, &a));
@@ -396,6 +526,13 @@ static void placements(void **state)
         lh_assert_all_code(c, lh_all_reduce(t, a.counting, LH_AXIS_SEQ, x[i], &y), LH_ERR_BUG);
     lh_assert_all_ok(c, lh_all_reduce(t, a.counting, LH_AXIS_SEQ, x[0], &y));
     lh_assert_all_code(c, lh_all_reduce(t, a.counting, LH_AXIS_SEQ, y, &y), LH_ERR_BUG); /* twice */
+    lh_assert_all_code(c, lh_all_reduce_all(t, a.counting, LH_AXIS_SEQ, 2, x, two), LH_ERR_BUG);
+    lh_assert_all_code(c, lh_all_reduce_all(t, a.counting, LH_AXIS_SEQ, 9, x, two), LH_ERR_BUG);
+    lh_assert_all_ok(c, lh_max_reduce(t, a.counting, x[0], &y));
+    lh_assert_all(c, lh_var_place(t, y)->axis[LH_AXIS_SEQ].kind == LH_REPLICATE);
+    lh_assert_all(c, lh_var_place(t, y)->axis[LH_AXIS_DATA].kind == LH_PARTIAL);
+    lh_assert_all_code(c, lh_max_reduce(t, a.counting, x[2], &y), LH_ERR_BUG); /* by position */
+    lh_assert_all_code(c, lh_max_reduce(t, a.counting, x[3], &y), LH_ERR_BUG); /* integers */
     lh_assert_all_ok(c, lh_gather(t, a.counting, x[2], &y));
     lh_assert_all(c, lh_var_place(t, y)->axis[LH_AXIS_SEQ].kind == LH_REPLICATE);
     lh_assert_all(c, lh_var_shape(t, y)->dim[1] == 12);
@@ -409,7 +546,8 @@ static void placements(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_reduce),     cmocka_unit_test(gather),
+        cmocka_unit_test(all_reduce),     cmocka_unit_test(all_reduce_all),
+        cmocka_unit_test(max_reduce),     cmocka_unit_test(gather),
         cmocka_unit_test(reduce_scatter), cmocka_unit_test(adjoints),
         cmocka_unit_test(placements),
     };

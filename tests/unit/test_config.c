@@ -1,6 +1,7 @@
 /* The experiment file: defaults, inheritance, overrides, every refusal with its place, and the
  * round trip. */
 #include "experiments/config.h"
+#include "io/settings_fill.h"
 #include "tests/lh_test.h"
 
 #include <stdio.h>
@@ -75,6 +76,8 @@ static void test_defaults(void **state)
     assert_string_equal(c->data.test_path, "");
     assert_true(c->data.length == 8192 && c->data.batch == 1 && c->data.valid_fraction == 0.05 &&
                 c->data.mask == 0.15);
+    assert_true(c->data.documents == LH_AUTO && c->data.vocab == 16 && c->data.lag == 8 &&
+                c->data.gap == 1 && c->data.offsets == 4 && c->data.valid_windows == 64);
     assert_true(c->optimizer.kind == 0 && c->optimizer.lr == 1e-3 && c->optimizer.eps == 1e-8);
     assert_true(c->optimizer.betas.count == 2 && c->optimizer.betas.item[0] == 0.9 &&
                 c->optimizer.betas.item[1] == 0.95);
@@ -102,6 +105,7 @@ static void test_model_defaults(void **state)
     assert_true(m->layers == 3 && m->width == 48 && m->heads == 4);
     assert_true(m->kv_heads == 4 && m->head_width == 12 && m->mlp_width == 192);
     assert_true(m->mlp == LH_ACT_GELU && m->norm == LH_NORM_PRE && m->norm_kind == LH_NORM_LAYER);
+    assert_true(m->max_length == 8192);
     assert_true(m->position == LH_POSITION_ROTARY && m->tie_embeddings && m->bias &&
                 m->dropout == 0);
     for (int i = 0; i < LH_MAX_LAYERS; i++)
@@ -151,6 +155,12 @@ static void test_choices(void **state)
 #define MODEL(rest)                                                                                \
     "data: {path: b}\nmodel: {layers: 2, width: 64, heads: 4, attention: {mechanism: full}, " rest \
     "}\n"
+/* A section data: without path, and a model. */
+#define TASK(rest)                                                                                 \
+    "data: {" rest "}\nmodel: {layers: 2, width: 64, heads: 4, attention: {mechanism: full}}\n"
+#define ENCODER(rest)                                                                              \
+    "data: {" rest "}\n"                                                                           \
+    "model: {kind: encoder, layers: 2, width: 64, heads: 4, attention: {mechanism: full}}\n"
 #define ATTN(rest)                                                                                 \
     "data: {path: b}\nmodel:\n  layers: 2\n  width: 64\n  heads: 4\n  attention: " rest "\n"
 
@@ -212,13 +222,16 @@ static void test_refused_values(void **state)
         {MODEL("bias: 1"), "key 'model.bias': expected true or false, got '1'"},
         {MODEL("position: rotray"),
          "key 'model.position': unknown value 'rotray'; expected one of: none, learned, "
-         "sinusoidal, rotary; did you mean 'rotary'?"},
+         "sinusoidal, rotary, relative; did you mean 'rotary'?"},
         {SMALL "run: {seed: -1}\n",
          "a.yaml:3:13: key 'run.seed': expected an integer >= 0, got '-1'"},
         {SMALL "mesh: {chunk: 0}\n",
          "key 'mesh.chunk': expected an integer from 1 to 1000000000000, got '0'"},
-        {SMALL "mesh: {layout: zigzag}\n",
-         "key 'mesh.layout': unknown value 'zigzag'; expected contiguous"},
+        {SMALL "mesh: {layout: zagzig}\n",
+         "key 'mesh.layout': unknown value 'zagzig'; expected one of: contiguous, zigzag"},
+        {MODEL("max_length: 0"),
+         "key 'model.max_length': expected an integer from 1 to 2147483646"},
+        {TASK("documents: 256"), "key 'data.documents': expected an integer from 0 to 255 or none"},
         {SMALL "train: {recompute: attention}\n",
          "key 'train.recompute': unknown value 'attention'; expected one of: none, block"},
         {SMALL "train: {log_every: 1.5}\n", "key 'train.log_every': expected an integer from 1 to"},
@@ -271,6 +284,27 @@ static void test_contradictions(void **state)
         {"data: {path: b, valid_fraction: 1}\nmodel: {layers: 1, width: 8, heads: 1, attention: "
          "{mechanism: full}}\n",
          "key 'data.valid_fraction': expected a number >= 0 and less than 1"},
+        {"data: {path: b, length: 65}\nmodel: {layers: 2, width: 64, heads: 4, position: learned, "
+         "max_length: 64, attention: {mechanism: full}}\n",
+         "a.yaml:1:25: key 'data.length': 65 is more than model.max_length = 64, and learned "
+         "positions are a table with one row for each"},
+        {"data: {path: b, documents: 10}\nmodel: {layers: 2, width: 64, heads: 4, position: "
+         "learned, attention: {mechanism: full}}\n",
+         "a.yaml:1:28: key 'data.documents': positions begin anew in each document, but learned "},
+        {"data: {path: b}\nmodel: {layers: 1, width: 9, heads: 3, position: relative, attention: "
+         "{mechanism: full}}\n",
+         "a.yaml:2:50: key 'model.position': relative positions need an even width"},
+        {TASK("task: lag, lag: 20, length: 20"),
+         "a.yaml:1:24: key 'data.lag': no position has an answer: expected less than data.length = "
+         "20, got 20"},
+        {ENCODER("task: markers, gap: 19, length: 20"),
+         "key 'data.gap': two markers with a distance of 19 need data.length >= 21"},
+        {ENCODER("task: recall, offsets: 10, length: 20"),
+         "key 'data.offsets': 10 distances need data.length >= 21, and it is 20"},
+        {TASK("task: lag, documents: 10"), "key 'data.documents': task lag has no documents"},
+        {ENCODER("task: lag"), "data.task': lag needs model.kind decoder, and it is encoder"},
+        {TASK("task: markers"), "data.task': markers needs model.kind encoder, and it is decoder"},
+        {TASK("task: recall"), "data.task': recall needs model.kind encoder, and it is decoder"},
         {SMALL "run: {name: a/b}\n", "a.yaml:3:13: key 'run.name': expected a plain file name"},
         {SMALL "run: {name: ..}\n", "key 'run.name': expected a plain file name"},
         {SMALL "run: {name: .hidden}\n", "key 'run.name': expected a plain file name"},
@@ -512,10 +546,162 @@ static void test_round_trip(void **state)
                "{mechanism: sliding_window, window: 8");
     round_trip(ATTN("[{mechanism: full}, {mechanism: sliding_window, window: 8}]"),
                "  - {mechanism: full}\n");
+    round_trip(TASK("task: lag, lag: 3, length: 24"), "  max_length: 24\n");
+    round_trip(ENCODER("task: markers, gap: 3, length: 24"), "  gap: 3\n");
+    round_trip(TASK("path: b, documents: 0"), "  documents: 0\n");
+    round_trip(SMALL, "  documents: none\n");
+    round_trip("data: {path: b, length: 100}\nmodel: {layers: 1, width: 8, heads: 2, max_length: "
+               "50, attention: {mechanism: full}}\nmesh: {layout: zigzag}\n",
+               "  layout: zigzag\n");
     round_trip("data: {path: \"a: b # c\\n\\\"d\"}\nmodel: {layers: 1, width: 8, heads: 2, vocab: "
                "97, attention: {mechanism: full}}\n"
                "run: {name: '123', output: \"\xc3\xa9 x\"}\n",
                "  name: \"123\"\n");
+}
+
+/* Lists as mechanisms take them: per layer and per head, and words instead of a list. */
+typedef struct lists {
+    lh_int_list dilation, global, mix;
+} lists;
+
+static const lh_field lists_fields[] = {{.name = "dilation",
+                                         .type = LH_FIELD_INTS,
+                                         .offset = offsetof(lists, dilation),
+                                         .fallback = "1",
+                                         .min = 1,
+                                         .max = 99,
+                                         .per_layer = true,
+                                         .help = "steps"},
+                                        {.name = "global",
+                                         .type = LH_FIELD_INTS,
+                                         .offset = offsetof(lists, global),
+                                         .fallback = "none",
+                                         .min = 0,
+                                         .max = 1e6,
+                                         .choices = "none|first|task",
+                                         .help = "tokens"},
+                                        {.name = "mix",
+                                         .type = LH_FIELD_INTS,
+                                         .offset = offsetof(lists, mix),
+                                         .fallback = "none",
+                                         .min = 0,
+                                         .max = 1e6,
+                                         .choices = "none|all",
+                                         .per_layer = true,
+                                         .help = "both"},
+                                        {.name = NULL}};
+
+/* text: a map in flow style, read for one of `layers` layers (0: a map for one layer). */
+static lh_status fill_lists(const char *text, int layers, int layer, lists *out)
+{
+    lh_status st = LH_OK;
+    lh_yaml *y = NULL;
+    lh_node *root = NULL;
+    memset(out, 0, sizeof *out);
+    LH_TRY(lh_yaml_create(&y));
+    LH_TRY(lh_yaml_parse(y, text, strlen(text), "l.yaml", &root));
+    lh_fill how = {.map = root, .prefix = "", .layers = layers, .layer = layer};
+    LH_TRY(lh_settings_fill(&how, lists_fields, out));
+done:
+    lh_yaml_destroy(&y);
+    return st;
+}
+
+/* Written as the map of one layer and read again, all lists are the same. */
+static void lists_round_trip(const lists *l)
+{
+    lh_yaml *y = NULL;
+    lh_node *map = NULL;
+    char *text = NULL;
+    lists again;
+    lh_assert_ok(lh_yaml_create(&y));
+    lh_assert_ok(lh_yaml_map(y, &map));
+    lh_assert_ok(lh_settings_emit(y, lists_fields, l, true, map));
+    lh_assert_ok(lh_yaml_emit(map, &text));
+    lh_assert_ok(fill_lists(text, 0, 0, &again));
+    assert_true(lh_settings_equal(lists_fields, l, &again));
+    lh_free(&text);
+    lh_yaml_destroy(&y);
+}
+
+static void expect_list(const lh_int_list *l, int word, int count, int64_t first, int64_t last)
+{
+    assert_int_equal(l->word, word);
+    assert_int_equal(l->count, count);
+    if (count == 0) return;
+    assert_true(l->item[0] == first && l->item[count - 1] == last);
+}
+
+static void test_lists(void **state)
+{
+    (void)state;
+    lists l, other;
+    lh_assert_ok(fill_lists("{}", 2, 0, &l));
+    expect_list(&l.dilation, -1, 1, 1, 1);
+    expect_list(&l.global, 0, 0, 0, 0);
+    expect_list(&l.mix, 0, 0, 0, 0);
+    lists_round_trip(&l);
+    static const char text[] = "{dilation: [3, [1, 2, 4]], global: [5, 0, 9], mix: [all, [7, 8]]}";
+    lh_assert_ok(fill_lists(text, 2, 0, &l));
+    expect_list(&l.dilation, -1, 1, 3, 3);
+    expect_list(&l.global, -1, 3, 5, 9);
+    expect_list(&l.mix, 1, 0, 0, 0);
+    lists_round_trip(&l);
+    lh_assert_ok(fill_lists(text, 2, 1, &other));
+    expect_list(&other.dilation, -1, 3, 1, 4);
+    expect_list(&other.mix, -1, 2, 7, 8);
+    lists_round_trip(&other);
+    assert_false(lh_settings_equal(lists_fields, &l, &other));
+    lh_assert_ok(fill_lists("{global: task, dilation: 2, mix: 4}", 3, 2, &l));
+    expect_list(&l.global, 2, 0, 0, 0);
+    expect_list(&l.dilation, -1, 1, 2, 2);
+    expect_list(&l.mix, -1, 1, 4, 4);
+    lists_round_trip(&l);
+    lh_assert_ok(fill_lists("{global: []}", 1, 0, &other));
+    expect_list(&other.global, -1, 0, 0, 0);
+    lists_round_trip(&other);
+    l = other;
+    l.global.word = 0; /* the word alone differs */
+    assert_false(lh_settings_equal(lists_fields, &l, &other));
+}
+
+static void test_lists_refused(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
+        {"{global: frist}", "l.yaml:1:10: key 'global': unknown value 'frist'; expected one of: "
+                            "none, first, task, or a list of integers from 0 to 1000000; did you "
+                            "mean 'first'?"},
+        {"{global: 3}", "key 'global': expected one of: none, first, task, or a list of"},
+        {"{global: [first]}", "l.yaml:1:11: key 'global': expected one of: none, first, task, or"},
+        {"{global: -1}", "key 'global': expected one of"},
+        {"{global: }", "key 'global': expected one of"},
+        {"{dilation: none}", "expected an integer or a list of integers from 1 to 99, got 'none'"},
+        {"{dilation: [1, 2]}",
+         "a list with 2 values; expected one value, or one for each of the 3"},
+        {"{dilation: [1, [2, 0], 3]}",
+         "l.yaml:1:20: key 'dilation': expected an integer or a list"},
+        {"{dilation: [1, [2, [3]], 3]}", "l.yaml:1:20: key 'dilation': expected an integer or a"},
+    };
+    char many[8 * LH_LIST_MAX];
+    lists l;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        lh_status st = LH_OK;
+        for (int layer = 0; layer < 3 && st == LH_OK; layer++)
+            st = fill_lists(bad[i][0], 3, layer, &l);
+        lh_assert_error(st, LH_ERR_USAGE, bad[i][1]);
+    }
+    for (int extra = 0; extra < 2; extra++) {
+        size_t used = (size_t)snprintf(many, sizeof many, "{global: [");
+        for (int i = 0; i < LH_LIST_MAX + extra; i++)
+            used += (size_t)snprintf(many + used, sizeof many - used, "%d,", i);
+        (void)snprintf(many + used - 1, sizeof many - used, "]}");
+        if (extra == 0)
+            lh_assert_ok(fill_lists(many, 1, 0, &l));
+        else
+            lh_assert_error(fill_lists(many, 1, 0, &l), LH_ERR_USAGE,
+                            "257 values, expected at most");
+    }
 }
 
 static void test_partial(void **state)
@@ -662,6 +848,8 @@ int main(void)
         cmocka_unit_test(test_base_refused),
         cmocka_unit_test(test_base_endless),
         cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_lists_refused),
         cmocka_unit_test(test_partial),
         cmocka_unit_test(test_help),
         cmocka_unit_test(test_mutants),

@@ -319,7 +319,7 @@ static void test_list_limit(void **state)
     lh_yaml *y = create();
     sample s;
     lh_assert_error(fill(y, text, 0, 0, &s), LH_ERR_USAGE,
-                    "key 's.t.spots': 65 values, expected at most 64");
+                    "key 's.t.spots': 257 values, expected at most 256");
     lh_settings_free(sample_fields, &s);
     lh_yaml_destroy(&y);
 }

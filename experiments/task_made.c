@@ -1,0 +1,86 @@
+/* Tasks that the program makes: their definitions are in task.h. */
+#include "core/random.h"
+#include "experiments/task_internal.h"
+
+/* Draws of a split: instances of its random stream. */
+enum { MADE_SYMBOLS, MADE_SAMPLE, MADE_DRAWS };
+
+/* Tokens beyond the symbols. */
+enum { MARKERS_KIND = 0, MARKERS_QUESTION = 2, MARKERS_ANSWER = 3, MARKERS_TOKENS = 5 };
+
+int64_t lhi_task_made_vocab(const lh_config_data *data)
+{
+    if (data->task == LH_TASK_MARKERS) return data->vocab + MARKERS_TOKENS;
+    if (data->task == LH_TASK_RECALL) return data->vocab + data->offsets;
+    return data->vocab;
+}
+
+int64_t lhi_task_made_globals(const lh_config_data *data)
+{
+    return data->task == LH_TASK_MARKERS ? 1 : 0;
+}
+
+/* Number `index` of a split's draws, uniform in 0 .. n - 1. */
+static int64_t made_draw(const lh_task *t, lh_split split, int what, int64_t index, int64_t n)
+{
+    uint32_t instance = MADE_DRAWS * (uint32_t)split + (uint32_t)what;
+    double u = lh_random_uniform(t->seed, lh_stream_id(LH_STREAM_TASK, instance), (uint64_t)index);
+    int64_t k = (int64_t)(u * (double)n);
+    return k < n ? k : n - 1; /* u n may round up to n */
+}
+
+static int32_t made_symbol(const lh_task *t, lh_split split, int64_t window, int64_t position)
+{
+    return (int32_t)made_draw(t, split, MADE_SYMBOLS, window * t->length + position,
+                              t->data->vocab);
+}
+
+static void made_lag(const lh_task *t, lh_split split, int64_t window, int64_t p, int32_t *token,
+                     int32_t *label)
+{
+    *token = made_symbol(t, split, window, p);
+    if (p >= t->data->lag) *label = made_symbol(t, split, window, p - t->data->lag);
+}
+
+/* Two different numbers of 0 .. d are a uniform pair; its lower and higher one give the markers'
+ * places, so that all pairs of places at least `gap` apart are equally likely. d >= 1. */
+static void made_markers(const lh_task *t, lh_split split, int64_t window, int64_t p,
+                         int32_t *token, int32_t *label)
+{
+    const int32_t beyond = (int32_t)t->data->vocab;
+    int64_t d = t->length - 1 - t->data->gap;
+    int64_t u = made_draw(t, split, MADE_SAMPLE, 4 * window, d + 1);
+    int64_t v = made_draw(t, split, MADE_SAMPLE, 4 * window + 1, d);
+    int64_t kind[2];
+    for (int i = 0; i < 2; i++) kind[i] = made_draw(t, split, MADE_SAMPLE, 4 * window + 2 + i, 2);
+    if (v >= u) v++;
+    int64_t first = 1 + (u < v ? u : v);
+    int64_t second = (u < v ? v : u) + t->data->gap;
+    *token = made_symbol(t, split, window, p);
+    if (p == first) *token = beyond + MARKERS_KIND + (int32_t)kind[0];
+    if (p == second) *token = beyond + MARKERS_KIND + (int32_t)kind[1];
+    if (p > 0) return;
+    *token = beyond + MARKERS_QUESTION;
+    *label = beyond + MARKERS_ANSWER + (kind[0] == kind[1]);
+}
+
+static void made_recall(const lh_task *t, lh_split split, int64_t window, int64_t p, int32_t *token,
+                        int32_t *label)
+{
+    int64_t half = (t->length - 1) / 2;
+    int64_t offset = made_draw(t, split, MADE_SAMPLE, window, t->data->offsets);
+    int64_t distance = (offset + 1) * (half / t->data->offsets);
+    *token = p == 0 ? (int32_t)(t->data->vocab + offset) : made_symbol(t, split, window, p);
+    if (p >= t->length - half) *label = made_symbol(t, split, window, p - distance);
+}
+
+void lhi_task_made_row(const lh_task *t, lh_split split, int64_t window, int64_t position,
+                       int64_t row, lh_rows *out)
+{
+    int32_t *token = &out->tokens[row];
+    int32_t *label = &out->labels[row];
+    if (t->data->task == LH_TASK_LAG) made_lag(t, split, window, position, token, label);
+    if (t->data->task == LH_TASK_MARKERS) made_markers(t, split, window, position, token, label);
+    if (t->data->task == LH_TASK_RECALL) made_recall(t, split, window, position, token, label);
+    if (*label >= 0) out->counted++;
+}
