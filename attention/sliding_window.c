@@ -57,8 +57,10 @@ static lh_status window_forward(void *state, lh_tape *t, const lh_qkv *in, lh_va
 
 static lh_status window_predict(const lh_attn_desc *d, int ranks, int rank, lh_cost *c)
 {
-    return lh_band_cost(d, -((const window_settings *)d->settings)->window, window_hi(d), ranks,
-                        rank, c);
+    lh_band band = {-((const window_settings *)d->settings)->window, window_hi(d), 1, d->kv_heads,
+                    (double)d->heads};
+    *c = (lh_cost){0};
+    return lh_comb_cost(d, &band, ranks, rank, c);
 }
 
 static void window_destroy(void **state)

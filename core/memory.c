@@ -16,6 +16,7 @@ enum { MEMORY_ALIGN = 64 };
 
 typedef struct memory_slot {
     lh_space space;
+    int part;
     size_t bytes, offset; /* bytes rounded up to MEMORY_ALIGN */
     int64_t birth, death; /* ticks; both ends included */
 } memory_slot;
@@ -26,6 +27,7 @@ struct lh_memory {
     int64_t *by_death; /* slot numbers in order of death: who dies when the tick advances */
     int64_t by_death_capacity, dead;
     int64_t cursor, tick;
+    int part; /* of the slots that follow */
     size_t arena[LH_SPACES];
     int64_t live;
     bool counting;
@@ -49,6 +51,7 @@ void lh_memory_destroy(lh_memory **m)
 lh_status lh_memory_count_begin(lh_memory *m)
 {
     m->count = m->cursor = m->tick = m->dead = m->live = 0;
+    m->part = 0;
     m->arena[LH_SPACE_DEVICE] = m->arena[LH_SPACE_HOST] = 0;
     m->counting = true;
     return LH_OK;
@@ -156,6 +159,32 @@ int64_t lh_memory_live(const lh_memory *m)
     return m->live;
 }
 
+void lh_memory_part(lh_memory *m, int part)
+{
+    m->part = part;
+}
+
+lh_status lh_memory_part_peak(const lh_memory *m, int part, int64_t *bytes)
+{
+    lh_status st = LH_OK;
+    int64_t *change = NULL;
+    int64_t now = 0;
+    *bytes = 0;
+    LH_TRY(lh_new((size_t)(m->tick + 2) * sizeof *change, &change));
+    for (int64_t i = 0; i < m->count; i++) {
+        if (m->slot[i].part != part) continue;
+        change[m->slot[i].birth] += (int64_t)m->slot[i].bytes;
+        change[m->slot[i].death + 1] -= (int64_t)m->slot[i].bytes;
+    }
+    for (int64_t t = 0; t < m->tick + 2; t++) {
+        now += change[t];
+        if (now > *bytes) *bytes = now;
+    }
+done:
+    lh_free(&change);
+    return st;
+}
+
 void lh_memory_replay(lh_memory *m, lh_device *device, void *device_base, void *host_base)
 {
     m->device = device;
@@ -194,7 +223,7 @@ lh_status lh_memory_new(lh_memory *m, lh_space space, size_t bytes, int64_t *slo
     *slot = m->cursor;
     if (m->counting) {
         LH_TRY(lh_grow(&m->slot, &m->capacity, m->count + 1, sizeof *m->slot));
-        m->slot[m->count++] = (memory_slot){space, whole, 0, m->tick, m->tick};
+        m->slot[m->count++] = (memory_slot){space, m->part, whole, 0, m->tick, m->tick};
     } else {
         LH_CHECK(m->cursor < m->count, LH_ERR_BUG,
                  "the step asks for more memory slots than the %lld that were counted",

@@ -29,6 +29,12 @@ size_t lh_memory_bytes(const lh_memory *m, lh_space space);
 int64_t lh_memory_peak(const lh_memory *m);
 int64_t lh_memory_live(const lh_memory *m);
 
+/* lh_memory_part - slots from now on belong to part `part` (0, 1, ...; 0 at first) of the step, such as
+ * a layer. lh_memory_part_peak - after the count: the largest number of bytes of that part alive at
+ * one tick, *bytes. Local. Errors: LH_ERR_MEMORY. */
+void lh_memory_part(lh_memory *m, int part);
+LH_NODISCARD lh_status lh_memory_part_peak(const lh_memory *m, int part, int64_t *bytes);
+
 /* lh_memory_replay - start the counted step again inside the given arenas (borrowed until the step
  * ends). Local. device: where the LH_SPACE_DEVICE arena lies. Bytes given must be at least
  * lh_memory_bytes. */

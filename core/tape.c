@@ -32,6 +32,8 @@ void lh_tape_reset(lh_tape *t, lh_device *device, lh_memory *memory, bool gradie
     t->recomputing = t->in_segment = false;
     t->n_values = 1;
     t->n_nodes = t->n_segments = t->attrs_bytes = 0;
+    t->part = 0;
+    memset(t->part_flops, 0, sizeof t->part_flops);
 }
 
 static lh_status tape_new_value(lh_tape *t, lh_shape shape, lh_place place, int32_t *id)
@@ -100,13 +102,26 @@ static lh_status tape_new_outputs(lh_tape *t, const tape_node *n)
     return LH_OK;
 }
 
+double lhi_tape_enter(lh_tape *t, const tape_node *n)
+{
+    lh_memory_part(t->memory, n->part);
+    return t->device->flops;
+}
+
+void lhi_tape_leave(lh_tape *t, const tape_node *n, double flops)
+{
+    t->part_flops[n->part] += t->device->flops - flops;
+}
+
 lh_status lhi_tape_forward(lh_tape *t, int64_t k)
 {
     lh_status st = LH_OK;
     lh_call call = {t, &t->node[k], false};
+    double flops = lhi_tape_enter(t, call.node);
     LH_TRY(lh_memory_tick(t->memory));
     LH_TRY(tape_new_outputs(t, call.node));
     LH_TRY(call.node->op->forward(&call));
+    lhi_tape_leave(t, call.node, flops);
 done:
     return lh_error_context(st, "%s", t->node[k].op->name);
 }
@@ -121,7 +136,7 @@ static lh_status tape_push(lh_tape *t, const lh_op *op, const void *attrs, size_
     LH_TRY(lh_grow(&t->node, &t->nodes_capacity, t->n_nodes + 1, sizeof *t->node));
     LH_TRY(lh_grow(&t->attrs, &t->attrs_capacity, t->attrs_bytes + aligned, 1));
     tape_node *n = &t->node[t->n_nodes];
-    *n = (tape_node){.op = op, .attrs = t->attrs_bytes, .n_in = n_in};
+    *n = (tape_node){.op = op, .attrs = t->attrs_bytes, .n_in = n_in, .part = t->part};
     if (attrs_bytes > 0) memcpy(t->attrs + t->attrs_bytes, attrs, attrs_bytes);
     for (int i = 0; i < n_in; i++) {
         n->in[i] = in[i].id;
@@ -220,6 +235,16 @@ lh_status lh_tape_segment_end(lh_tape *t)
     t->segment[t->n_segments++].end = t->n_nodes;
     t->in_segment = false;
     return LH_OK;
+}
+
+void lh_tape_part(lh_tape *t, int part)
+{
+    t->part = part >= 0 && part < LH_TAPE_PARTS ? part : 0;
+}
+
+double lh_tape_part_flops(const lh_tape *t, int part)
+{
+    return part >= 0 && part < LH_TAPE_PARTS ? t->part_flops[part] : 0.0;
 }
 
 const lh_shape *lh_var_shape(const lh_tape *t, lh_var v)

@@ -87,6 +87,14 @@ LH_NODISCARD lh_status lh_tape_backward(lh_tape *t, lh_var loss);
 LH_NODISCARD lh_status lh_tape_backward_from(lh_tape *t, int n, const lh_var *vars,
                                              const void *const *seeds);
 
+/* lh_tape_part - operations recorded from now on belong to part `part` (0, 1, ... LH_TAPE_PARTS - 1;
+ * 0 after a reset), such as a layer; so do their gradients, and what they keep in memory
+ * (lh_memory_part_peak). lh_tape_part_flops - flops of a part since the reset: forward, recomputed,
+ * backward. Local. */
+enum { LH_TAPE_PARTS = 1024 };
+void lh_tape_part(lh_tape *t, int part);
+double lh_tape_part_flops(const lh_tape *t, int part);
+
 /* Queries. Local. */
 const lh_shape *lh_var_shape(const lh_tape *t, lh_var v);
 const lh_place *lh_var_place(const lh_tape *t, lh_var v);

@@ -20,6 +20,7 @@ typedef struct tape_node {
     int n_in, n_out;
     int32_t in[LH_OP_INPUTS];
     int32_t out; /* first output; the others follow */
+    int part;
     bool needs_grad;
     bool again; /* recomputed before its vjp */
 } tape_node;
@@ -43,6 +44,8 @@ struct lh_tape {
     int64_t attrs_bytes, attrs_capacity;
     bool *wanted; /* per value: recomputation needs it */
     int64_t wanted_capacity;
+    int part; /* of the operations that follow */
+    double part_flops[LH_TAPE_PARTS];
 };
 
 struct lh_call {
@@ -59,6 +62,11 @@ lh_status lhi_tape_data(lh_tape *t, int32_t id, void **data);
 
 /* lhi_tape_forward - run operation number k, its outputs in new memory. */
 lh_status lhi_tape_forward(lh_tape *t, int64_t k);
+
+/* lhi_tape_enter, lhi_tape_leave - an operation of node n runs between: its memory and flops are its
+ * part's. */
+double lhi_tape_enter(lh_tape *t, const tape_node *n);
+void lhi_tape_leave(lh_tape *t, const tape_node *n, double flops);
 
 /* lhi_tape_grad_target - where gradients of a value are added; *accumulate false: nothing is there yet. */
 lh_status lhi_tape_grad_target(lh_tape *t, int32_t id, void **data, bool *accumulate);

@@ -8,11 +8,13 @@
 #include <string.h>
 
 #include "experiments/bench.h"
+#include "experiments/plan_command.h"
 #include "experiments/train.h"
 #include "io/files.h"
 #include "io/settings_fill.h"
 
 enum { EXIT_RUN_FAILED = 1, EXIT_BAD_USAGE = 2, EXIT_STOPPED = 75, MAIN_OVERRIDES = 256 };
+enum { MAIN_RANKS = 1 << 20 }; /* --ranks, at most */
 
 /* The one mutable global: set by a signal, read between steps. */
 static volatile sig_atomic_t main_stop;
@@ -44,6 +46,8 @@ typedef struct main_options {
     const char *overrides[MAIN_OVERRIDES];
     int n_overrides;
     bool resume;
+    int64_t ranks; /* of plan; 0: not given */
+    bool json;
 } main_options;
 
 static void main_help(FILE *out)
@@ -58,10 +62,13 @@ static void main_help(FILE *out)
         "accuracy\n"
         "  longhaul bench attention [options]                         one JSON object per measured "
         "case\n"
+        "  longhaul plan  FILE.yaml [--ranks P] [--json]              what a step costs, without "
+        "running it\n"
         "  longhaul COMMAND --help                                    more about a command\n"
         "  longhaul --version\n\n"
         "Start train, eval and bench under mpirun -n P or srun; the sequence is spread over all "
         "ranks.\n"
+        "plan runs alone.\n"
         "Exit codes: 0 success, 1 the run failed, 2 bad usage or configuration, 75 stopped on "
         "request\n"
         "with a checkpoint written.\n",
@@ -72,6 +79,10 @@ static void main_command_help(const char *command)
 {
     if (strcmp(command, "bench") == 0) {
         lh_bench_help(stdout);
+        return;
+    }
+    if (strcmp(command, "plan") == 0) {
+        lh_plan_help(stdout);
         return;
     }
     if (strcmp(command, "eval") == 0) {
@@ -108,6 +119,28 @@ done:
     return st;
 }
 
+/* --ranks P or --ranks=P at argument *i. */
+static lh_status main_parse_ranks(int argc, char **argv, int *i, main_options *o)
+{
+    lh_status st = LH_OK;
+    const char *value = argv[*i][7] == '=' ? argv[*i] + 8 : NULL;
+    char *end = NULL;
+    if (value == NULL && *i + 1 < argc) value = argv[++*i];
+    if (value != NULL) o->ranks = strtoll(value, &end, 10);
+    LH_CHECK(value != NULL && end != value && *end == '\0' && o->ranks >= 1 &&
+                 o->ranks <= MAIN_RANKS,
+             LH_ERR_USAGE, "--ranks wants a number from 1 to %d, such as --ranks 64, not '%s'",
+             MAIN_RANKS, value != NULL ? value : "");
+done:
+    return st;
+}
+
+static bool main_option(const char *word, const char *option)
+{
+    size_t n = strlen(option);
+    return strncmp(word, option, n) == 0 && (word[n] == '=' || word[n] == '\0');
+}
+
 static lh_status main_parse_target(const char *command, const char *word, main_options *o)
 {
     lh_status st = LH_OK;
@@ -125,17 +158,22 @@ static lh_status main_parse(int argc, char **argv, main_options *o)
 {
     lh_status st = LH_OK;
     const char *command = argv[1];
+    bool plan = strcmp(command, "plan") == 0;
     for (int i = 2; i < argc; i++) {
-        bool set = strncmp(argv[i], "--set", 5) == 0 && (argv[i][5] == '=' || argv[i][5] == '\0');
         if (strcmp(argv[i], "--resume") == 0 && strcmp(command, "train") == 0)
             o->resume = true;
-        else if (set)
+        else if (plan && strcmp(argv[i], "--json") == 0)
+            o->json = true;
+        else if (plan && main_option(argv[i], "--ranks"))
+            LH_TRY(main_parse_ranks(argc, argv, &i, o));
+        else if (main_option(argv[i], "--set"))
             LH_TRY(main_parse_set(argc, argv, &i, o));
         else
             LH_TRY(main_parse_target(command, argv[i], o));
     }
     LH_CHECK(o->target != NULL, LH_ERR_USAGE, "'longhaul %s' wants %s", command,
              strcmp(command, "train") == 0 ? "an experiment file: longhaul train FILE.yaml"
+             : plan                        ? "an experiment file: longhaul plan FILE.yaml"
                                            : "a run folder: longhaul eval RUN_DIR");
 done:
     return st;
@@ -202,6 +240,29 @@ done:
     return st;
 }
 
+/* Without MPI: one process plans for all ranks. */
+static lh_status main_plan(const main_options *o)
+{
+    lh_status st = LH_OK;
+    lh_config *config = NULL;
+    lh_step_plan *plan = NULL;
+    lh_config_source source = {.read = lh_read_small,
+                               .path = o->target,
+                               .overrides = o->overrides,
+                               .n_overrides = o->n_overrides};
+    LH_TRY(lh_config_load(&source, &config));
+    LH_TRY(
+        lh_step_plan_create(config, o->ranks > 0 ? (int)o->ranks : (int)config->mesh.data, &plan));
+    if (o->json)
+        LH_TRY(lh_plan_json(plan, stdout));
+    else
+        lh_plan_table(plan, stdout);
+done:
+    lh_step_plan_destroy(&plan);
+    lh_config_destroy(&config);
+    return st;
+}
+
 static int main_exit_code(lh_status st)
 {
     if (st == LH_OK) return EXIT_SUCCESS;
@@ -221,7 +282,7 @@ static lh_status main_unknown(const char *command)
 {
     lh_words words = {.wrong = command};
     char hint[LH_WORDS_TEXT];
-    lh_words_add(&words, "train|eval|bench");
+    lh_words_add(&words, "train|eval|bench|plan");
     return LH_RAISE(LH_ERR_USAGE, "unknown command '%s': %s; see longhaul --help", command,
                     lh_words_hint(&words, "commands", hint, sizeof hint));
 }
@@ -262,6 +323,17 @@ static int main_run(int argc, char **argv)
     return main_exit_code(st);
 }
 
+/* Commands that run alone and never start MPI. */
+static int main_run_alone(int argc, char **argv)
+{
+    main_options options = {0};
+    lh_status st = main_parse(argc, argv, &options);
+    if (st == LH_OK) st = main_plan(&options);
+    st = main_flush(st);
+    main_complain(st);
+    return main_exit_code(st);
+}
+
 static bool main_wants_help(int argc, char **argv)
 {
     for (int i = 1; i < argc; i++)
@@ -287,5 +359,5 @@ int main(int argc, char **argv)
         (void)printf("longhaul %s (%s)\n", LH_VERSION, LH_REAL_NAME);
         return EXIT_SUCCESS;
     }
-    return main_run(argc, argv);
+    return strcmp(argv[1], "plan") == 0 ? main_run_alone(argc, argv) : main_run(argc, argv);
 }

@@ -89,7 +89,11 @@ LH_NODISCARD lh_status lh_model_create(const lh_model_desc *desc, const lh_model
 /* lh_model_destroy - release it (not its parameters) and null the handle. Local. */
 void lh_model_destroy(lh_model **model);
 
-/* lh_model_hidden - record the model up to its last norm: y [B, s, E].
+/* lh_model_shape_of - the shape that a model was created with. Local. Borrowed. */
+const lh_model_shape *lh_model_shape_of(const lh_model *m);
+
+/* lh_model_hidden - record the model up to its last norm: y [B, s, E]. Layer l is part 1 + l of the
+ * tape, the rest is part 0.
  * lh_model_loss - and the loss: mean cross-entropy as this rank's part of it (PARTIAL), and the
  * number of right answers. mesh: real or counting, of the shape that the layout has. Collective
  * along the sequence. */

@@ -210,10 +210,12 @@ lh_status lh_model_hidden(lh_model *m, lh_tape *t, lh_mesh *mesh, const lh_batch
     lh_plan_cache_step(m->plans);
     LH_TRY(transformer_embed(m, &pass, batch, &x));
     for (int l = 0; l < m->desc->layers; l++) {
+        lh_tape_part(t, 1 + l);
         if (m->recompute == LH_RECOMPUTE_BLOCK) LH_TRY(lh_tape_segment_begin(t));
         LH_TRY(lhi_block_forward(&pass, &m->block[l], l, x, &x));
         if (m->recompute == LH_RECOMPUTE_BLOCK) LH_TRY(lh_tape_segment_end(t));
     }
+    lh_tape_part(t, 0);
     if (m->desc->norm == LH_NORM_PRE) LH_TRY(lhi_norm_forward(&pass, &m->final_norm, x, &x));
     *y = x;
 done:
@@ -248,6 +250,11 @@ lh_status lh_model_begin_step(lh_model *m, int64_t step)
     }
 done:
     return st;
+}
+
+const lh_model_shape *lh_model_shape_of(const lh_model *m)
+{
+    return &m->shape;
 }
 
 lh_status lh_model_predict(const lh_model_desc *d, const lh_model_shape *shape, int ranks, int rank,

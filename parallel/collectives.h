@@ -21,16 +21,19 @@ LH_NODISCARD lh_status lh_all_reduce_all(lh_tape *t, lh_mesh *mesh, int axis, in
 LH_NODISCARD lh_status lh_max_reduce(lh_tape *t, lh_mesh *mesh, lh_var x, lh_var *y);
 
 /* lh_scan - exclusive scan in position order: x [R, ...] holds one summary for each run of this
- * rank's rows in layout (R = lh_scan_runs(layout), empty runs hold zeros); y of the same shape = the
+ * rank's rows in layout, in the order of lh_layout_runs (R = lh_scan_runs(layout); a rank with fewer
+ * runs gives zeros for the rest); y of the same shape = the
  * sum of the summaries of all runs at smaller positions, exactly 0 for the first. Both lie as SHARD
  * of dimension 0 without layout along the sequence. Adjoint: the exclusive scan in reverse order. For
- * layouts with one ascending run per rank (contiguous) and with one ascending and one descending run
- * (zigzag); others: LH_ERR_UNSUP with the reason. Collective along the sequence; a rank sends at most
+ * layouts with one ascending run per rank (contiguous: Hillis and Steele 1986) and with one ascending
+ * and one descending run (zigzag: recursive doubling); others: LH_ERR_UNSUP with the reason. Sums are
+ * added up in a fixed order, never subtracted. Collective along the sequence; a rank sends at most
  * ceil(log2 P) messages, lh_scan_sends summaries in all, as LH_SEND_SUMMARY. */
 LH_NODISCARD lh_status lh_scan(lh_tape *t, lh_mesh *mesh, const lh_layout *layout, lh_var x,
                                lh_var *y);
 
-/* lh_scan_runs - R of lh_scan: 1 or 2; 0: the layout is refused. Local, pure. */
+/* lh_scan_runs - R of lh_scan: 1, or 2 (zigzag, also where no rank has two runs); 0: the layout is
+ * refused. Local, pure. */
 int64_t lh_scan_runs(const lh_layout *layout);
 
 /* lh_scan_sends - summaries of one run that `rank` of `ranks` sends in one forward, or one backward,

@@ -4,8 +4,7 @@
 #
 # usage: run_mutants.sh BUILD_FOLDER FOLDER_OF_PROGRAMS LAUNCHER...   (the number of ranks follows the launcher)
 # A patch begins with one line that says what is wrong, then "Test: NAME" and "Ranks: N". A patch that does not apply, a
-# mutant that is not built, passes, hangs or crashes without a failed test: a failure here. (The mutant of design 7.8
-# that is missing, a scan that includes its own rank, comes with the first scan.)
+# mutant that is not built, passes, hangs or crashes without a failed test: a failure here.
 set -u
 build=$1 programs=$2
 shift 2
@@ -47,7 +46,7 @@ for patch in "$here"/mutants/*.patch; do
     run "mutant_$name" "$ranks"
     code=$?
     # the names of failed tests; several ranks may print at once
-    caught=$(grep -oE '\[  FAILED  \] test_[a-z0-9_]+' "$log" | sed 's/.* //' | sort -u | paste -sd ' ')
+    caught=$(grep -oE '\[  FAILED  \] [a-z][a-z0-9_]*' "$log" | sed 's/.* //' | sort -u | paste -sd ' ')
     if [ "$code" = 0 ]; then wrong "$name" "NOT caught by $test.np$ranks"
     elif [ "$code" = 124 ]; then wrong "$name" "$test.np$ranks hangs"
     elif [ -z "$caught" ]; then tail -n 5 "$log"; wrong "$name" "$test.np$ranks ended with $code but no test failed"

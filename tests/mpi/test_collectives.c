@@ -459,6 +459,272 @@ static void reduce_scatter(void **state)
         }
 }
 
+/* --- scan --- */
+
+enum { SUMMARY = BATCH * WIDTH, COPIES = 2 };
+
+static lh_real position_value(int64_t p, int64_t e)
+{
+    return (lh_real)(1 + (p * 5 + e * 3) % 16);
+}
+
+static lh_real slot_seed(int rank, int64_t slot, int copy, int64_t e)
+{
+    return (lh_real)(1 + (rank * 11 + slot * 5 + copy * 7 + e) % 32);
+}
+
+static lh_status scan_record(void *user, lh_tape *t, const lh_var *in, lh_var *out, int *n_out)
+{
+    lh_status st = LH_OK;
+    stage *a = user;
+    lh_mesh *mesh = lh_tape_device(t)->counting ? a->counting : a->mesh;
+    *n_out = COPIES; /* the second one's gradient adds */
+    for (int k = 0; k < COPIES; k++) LH_TRY(lh_scan(t, mesh, a->layout, in[0], &out[k]));
+done:
+    return st;
+}
+
+/* Run `slot` of a rank, NULL: it has none. */
+static const lh_run *run_of(const lh_layout *l, int rank, int64_t slot)
+{
+    int64_t count = 0;
+    const lh_run *run = lh_layout_runs(l, rank, &count);
+    return slot < count ? run + slot : NULL;
+}
+
+/* The sum over positions before the run; the sum over runs behind it of their gradients. */
+static bool scan_right(const stage *a, const lh_gradcheck_run *run, int64_t slot, int64_t e)
+{
+    const lh_layout *l = a->layout;
+    const lh_run *mine = run_of(l, a->mesh->coord[LH_AXIS_SEQ], slot);
+    int64_t at = slot * SUMMARY + e;
+    lh_real y = 0;
+    lh_real dx = 0;
+    if (mine == NULL) return true; /* nobody reads it */
+    for (int64_t p = 0; p < mine->start; p++) y += position_value(p, e);
+    for (int r = 0; r < l->ranks; r++)
+        for (int64_t i = 0; i < 2; i++) {
+            const lh_run *other = run_of(l, r, i);
+            for (int k = 0; k < COPIES && other != NULL && other->start > mine->start; k++)
+                dx += slot_seed(r, i, k, e);
+        }
+    for (int k = 0; k < COPIES; k++)
+        if (((const lh_real *)run->out[k])[at] != y) return false;
+    return run->grad[0][at] == dx;
+}
+
+static void scan_fill(const stage *a, lh_real *x, lh_real seed[COPIES][2 * SUMMARY])
+{
+    int rank = a->mesh->coord[LH_AXIS_SEQ];
+    for (int64_t i = 0; i < 2 * SUMMARY; i++) {
+        const lh_run *run = run_of(a->layout, rank, i / SUMMARY);
+        x[i] = 0;
+        for (int64_t p = 0; run != NULL && p < run->count; p++)
+            x[i] += position_value(run->start + p, i % SUMMARY);
+        for (int k = 0; k < COPIES; k++)
+            seed[k][i] = run == NULL ? 0 : slot_seed(rank, i / SUMMARY, k, i % SUMMARY);
+    }
+}
+
+static lh_gradcheck scan_check(stage *a, const lh_real *x, int64_t runs)
+{
+    lh_gradcheck g = stage_check(a);
+    g.record = scan_record;
+    g.total = collective_total;
+    g.in[0] = (lh_gradcheck_input){lh_shape_3(LH_REAL, runs, BATCH, WIDTH),
+                                   {{{LH_SHARD, 1, NULL}, {LH_SHARD, 0, NULL}}},
+                                   x,
+                                   true};
+    return g;
+}
+
+static int log2_up(int n)
+{
+    int log2 = 0;
+    while (1 << log2 < n) log2++;
+    return log2;
+}
+
+static bool scan_counted(const stage *a, const lh_traffic *t, int64_t runs, int steps)
+{
+    int rank = a->mesh->coord[LH_AXIS_SEQ];
+    int ranks = a->layout->ranks;
+    int64_t sends =
+        lh_scan_sends(runs, ranks, rank, false) + lh_scan_sends(runs, ranks, rank, true);
+    return bytes_exact(t, steps * COPIES * sends * SUMMARY * (int64_t)lh_dtype_bytes(LH_REAL)) &&
+           t->messages[LH_SEND_SUMMARY] <= (int64_t)steps * COPIES * 2 * log2_up(ranks);
+}
+
+static void check_scan(lh_comm *c, int data, lh_test_layout_kind layout, int64_t n)
+{
+    stage a;
+    lh_gradcheck_run run;
+    lh_real x[2 * SUMMARY];
+    lh_real seed[COPIES][2 * SUMMARY];
+    bool ok = true;
+    bool zigzag = layout == LH_TEST_ZIGZAG || layout == LH_TEST_ZIGZAG_ALIGNED;
+    lh_assert_all_ok(c, stage_open(c, data, layout, n, &a));
+    int64_t runs = lh_scan_runs(a.layout);
+    lh_assert_all(c, runs == (zigzag ? 2 : 1));
+    scan_fill(&a, x, seed);
+    lh_gradcheck g = scan_check(&a, x, runs);
+    for (int k = 0; k < COPIES; k++) g.seed[k] = seed[k];
+    lh_assert_all_ok(c, lh_gradcheck_open(&g, &run));
+    lh_assert_all_ok(c, lh_gradcheck_step(&run));
+    lh_assert_all_ok(c, lh_gradcheck_step(&run));
+    for (int64_t i = 0; i < runs * SUMMARY; i++)
+        ok = ok && scan_right(&a, &run, i / SUMMARY, i % SUMMARY);
+    lh_assert_all(c, ok);
+    lh_assert_all(c, run.allocations == 0);
+    lh_assert_all(c, scan_counted(&a, a.counting->traffic, runs, 1));
+    lh_assert_all(c, scan_counted(&a, a.mesh->traffic, runs, 2));
+    lh_gradcheck_close(&run);
+    stage_close(&a);
+}
+
+static void scan(void **state)
+{
+    lh_comm *c = *state;
+    for (int layout = 0; layout < LH_TEST_LAYOUTS; layout++) {
+        if (layout == LH_TEST_CYCLIC) continue;
+        for (int64_t n = 0; n < 4; n++) check_scan(c, 1, (lh_test_layout_kind)layout, n);
+        check_scan(c, 1, (lh_test_layout_kind)layout, 23);
+        check_scan(c, 1, (lh_test_layout_kind)layout, 64);
+        if (lh_comm_size(c) % 2 == 0) check_scan(c, 2, (lh_test_layout_kind)layout, 23);
+    }
+}
+
+/* Numbers that round: the adjoint, and the same bits twice. */
+static void scan_adjoint(void **state)
+{
+    lh_comm *c = *state;
+    for (int layout = 0; layout < LH_TEST_LAYOUTS; layout++) {
+        stage a;
+        lh_gradcheck_run run;
+        lh_real x[2 * SUMMARY];
+        lh_real first[2][2 * SUMMARY];
+        if (layout == LH_TEST_CYCLIC) continue;
+        lh_assert_all_ok(c, stage_open(c, 1, (lh_test_layout_kind)layout, 23, &a));
+        int64_t runs = lh_scan_runs(a.layout);
+        for (int64_t i = 0; i < runs * SUMMARY; i++)
+            x[i] = (lh_real)((double)((i * 37 + lh_comm_rank(c) * 11) % 101) / 50.0 - 1.0);
+        lh_gradcheck g = scan_check(&a, x, runs);
+        size_t bytes = (size_t)(runs * SUMMARY) * sizeof x[0];
+        lh_assert_all_ok(c, lh_gradcheck_open(&g, &run));
+        lh_assert_all_ok(c, lh_gradcheck_step(&run));
+        lh_assert_all(c, lh_gradcheck_adjoint(&run) <= lh_tol_sum(2.0 * SUMMARY));
+        memcpy(first[0], run.out[0], bytes);
+        memcpy(first[1], run.grad[0], bytes);
+        lh_assert_all_ok(c, lh_gradcheck_step(&run));
+        lh_assert_all(c, memcmp(first[0], run.out[0], bytes) == 0);
+        lh_assert_all(c, memcmp(first[1], run.grad[0], bytes) == 0);
+        lh_gradcheck_close(&run);
+        stage_close(&a);
+    }
+}
+
+/* The formula against what every rank of 1 .. 9 would send, without messages. */
+static void scan_formula(void **state)
+{
+    lh_comm *c = *state;
+    const lh_real x[2 * SUMMARY] = {0};
+    for (int ranks = 1; ranks <= 9; ranks++)
+        for (int zigzag = 0; zigzag < 2; zigzag++) {
+            bool ok = true;
+            for (int rank = 0; rank < ranks; rank++) {
+                stage a = {.axis = LH_AXIS_SEQ};
+                lh_gradcheck_run run;
+                lh_assert_all_ok(c, lh_mesh_create_counting(1, ranks, rank, &a.counting));
+                lh_assert_all_ok(c, lh_device_create_poison("auto", 1, &a.device));
+                lh_assert_all_ok(c, lh_device_create_count("auto", 1, &a.count));
+                lh_assert_all_ok(c, lh_test_layout(zigzag ? LH_TEST_ZIGZAG : LH_TEST_UNEVEN, 23,
+                                                   ranks, 4, &a.layout));
+                a.mesh = a.counting;
+                lh_gradcheck g = scan_check(&a, x, zigzag + 1);
+                lh_assert_all_ok(c, lh_gradcheck_open(&g, &run));
+                ok = ok && scan_counted(&a, a.counting->traffic, zigzag + 1, 1);
+                lh_gradcheck_close(&run);
+                a.mesh = NULL;
+                stage_close(&a);
+            }
+            lh_assert_all(c, ok);
+        }
+    lh_assert_all(c, lh_scan_sends(1, 9, 0, false) == 4 && lh_scan_sends(1, 9, 8, false) == 0);
+    lh_assert_all(c, lh_scan_sends(1, 9, 0, true) == 0 && lh_scan_sends(1, 9, 8, true) == 4);
+    lh_assert_all(c, lh_scan_sends(2, 8, 3, false) == 6 && lh_scan_sends(2, 7, 0, true) == 6);
+    lh_assert_all(c, lh_scan_sends(2, 7, 1, false) == 2 && lh_scan_sends(2, 7, 6, false) == 4);
+}
+
+static int64_t runs_of(lh_comm *c, int64_t n, int ranks, const int64_t *first, const lh_run *run)
+{
+    lh_layout *l = NULL;
+    lh_assert_all_ok(c, lh_layout_from_runs(n, ranks, 4, first, run, &l));
+    int64_t runs = lh_scan_runs(l);
+    lh_layout_destroy(&l);
+    return runs;
+}
+
+/* What a layout is, not what it is called. */
+static void scan_layouts(void **state)
+{
+    lh_comm *c = *state;
+    lh_layout *l = NULL;
+    const int64_t one[] = {0, 1, 2, 3};
+    const int64_t two[] = {0, 2, 4};
+    const int64_t three[] = {0, 3, 4};
+    const lh_run ascends[] = {{0, 2, 1}, {2, 3, 1}, {5, 1, 1}};
+    const lh_run descends[] = {{4, 2, 1}, {2, 2, 1}, {0, 2, 1}};
+    const lh_run zigzag[] = {{0, 1, 1}, {4, 2, 1}, {1, 2, 1}, {3, 1, 1}};
+    const lh_run parallel[] = {{0, 1, 1}, {3, 1, 1}, {1, 2, 1}, {4, 2, 1}};
+    const lh_run swapped[] = {{4, 2, 1}, {0, 1, 1}, {1, 2, 1}, {3, 1, 1}};
+    const lh_run many[] = {{0, 1, 1}, {2, 1, 1}, {4, 1, 1}, {1, 3, 2}};
+    lh_assert_all(c, runs_of(c, 6, 3, one, ascends) == 1);
+    lh_assert_all(c, runs_of(c, 6, 3, one, descends) == 0);
+    lh_assert_all(c, runs_of(c, 6, 2, two, zigzag) == 2);
+    lh_assert_all(c, runs_of(c, 6, 2, two, parallel) == 0);
+    lh_assert_all(c, runs_of(c, 6, 2, two, swapped) == 0);
+    lh_assert_all(c, runs_of(c, 6, 2, three, many) == 0);
+    lh_assert_all_ok(c, lh_layout_everywhere(6, 1, 4, &l));
+    lh_assert_all(c, lh_scan_runs(l) == 0);
+    lh_layout_destroy(&l);
+    lh_assert_all_ok(c, lh_layout_zigzag(2, 5, 4, false, &l)); /* no rank has two runs */
+    lh_assert_all(c, lh_scan_runs(l) == 2);
+    lh_layout_destroy(&l);
+}
+
+static void scan_refuses(void **state)
+{
+    lh_comm *c = *state;
+    stage a;
+    lh_tape *t = NULL;
+    lh_layout *cyclic = NULL;
+    lh_layout *more = NULL;
+    lh_var x[3];
+    lh_var y;
+    static const lh_real data[2] = {0};
+    const lh_place shard = {{{LH_REPLICATE, 0, NULL}, {LH_SHARD, 0, NULL}}};
+    int ranks = lh_comm_size(c);
+    lh_assert_all_ok(c, stage_open(c, 1, LH_TEST_EVEN, 12, &a));
+    lh_assert_all_ok(c, lh_test_layout(LH_TEST_CYCLIC, 12, ranks + 1, 4, &cyclic));
+    lh_assert_all_ok(c, lh_test_layout(LH_TEST_EVEN, 12, ranks + 1, 4, &more));
+    lh_assert_all_ok(c, lh_tape_create(a.mesh->size, a.mesh->coord, &t));
+    lh_tape_reset(t, a.count, NULL, false);
+    const lh_shape shapes[3] = {lh_shape_2(LH_REAL, 1, 2), lh_shape_2(LH_REAL, 2, 1),
+                                lh_shape_2(LH_REAL, 1, 2)};
+    for (int i = 0; i < 3; i++)
+        lh_assert_all_ok(
+            c, lh_tape_input(t, data, shapes[i], i < 2 ? shard : lh_place_partial(), &x[i]));
+    lh_assert_all_code(c, lh_scan(t, a.counting, cyclic, x[0], &y), LH_ERR_UNSUP);
+    lh_assert_all(c, strstr(lh_error_text(), "runs") != NULL);
+    lh_assert_all_code(c, lh_scan(t, a.counting, more, x[0], &y), LH_ERR_BUG);
+    lh_assert_all_code(c, lh_scan(t, a.counting, a.layout, x[1], &y), LH_ERR_BUG);
+    lh_assert_all_code(c, lh_scan(t, a.counting, a.layout, x[2], &y), LH_ERR_BUG);
+    lh_layout_destroy(&cyclic);
+    lh_layout_destroy(&more);
+    lh_tape_destroy(&t);
+    stage_close(&a);
+}
+
 /* --- adjoints with random numbers, per rank --- */
 
 static void adjoints(void **state)
@@ -548,8 +814,10 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_reduce),     cmocka_unit_test(all_reduce_all),
         cmocka_unit_test(max_reduce),     cmocka_unit_test(gather),
-        cmocka_unit_test(reduce_scatter), cmocka_unit_test(adjoints),
-        cmocka_unit_test(placements),
+        cmocka_unit_test(reduce_scatter), cmocka_unit_test(scan),
+        cmocka_unit_test(scan_adjoint),   cmocka_unit_test(scan_formula),
+        cmocka_unit_test(scan_layouts),   cmocka_unit_test(scan_refuses),
+        cmocka_unit_test(adjoints),       cmocka_unit_test(placements),
     };
     return lh_test_mpi_main(argc, argv, "collectives", tests, sizeof tests / sizeof tests[0]);
 }

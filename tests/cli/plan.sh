@@ -1,0 +1,139 @@
+# longhaul plan says before a run what its metrics say after it; it needs no launcher, no MPI and no data.
+. "$LH_SOURCE/tests/cli/lib.sh"
+
+limit=60
+write_text text.txt 6000
+write_experiment tiny.yaml text.txt
+
+# first KEY: of the plan in `out`, whose whole-job numbers come first
+first() {
+    grep -oE "\"$1\":[^,}]*" out | head -n 1 | cut -d : -f 2
+}
+
+# of_layers KEY, of_ranks KEY: one number per layer or rank
+of_layers() {
+    sed -E 's/.*"layers":\[([^]]*)\].*/\1/' out | grep -oE "\"$1\":[^,}]*" | cut -d : -f 2
+}
+of_ranks() {
+    sed -E 's/.*"ranks_list":\[([^]]*)\].*/\1/' out | grep -oE "\"$1\":[^,}]*" | cut -d : -f 2
+}
+
+# check_run NAME RANKS ARGUMENTS...: plan and train the same, and compare
+check_run() {
+    local name=$1 ranks=$2
+    shift 2
+    train "$ranks" "$name-$ranks" --set schedule.steps=2 --set train.eval_every=0 "$@"
+    expect 0 0 plan tiny.yaml --set schedule.steps=2 --set train.eval_every=0 "$@" --ranks "$ranks" --json
+    same "$name on $ranks ranks: sent bytes" "$(first sent_bytes_step)" "$(metric "runs/$name-$ranks" train 2 sent_bytes)"
+    same "$name on $ranks ranks: peak bytes" "$(first peak_bytes)" "$(metric "runs/$name-$ranks" train 2 peak_bytes)"
+    says "runs/$name-$ranks/log.txt" " $(first parameters) parameters"
+    same "$name on $ranks ranks: ranks" "$(of_ranks rank | wc -l)" "$ranks"
+    near "$name on $ranks ranks: flops by layer" \
+        "$(sed -E 's/.*"layers"//; s/"ranks_list".*//' out | grep -oE '"flops_step":[^,}]*' | cut -d : -f 2 | awk '{ s += $1 } END { printf "%.12g", s }')" \
+        "$(first flops_step)" 1e-8
+    near "$name on $ranks ranks: flops by rank" "$(of_ranks flops_step | awk '{ s += $1 } END { printf "%.12g", s }')" \
+        "$(first flops_step)" 1e-8
+    near "$name on $ranks ranks: bytes by rank" \
+        "$(of_ranks sent_bytes_step | awk '{ s += $1 } END { printf "%.12g", s / NR }')" "$(first sent_bytes_step)" 1e-8
+}
+for ranks in 1 2 3 4; do
+    check_run window "$ranks" --set data.length=110
+    check_run full "$ranks" --set data.length=110 --set 'model.attention={mechanism: full}' --set model.kv_heads=1
+done
+check_run recompute 3 --set train.recompute=block --set 'model.attention=[{mechanism: full},{mechanism: sliding_window, window: 40}]'
+check_run accumulate 3 --set data.batch=4 --set train.accumulate=2 --set train.recompute=block
+check_run mesh 4 --set data.batch=4 --set mesh.data=2
+check_run data 2 --set data.batch=2 --set mesh.data=2
+check_run both 4 --set data.batch=4 --set mesh.data=2 --set train.accumulate=2 --set mesh.align=none
+check_run learned 3 --set model.position=learned --set model.norm=post
+check_run sinusoidal 2 --set model.position=sinusoidal --set model.mlp=swiglu --set model.norm_kind=rms
+check_run encoder 3 --set model.kind=encoder --set data.task=masked_text --set data.length=77
+check_run idle 4 --set data.length=20 # a rank without tokens
+same "one rank sends nothing" "$(metric runs/window-1 train 2 sent_bytes)" 0
+expect 0 0 plan tiny.yaml --json
+same "without --ranks: one rank" "$(first ranks)" 1
+
+# --- one object on one line, in the order that readers rely on ---
+expect 0 0 plan tiny.yaml --ranks 3 --json
+same "lines" "$(wc -l <out)" 1
+same "first members" "$(cut -d , -f 1-4 out | sed -E 's/:[0-9.e+]+/:N/g')" \
+    '{"parameters":N,"flops_step":N,"sent_bytes_step":N,"peak_bytes":N'
+same "brackets" "$(tr -cd '[{' <out | wc -c)" "$(tr -cd ']}' <out | wc -c)"
+same "rows" "$(of_ranks rows | tr '\n' ' ')" '48 48 32 '
+same "layers" "$(of_layers mechanism | tr '\n' ' ')" '"sliding_window" "sliding_window" '
+
+# --- many ranks, in one process and little time ---
+
+# what a window sends does not grow with the length
+for length in 4096 16384 262144; do
+    expect 0 0 plan tiny.yaml --set data.length="$length" --set mesh.chunk=512 --ranks 8 --json
+    of_layers sent_bytes_step >"layers.$length"
+    of_ranks sent_bytes_step >"ranks.$length"
+done
+for length in 16384 262144; do
+    same_file "layers.$length" layers.4096
+    same_file "ranks.$length" ranks.4096
+done
+holds "a window sends something" "$(head -n 1 layers.4096) > 0"
+# exact attention's does, and so does its share of work and memory by rank
+expect 0 0 plan tiny.yaml --set data.length=4096 --ranks 8 --set 'model.attention={mechanism: full}' --json
+short=$(of_layers sent_bytes_step | head -n 1)
+expect 0 0 plan tiny.yaml --set data.length=8192 --ranks 8 --set 'model.attention={mechanism: full}' --json
+same "full attention sends in proportion" "$(of_layers sent_bytes_step | head -n 1)" "$((2 * short))"
+
+limit=20
+big='--set data.length=1048576 --set mesh.chunk=512 --set model.attention.window=512'
+expect 0 0 plan tiny.yaml $big --ranks 1024 --set train.recompute=block --json
+same "ranks of a large plan" "$(of_ranks rank | tail -n 1)" 1023
+same "rows of a large plan" "$(of_ranks rows | sort -u)" 1024
+expect 0 0 plan tiny.yaml $big --ranks 1024
+says out '1024 ranks (1 data x 1024 sequence)'
+says out '1-1022'
+# parameters of a large model are never allocated: 400 million, with gradients and moments 6 GiB and more
+(
+    ulimit -v 2000000
+    exec "$LONGHAUL" plan tiny.yaml --set model.layers=32 --set model.width=1024 --set model.heads=16 --ranks 64 --json \
+        >out 2>err
+)
+same "exit code of a large model's plan" "$?" 0
+holds "a large model" "$(first parameters) > 400000000 && $(first parameter_bytes) > 6e9"
+
+# --- no MPI: what stops a run does not stop a plan ---
+if [ -n "${OMPI_MCA_rmaps_base_oversubscribe:-}" ]; then
+    export OMPI_MCA_btl=none OMPI_MCA_pml=none
+    longhaul 0 train tiny.yaml
+    holds "MPI does not start" "$code != 0"
+    expect 0 0 plan tiny.yaml --ranks 4
+    unset OMPI_MCA_btl OMPI_MCA_pml
+fi
+rm text.txt # plan opens no data file
+expect 0 0 plan tiny.yaml --ranks 2
+says out 'sliding_window'
+same "standard error" "$(cat err)" ''
+
+# --- what is wrong ---
+
+# wrong TEXT ARGUMENTS...: exit code 2, nothing on standard output, the text on standard error
+wrong() {
+    local text=$1
+    shift
+    expect 2 0 plan "$@"
+    same "standard output of longhaul plan $*" "$(cat out)" ''
+    says err "$text"
+}
+wrong 'longhaul plan FILE.yaml'
+wrong "cannot read 'nowhere.yaml'" nowhere.yaml
+wrong '--ranks wants a number from 1' tiny.yaml --ranks 0
+wrong '--ranks wants a number from 1' tiny.yaml --ranks
+wrong '--ranks wants a number from 1' tiny.yaml --ranks=3x
+wrong '--ranks wants a number from 1' tiny.yaml --ranks 99999999999999999999
+wrong 'mesh.data 2 does not divide 3 ranks' tiny.yaml --set data.batch=2 --set mesh.data=2 --ranks 3
+wrong "unknown option '--jsom'" tiny.yaml --jsom
+wrong "unknown option '--resume'" tiny.yaml --resume
+wrong "unknown key; did you mean 'length'?" tiny.yaml --set data.lenght=3
+expect 2 0 train tiny.yaml --ranks 2
+says err "unknown option '--ranks'"
+expect 0 0 plan --help
+for word in '--ranks P' sent_bytes_step ranks_list; do says out "$word"; done
+missing runs/tiny # a plan is no run
+finish
