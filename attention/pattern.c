@@ -5,6 +5,12 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Farther is as good as far; and sums with positions do not overflow. */
+static int64_t pattern_limit(int64_t distance)
+{
+    return lhi_max(-LH_FAR, lhi_min(LH_FAR, distance));
+}
+
 /* --- band --- */
 
 static bool band_sees(const lh_pattern *p, int64_t i, int64_t j)
@@ -42,7 +48,7 @@ static const lh_pattern_ops band_ops = {
 
 lh_pattern lh_pattern_band(int64_t lo, int64_t hi)
 {
-    return (lh_pattern){.ops = &band_ops, .arg = {lhi_max(lo, -LH_FAR), lhi_min(hi, LH_FAR)}};
+    return (lh_pattern){.ops = &band_ops, .arg = {pattern_limit(lo), pattern_limit(hi)}};
 }
 
 /* --- comb: a band of every step-th distance --- */
@@ -118,7 +124,7 @@ lh_pattern lh_pattern_dilated(int64_t lo, int64_t hi, int64_t step)
 {
     if (step <= 1) return lh_pattern_band(lo, hi);
     return (lh_pattern){.ops = &comb_ops,
-                        .arg = {lhi_max(lo, -LH_FAR), lhi_min(hi, LH_FAR), lhi_min(step, LH_FAR)}};
+                        .arg = {pattern_limit(lo), pattern_limit(hi), lhi_min(step, LH_FAR)}};
 }
 
 /* --- lists of positions --- */
