@@ -407,6 +407,7 @@ static lh_status linformer_forward(void *state, lh_tape *t, const lh_qkv *in, lh
                         .q = in->q,
                         .layout = s->desc.layout,
                         .scale = 1.0 / sqrt((double)s->desc.head_width),
+                        .kv_heads = s->desc.kv_heads,
                         .n_segments = f->n_groups};
     *out = (lh_var){0};
     LH_TRY(linformer_landmarks(s, t, in, y));
