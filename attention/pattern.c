@@ -307,6 +307,7 @@ static bool and_combs(const lh_pattern *a, const lh_pattern *b, lh_pattern *out)
         x = y;
         y = rest;
     }
+    /* NOLINTNEXTLINE(clang-analyzer-core.DivideZero): x divides the steps, which are at least 1 */
     if (step[0] / x > LH_FAR / step[1]) return false;
     int64_t both = step[0] / x * step[1];
     int64_t low = lhi_max(comb_reach(lo[0], step[0]), comb_reach(lo[1], step[1]));

@@ -31,7 +31,7 @@ typedef struct lh_pattern_ops {
 
 struct lh_pattern {
     const lh_pattern_ops *ops;
-    int64_t arg[4];                 /* the pattern's numbers: a band's lo and hi */
+    int64_t arg[4];                 /* the pattern's numbers: a band's lo and hi, a comb's step */
     const lh_pattern *left, *right; /* operands of AND and OR; borrowed */
     const int64_t *list;            /* positions [n_list], ascending; borrowed */
     int64_t n_list;

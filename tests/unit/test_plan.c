@@ -741,6 +741,14 @@ static void memory_runs_out(void **state)
     }
     assert_true(failures > 5);
     lh_plan_destroy(&plan);
+    lh_attn_desc d = {.heads = 1, .kv_heads = 1, .head_width = 1, .batch = 1, .layout = l};
+    lh_band group = {-9, 2, 3, 1, 1.0};
+    lh_cost c = {0};
+    lh_new_fail_at(1);
+    lh_status st = lh_comb_cost(&d, &group, 3, 1, &c);
+    lh_new_fail_at(0);
+    lh_assert_code(st, LH_ERR_MEMORY);
+    assert_true(c.forward_bytes == 0 && c.forward_flops == 0.0);
     lh_layout_destroy(&l);
 }
 
