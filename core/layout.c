@@ -518,3 +518,21 @@ lh_status lh_layout_intersect(const lh_layout *l, int rank, const lh_runs *needs
 done:
     return st;
 }
+
+void lh_layout_moved(const lh_layout *from, const lh_layout *to, int rank, int64_t *leaving,
+                     int64_t *arriving)
+{
+    int64_t runs = 0;
+    const lh_run *run = lh_layout_runs(from, rank, &runs);
+    int64_t stay = 0;
+    *leaving = 0;
+    for (int64_t i = 0; i < runs; i++)
+        for (int64_t j = 0; j < run[i].count; j++) {
+            int64_t position = run[i].start + j * run[i].stride;
+            if (position >= to->n) continue;
+            bool here = lh_layout_row(to, rank, position) >= 0;
+            stay += here;
+            *leaving += !here;
+        }
+    *arriving = to->rows[rank] - stay;
+}

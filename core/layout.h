@@ -53,6 +53,12 @@ LH_NODISCARD lh_status lh_layout_everywhere(int64_t n, int ranks, int64_t chunk,
  * O(runs of the rank). */
 int64_t lh_layout_row(const lh_layout *l, int rank, int64_t position);
 
+/* lh_layout_moved - rows of `rank` in `from` that another rank holds in `to`, and rows of it in `to`
+ * that another holds in `from`; positions that `to` does not have stay out. Counted one by one: the
+ * formula for tables that are laid out anew. Local, pure. */
+void lh_layout_moved(const lh_layout *from, const lh_layout *to, int rank, int64_t *leaving,
+                     int64_t *arriving);
+
 /* lh_layout_from_sizes - contiguous with given shard sizes [ranks]; their sum is n. Local, pure. */
 LH_NODISCARD lh_status lh_layout_from_sizes(const int64_t *sizes, int ranks, int64_t chunk,
                                             lh_layout **out);

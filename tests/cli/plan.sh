@@ -48,6 +48,9 @@ check_run both 4 --set data.batch=4 --set mesh.data=2 --set train.accumulate=2 -
 check_run learned 3 --set model.position=learned --set model.norm=post
 check_run sinusoidal 2 --set model.position=sinusoidal --set model.mlp=swiglu --set model.norm_kind=rms
 check_run encoder 3 --set model.kind=encoder --set data.task=masked_text --set data.length=77
+check_run documents 3 --set data.documents=32 --set data.batch=2 --set train.accumulate=2
+check_run threads 2 --set device.threads=2
+check_run poison 2 --set device.kind=poison
 check_run idle 4 --set data.length=20 # a rank without tokens
 same "one rank sends nothing" "$(metric runs/window-1 train 2 sent_bytes)" 0
 expect 0 0 plan tiny.yaml --json

@@ -2,6 +2,7 @@
  * itself, by brute force, and the bytes of the mechanisms' formulas against both. */
 #include "attention/attention.h"
 #include "attention/band_cost.h"
+#include "attention/sliding_window.h"
 #include "tests/lh_test.h"
 #include "tests/lh_test_scenes.h"
 
@@ -320,6 +321,7 @@ static const char *check_predicted(const world *w, const char *mechanism, bool c
                                    int64_t window)
 {
     const lh_attn_ops *ops = lh_attn_find(mechanism);
+    const lh_window_settings settings = lh_window_plain(window);
     lh_attn_desc d = {.width = HEADS * WIDTH,
                       .heads = HEADS,
                       .kv_heads = KV_HEADS,
@@ -328,7 +330,7 @@ static const char *check_predicted(const world *w, const char *mechanism, bool c
                       .batch = BATCH,
                       .length = w->keys->n,
                       .layout = w->keys,
-                      .settings = &window};
+                      .settings = &settings};
     int64_t row = 2 * BATCH * KV_HEADS * WIDTH * (int64_t)lh_dtype_bytes(LH_REAL);
     int64_t all_sent = 0;
     int64_t all_received = 0;
