@@ -193,7 +193,7 @@ def add_layer(file, name, length, window, strides=(1,), positions=(), causal=Fal
     if positions:
         settings += f", global: {words or list(positions)}"
     text = cases.config(length, batch, settings, kind="decoder" if causal else "encoder",
-                        heads=HEADS, kv_heads=kv_heads, head_width=depth, width=width)
+                        heads=HEADS, kv_heads=kv_heads, head_width=depth, width=width, bias="true")
     visible = torch.stack([cases.band(length, window, causal, r) for r in strides])
     file.run(name, text, x, lambda leaves: layer(leaves, visible, list(positions), causal,
                                                  projections),
@@ -207,7 +207,7 @@ def make_layers(path):
         add_layer(file, "dilated", 47, 3, (1, 1, 2, 5))
         add_layer(file, "causal_dilated", 43, 4, (1, 2, 3, 3), causal=True)
         add_layer(file, "global", 39, 4, positions=(0, 11, 30))
-        add_layer(file, "causal_global", 39, 4, positions=(0, 11, 30), causal=True)
+        add_layer(file, "causal_global", 39, 4, positions=(0, 11, 30), causal=True, kv_heads=2)
         add_layer(file, "dilated_global", 45, 3, (1, 2, 2, 4), (0,), words="first")
         add_layer(file, "causal_dilated_global", 45, 3, (1, 2, 2, 4), (7, 8, 44), causal=True)
 

@@ -143,6 +143,7 @@ static lh_status layer_describe(layer *a)
                              .kv_heads = m->kv_heads,
                              .head_width = m->head_width,
                              .causal = m->kind == LH_MODEL_DECODER,
+                             .bias = m->bias,
                              .batch = a->config->data.batch,
                              .length = n,
                              .layout = a->layout,
