@@ -22,6 +22,7 @@ typedef struct lh_attn_desc {
      * lie; the same object as layout when max_length is length */
     int64_t max_length;
     const lh_layout *table;
+    bool bias;            /* the block's projections have biases */
     bool relative;        /* scores have the relative term */
     bool documents;       /* sequences are packed documents */
     int64_t max_global;   /* global tokens of a sequence that the task may name; 0: it names none */

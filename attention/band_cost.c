@@ -1,60 +1,129 @@
 #include "attention/band_cost.h"
 #include "core/integer.h"
 
-#include <string.h>
+typedef struct cost_make {
+    const lh_layout *layout;
+    int64_t lo, hi, step; /* in steps, no farther than the sequence is long */
+    lh_runs need;         /* of one rank, merged */
+} cost_make;
 
-/* The shard of a rank on a contiguous layout: chunks spread as evenly as possible is what the
- * layout says. */
-static lh_range cost_shard(const lh_layout *l, int rank)
+static lh_status cost_check(const lh_layout *l, int ranks)
 {
-    int64_t start = 0;
-    for (int r = 0; r < rank; r++) start += l->rows[r];
-    return (lh_range){start, start + l->rows[rank]};
+    lh_status st = LH_OK;
+    bool stretches = !l->everywhere;
+    LH_CHECK(l->ranks == ranks, LH_ERR_BUG, "a layout of %d ranks, not %d", l->ranks, ranks);
+    for (int r = 0; r < ranks; r++) {
+        for (int64_t i = l->first[r]; i < l->first[r + 1]; i++) {
+            const lh_run *a = &l->run[i];
+            stretches = stretches && (a->stride == 1 || a->count == 1);
+            if (i > l->first[r]) stretches = stretches && a->start > a[-1].start;
+        }
+    }
+    LH_CHECK(stretches, LH_ERR_UNSUP,
+             "no cost formula for the layout '%s': only where ranks hold ascending stretches",
+             l->name);
+done:
+    return st;
 }
 
-static int64_t cost_received(const lh_layout *l, lh_range own, int64_t lo, int64_t hi)
+/* Stretches that the queries [a, b) need: one where the steps' shifts of it touch each other, else
+ * one per step. */
+static lh_status cost_stretch(cost_make *m, int64_t a, int64_t b)
 {
-    if (own.begin == own.end) return 0;
-    int64_t begin = lhi_max(0, own.begin + lo);
-    int64_t end = lhi_min(l->n, own.end + hi);
-    /* a one-sided band may end before its own rows do: count what lies outside them */
-    int64_t before = lhi_max(0, lhi_min(end, own.begin) - begin);
-    int64_t after = lhi_max(0, end - lhi_max(begin, own.end));
-    return before + after;
+    lh_status st = LH_OK;
+    int64_t n = m->layout->n;
+    bool whole = b - a >= m->step;
+    int64_t first = m->lo;
+    int64_t last = m->hi;
+    if (!whole) { /* shifts that leave nothing of [a, b) within the sequence */
+        first = lhi_max(first, -((b - 1) / m->step));
+        last = lhi_min(last, (n - 1 - a) / m->step);
+    }
+    for (int64_t o = first; o <= last; o++) {
+        int64_t end = lhi_min(n, b + (whole ? last : o) * m->step);
+        int64_t begin = lhi_max(0, a + o * m->step);
+        if (begin < end) LH_TRY(lh_runs_add(&m->need, begin, end - begin, 1));
+        if (whole) break;
+    }
+done:
+    return st;
 }
 
-lh_status lh_band_cost(const lh_attn_desc *d, int64_t lo, int64_t hi, int ranks, int rank,
-                       lh_cost *c)
+static lh_status cost_need(cost_make *m, int rank)
+{
+    lh_status st = LH_OK;
+    const lh_layout *l = m->layout;
+    lh_runs_clear(&m->need);
+    for (int64_t i = l->first[rank]; i < l->first[rank + 1]; i++)
+        LH_TRY(cost_stretch(m, l->run[i].start, l->run[i].start + l->run[i].count));
+    LH_TRY(lh_runs_normalise(&m->need));
+done:
+    return st;
+}
+
+/* How many of the needed positions a rank has: both lists ascend. */
+static int64_t cost_has(const cost_make *m, int rank)
+{
+    const lh_layout *l = m->layout;
+    int64_t has = 0;
+    int64_t k = 0;
+    for (int64_t i = l->first[rank]; i < l->first[rank + 1]; i++) {
+        int64_t end = l->run[i].start + l->run[i].count;
+        for (; k < m->need.count; k++) {
+            const lh_run *x = &m->need.run[k];
+            int64_t stop = lhi_min(end, x->start + x->count);
+            has += lhi_max(0, stop - lhi_max(l->run[i].start, x->start));
+            if (x->start + x->count > end) break; /* the next own stretch may meet it too */
+        }
+    }
+    return has;
+}
+
+/* Scores of the queries of a rank: for each, the steps that stay within the sequence. */
+static double cost_scores(const cost_make *m, int rank)
+{
+    const lh_layout *l = m->layout;
+    double scores = 0.0;
+    for (int64_t i = l->first[rank]; i < l->first[rank + 1]; i++) {
+        for (int64_t p = l->run[i].start; p < l->run[i].start + l->run[i].count; p++) {
+            int64_t first = lhi_max(m->lo, -(p / m->step));
+            int64_t last = lhi_min(m->hi, (l->n - 1 - p) / m->step);
+            scores += (double)lhi_max(0, last - first + 1);
+        }
+    }
+    return scores;
+}
+
+lh_status lh_comb_cost(const lh_attn_desc *d, const lh_band *band, int ranks, int rank, lh_cost *c)
 {
     lh_status st = LH_OK;
     const lh_layout *l = d->layout;
-    *c = (lh_cost){0};
-    LH_CHECK(l->ranks == ranks, LH_ERR_BUG, "a layout of %d ranks, not %d", l->ranks, ranks);
-    LH_CHECK(strcmp(l->name, "contiguous") == 0, LH_ERR_UNSUP,
-             "no cost formula for the layout '%s' yet: only for contiguous", l->name);
-    lh_range own = cost_shard(l, rank);
-    bool keep = lo > -LH_FAR && hi < LH_FAR;
+    int64_t longest = l->n + 1; /* cut down so that nothing overflows */
+    cost_make m = {.layout = l,
+                   .lo = lhi_max(band->lo, -longest),
+                   .hi = lhi_min(band->hi, longest),
+                   .step = lhi_min(lhi_max(band->step, 1), longest)};
+    bool keep = band->lo > -LH_FAR && band->hi < LH_FAR;
     int64_t sent = 0;
-    int64_t start = 0;
+    int64_t received = 0;
+    LH_TRY(cost_check(l, ranks));
     for (int q = 0; q < ranks; q++) {
-        lh_range shard = {start, start + l->rows[q]};
-        start = shard.end;
-        keep = keep && cost_received(l, shard, lo, hi) <= l->max_rows;
-        if (q == rank || shard.begin == shard.end) continue;
-        int64_t begin = lhi_max(own.begin, shard.begin + lo);
-        int64_t end = lhi_min(own.end, shard.end + hi);
-        sent += lhi_max(0, end - begin);
+        LH_TRY(cost_need(&m, q));
+        int64_t rows = lh_runs_total(&m.need) - cost_has(&m, q);
+        keep = keep && rows <= l->max_rows;
+        if (q == rank)
+            received = rows;
+        else
+            sent += cost_has(&m, rank);
     }
-    int64_t received = cost_received(l, own, lo, hi);
-    int64_t row = 2 * d->batch * d->kv_heads * d->head_width * (int64_t)lh_dtype_bytes(LH_REAL);
-    double scores = 0.0;
-    for (int64_t i = own.begin; i < own.end; i++)
-        scores += (double)lhi_max(0, lhi_min(l->n, i + hi + 1) - lhi_max(0, i + lo));
-    c->forward_bytes = sent * row;
-    c->backward_bytes = received * row + (keep ? 0 : sent * row);
-    c->kept_bytes = keep ? received * row : 0;
-    c->forward_flops = 4.0 * scores * (double)(d->batch * d->heads * d->head_width);
-    c->backward_flops = 2.5 * c->forward_flops;
+    int64_t row = 2 * d->batch * band->kv_heads * d->head_width * (int64_t)lh_dtype_bytes(LH_REAL);
+    double flops = 4.0 * cost_scores(&m, rank) * band->heads * (double)(d->batch * d->head_width);
+    c->forward_bytes += sent * row;
+    c->backward_bytes += received * row + (keep ? 0 : sent * row);
+    c->kept_bytes += keep ? received * row : 0;
+    c->forward_flops += flops;
+    c->backward_flops += 2.5 * flops;
 done:
+    lh_runs_free(&m.need);
     return st;
 }

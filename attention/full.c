@@ -45,7 +45,9 @@ static lh_status full_forward(void *state, lh_tape *t, const lh_qkv *in, lh_var 
 
 static lh_status full_predict(const lh_attn_desc *d, int ranks, int rank, lh_cost *c)
 {
-    return lh_band_cost(d, -LH_FAR, full_hi(d), ranks, rank, c);
+    lh_band band = {-LH_FAR, full_hi(d), 1, d->kv_heads, (double)d->heads};
+    *c = (lh_cost){0};
+    return lh_comb_cost(d, &band, ranks, rank, c);
 }
 
 static void full_destroy(void **state)

@@ -31,7 +31,7 @@ typedef struct lh_pattern_ops {
 
 struct lh_pattern {
     const lh_pattern_ops *ops;
-    int64_t arg[4];                 /* the pattern's numbers: a band's lo and hi */
+    int64_t arg[4];                 /* the pattern's numbers: a band's lo and hi, a comb's step */
     const lh_pattern *left, *right; /* operands of AND and OR; borrowed */
     const int64_t *list;            /* positions [n_list], ascending; borrowed */
     int64_t n_list;
@@ -53,7 +53,7 @@ lh_pattern lh_pattern_rows(const int64_t *position, int64_t n);
 lh_pattern lh_pattern_documents(const int64_t *begin, int64_t n);
 
 /* lh_pattern_and, lh_pattern_or - composition; operands are borrowed. The AND of two bands is a
- * band. Local. */
+ * band, of two combs a comb. Local. */
 lh_pattern lh_pattern_and(const lh_pattern *a, const lh_pattern *b);
 lh_pattern lh_pattern_or(const lh_pattern *a, const lh_pattern *b);
 
@@ -67,3 +67,6 @@ bool lh_pattern_is_comb(const lh_pattern *p, int64_t *lo, int64_t *hi, int64_t *
 /* lh_pattern_key - a text that is equal exactly for equal patterns (lists by a 64-bit digest of their
  * content), appended to buf of `bytes`. Local. Errors: LH_ERR_BUG when it does not fit. */
 LH_NODISCARD lh_status lh_pattern_key(const lh_pattern *p, char *buf, size_t bytes);
+
+/* lh_pattern_digest - 128 bits of that text, however long it is; returns its length. Local. */
+size_t lh_pattern_digest(const lh_pattern *p, uint64_t digest[2]);

@@ -1,34 +1,181 @@
 #include "attention/plan.h"
 #include "core/integer.h"
 
-#include <inttypes.h>
-#include <stdio.h>
-#include <string.h>
+#include <stdlib.h>
 
-enum { PLAN_KEY = 512, PLAN_TILE_K = 128 };
+enum { PLAN_TILE_K = 128 };
+
+/* Distances of one stride: start, start + stride, ...; first table row of them once merged. */
+typedef struct plan_span {
+    int64_t start, count, stride, row;
+} plan_span;
 
 typedef struct plan_make {
     const lh_pattern *pattern;
     const lh_layout *queries, *keys;
+    bool comb; /* then lo, hi, step, cut down to what the lengths allow */
+    int64_t lo, hi, step;
     lh_plan *plan;
     int64_t tiles_capacity, bits_capacity, n_bits; /* words; bits used */
+    lh_runs needs;                                 /* of one query block */
+    plan_span *span;                               /* of the part that is being made */
+    int64_t n_spans, spans_capacity, distances_capacity;
 } plan_make;
 
-/* A stretch of keys with consecutive rows and evenly spaced positions. */
-typedef struct plan_keys {
-    int64_t row, count, position, stride;
-} plan_keys;
+/* Evenly spaced rows with evenly spaced positions: a query block, or a stretch of keys. */
+typedef struct plan_list {
+    int64_t row, row_step, count, position, stride;
+} plan_list;
+
+/* Elements from, from + every, ...: count of them. */
+static plan_list plan_part(const plan_list *l, int64_t from, int64_t every, int64_t count)
+{
+    return (plan_list){l->row + from * l->row_step, l->row_step * every, count,
+                       l->position + from * l->stride, l->stride * every};
+}
+
+static int64_t floor_div(int64_t a, int64_t b)
+{
+    return a / b - (a % b < 0);
+}
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return a / b + (a % b > 0);
+}
 
 static int32_t plan_clamp(int64_t x)
 {
     return (int32_t)lhi_max(-LH_TILE_FAR, lhi_min(LH_TILE_FAR, x));
 }
 
-static lh_status plan_add(plan_make *m, lh_tile tile)
+/* --- distances --- */
+
+static int64_t span_residue(const plan_span *s)
+{
+    return s->start - floor_div(s->start, s->stride) * s->stride;
+}
+
+/* By stride, residue class, start. */
+static int span_compare(const void *a, const void *b)
+{
+    const plan_span *x = a;
+    const plan_span *y = b;
+    int64_t p = span_residue(x);
+    int64_t q = span_residue(y);
+    if (x->stride != y->stride) return x->stride < y->stride ? -1 : 1;
+    if (p != q) return p < q ? -1 : 1;
+    return (x->start > y->start) - (x->start < y->start);
+}
+
+/* Puts b into a where they touch; false: they do not. */
+static bool span_merge(plan_span *a, const plan_span *b)
+{
+    if (a->stride != b->stride || (b->start - a->start) % a->stride != 0) return false;
+    int64_t begin = lhi_min(a->start, b->start);
+    int64_t end = lhi_max(a->start + a->count * a->stride, b->start + b->count * b->stride);
+    int64_t count = (end - begin) / a->stride;
+    if (count > a->count + b->count) return false;
+    a->start = begin;
+    a->count = count;
+    return true;
+}
+
+/* Notes what a tile spans, and in the tile what plan_distances needs to know of it: the distance of
+ * score (0, 0) and the stride. */
+static lh_status plan_spans(plan_make *m, const plan_list *q, const plan_list *k, lh_tile *t)
+{
+    lh_status st = LH_OK;
+    int64_t stride = q->count > 1 ? q->stride : k->stride;
+    t->r_row = q->position - k->position;
+    t->r_step = stride;
+    plan_span s = {t->r_row - (k->count - 1) * stride, q->count + k->count - 1, stride, 0};
+    if (m->n_spans > 0 && span_merge(&m->span[m->n_spans - 1], &s)) return LH_OK;
+    LH_TRY(lh_grow(&m->span, &m->spans_capacity, m->n_spans + 1, sizeof s));
+    m->span[m->n_spans++] = s;
+done:
+    return st;
+}
+
+static void plan_merge_spans(plan_make *m)
+{
+    int64_t kept = 0;
+    int64_t row = 0;
+    if (m->n_spans > 1) qsort(m->span, (size_t)m->n_spans, sizeof *m->span, span_compare);
+    for (int64_t i = 0; i < m->n_spans; i++)
+        if (kept == 0 || !span_merge(&m->span[kept - 1], &m->span[i])) m->span[kept++] = m->span[i];
+    m->n_spans = kept;
+    for (int64_t i = 0; i < kept; i++) {
+        m->span[i].row = row;
+        row += m->span[i].count;
+    }
+}
+
+/* The last merged span that does not come after the distance. */
+static const plan_span *plan_find_span(const plan_make *m, const plan_span *distance)
+{
+    int64_t low = 0;
+    int64_t high = m->n_spans;
+    while (high - low > 1) {
+        int64_t middle = low + (high - low) / 2;
+        if (span_compare(&m->span[middle], distance) <= 0)
+            low = middle;
+        else
+            high = middle;
+    }
+    return &m->span[low];
+}
+
+/* The table of a part, and where its tiles from `tile` on find their rows. */
+static lh_status plan_distances(plan_make *m, int part, int64_t tile)
+{
+    lh_status st = LH_OK;
+    lh_plan *p = m->plan;
+    int64_t at = p->first_distance[part];
+    plan_merge_spans(m);
+    LH_TRY(lh_grow(&p->distance, &m->distances_capacity, at + m->n_spans, sizeof *p->distance));
+    for (int64_t i = 0; i < m->n_spans; i++) {
+        p->distance[at + i] = (lh_run){m->span[i].start, m->span[i].count, m->span[i].stride};
+        p->distance_rows[part] += m->span[i].count;
+    }
+    for (; tile < p->n_tiles; tile++) {
+        lh_tile *t = &p->tile[tile];
+        const plan_span *s = plan_find_span(m, &(plan_span){t->r_row, 1, t->r_step, 0});
+        t->r_row = s->row + (t->r_row - s->start) / s->stride;
+        t->r_step = 1;
+    }
+    p->first_distance[part + 1] = at + m->n_spans;
+    p->max_distance_rows = lhi_max(p->max_distance_rows, p->distance_rows[part]);
+    m->n_spans = 0;
+done:
+    return st;
+}
+
+/* --- tiles --- */
+
+static lh_tile plan_tile(const plan_list *q, const plan_list *k)
+{
+    return (lh_tile){.q_row = (int32_t)q->row,
+                     .nq = (int32_t)q->count,
+                     .q_stride = (int32_t)(q->count > 1 ? q->row_step : 1),
+                     .k_row = (int32_t)k->row,
+                     .nk = (int32_t)k->count,
+                     .k_stride = (int32_t)(k->count > 1 ? k->row_step : 1),
+                     .lo = -LH_TILE_FAR,
+                     .hi = LH_TILE_FAR,
+                     .bits = -1,
+                     .k_position = k->position,
+                     .k_step = k->stride};
+}
+
+static lh_status plan_add(plan_make *m, const plan_list *q, const plan_list *k, lh_tile tile)
 {
     lh_plan *p = m->plan;
-    lh_status st = lh_grow(&p->tile, &m->tiles_capacity, p->n_tiles + 1, sizeof *p->tile);
-    if (st == LH_OK) p->tile[p->n_tiles++] = tile;
+    lh_status st = LH_OK;
+    LH_TRY(plan_spans(m, q, k, &tile));
+    LH_TRY(lh_grow(&p->tile, &m->tiles_capacity, p->n_tiles + 1, sizeof *p->tile));
+    p->tile[p->n_tiles++] = tile;
+done:
     return st;
 }
 
@@ -44,97 +191,153 @@ static double plan_band_scores(const lh_tile *t)
     return n;
 }
 
-/* A band over one stretch: at most two tiles, cut at the first chunk edge. */
-static lh_status plan_band(plan_make *m, const lh_piece *q, const plan_keys *k, int64_t lo,
-                           int64_t hi)
+/* Queries and keys of one residue class, with the same stride: a band. At most two tiles, cut at
+ * the class's first key in a new chunk. */
+static lh_status plan_band(plan_make *m, const plan_list *q, const plan_list *k)
 {
     lh_status st = LH_OK;
-    int64_t begin = lhi_max(k->position, q->position + lo);
-    int64_t end = lhi_min(k->position + k->count, q->position + q->count + hi);
+    int64_t steps = k->stride / m->step;
+    int64_t shift = (k->position - q->position) / m->step;
+    int64_t lo = ceil_div(m->lo - shift, steps); /* of j - i */
+    int64_t hi = floor_div(m->hi - shift, steps);
+    int64_t begin = lhi_max(0, lo);
+    int64_t end = lhi_min(k->count, q->count + hi);
     int64_t chunk = m->keys->chunk;
-    while (begin < end) {
-        int64_t edge = (begin / chunk + 1) * chunk;
-        int64_t stop = begin % chunk != 0 && edge < end ? edge : end;
-        int64_t shift = q->position - begin; /* j - i of positions = (j - i of rows) - shift */
-        lh_tile t = {.q_row = (int32_t)q->row,
-                     .nq = (int32_t)q->count,
-                     .q_stride = 1,
-                     .k_row = (int32_t)(k->row + begin - k->position),
-                     .nk = (int32_t)(stop - begin),
-                     .k_stride = 1,
-                     .lo = plan_clamp(lo + shift),
-                     .hi = plan_clamp(hi + shift),
-                     .bits = -1,
-                     .k_position = begin,
-                     .k_step = 1};
+    while (lo <= hi && begin < end) {
+        int64_t position = k->position + begin * k->stride;
+        int64_t edge = position / chunk + 1; /* in chunks */
+        bool first = position < k->stride || (position - k->stride) / chunk < position / chunk;
+        int64_t next = ceil_div(edge * chunk - k->position, k->stride);
+        int64_t stop = first ? end : lhi_min(end, next);
+        plan_list part = plan_part(k, begin, 1, stop - begin);
+        lh_tile t = plan_tile(q, &part);
+        t.lo = plan_clamp(lo - begin);
+        t.hi = plan_clamp(hi - begin);
         m->plan->scores += plan_band_scores(&t);
-        LH_TRY(plan_add(m, t));
+        LH_TRY(plan_add(m, q, &part, t));
         begin = stop;
     }
 done:
     return st;
 }
 
-/* One tile of a pattern that is no band: FULL, or one bit per score. */
-static lh_status plan_bits(plan_make *m, const lh_piece *q, const plan_keys *k)
+/* Marks the visible scores of a tile, one bit each; *seen: how many. */
+static lh_status plan_mark(plan_make *m, const plan_list *q, const plan_list *k, int64_t *seen)
+{
+    lh_status st = LH_OK;
+    int64_t words = (m->n_bits + q->count * k->count + 63) / 64;
+    *seen = 0;
+    LH_TRY(lh_grow(&m->plan->bits, &m->bits_capacity, words, sizeof *m->plan->bits));
+    for (int64_t i = 0; i < q->count; i++) {
+        for (int64_t j = 0; j < k->count; j++, m->n_bits++) {
+            if (!lh_pattern_sees(m->pattern, q->position + i * q->stride,
+                                 k->position + j * k->stride))
+                continue;
+            m->plan->bits[m->n_bits / 64] |= (uint64_t)1 << (m->n_bits % 64);
+            ++*seen;
+        }
+    }
+done:
+    return st;
+}
+
+/* One tile of a pattern that is no band here: FULL, or one bit per score. */
+static lh_status plan_bits(plan_make *m, const plan_list *q, const plan_list *k)
 {
     lh_status st = LH_OK;
     lh_range qr = {q->position, q->position + (q->count - 1) * q->stride + 1};
     lh_range kr = {k->position, k->position + (k->count - 1) * k->stride + 1};
     lh_cover cover = lh_pattern_cover(m->pattern, qr, kr);
-    lh_tile t = {.q_row = (int32_t)q->row,
-                 .nq = (int32_t)q->count,
-                 .q_stride = 1,
-                 .k_row = (int32_t)k->row,
-                 .nk = (int32_t)k->count,
-                 .k_stride = 1,
-                 .lo = -LH_TILE_FAR,
-                 .hi = LH_TILE_FAR,
-                 .bits = -1,
-                 .k_position = k->position,
-                 .k_step = k->stride};
+    lh_tile t = plan_tile(q, k);
+    int64_t seen = q->count * k->count;
     if (cover == LH_EMPTY) return LH_OK;
     if (cover == LH_MIXED) {
-        int64_t words = (m->n_bits + q->count * k->count + 63) / 64;
-        int64_t seen = 0;
-        LH_TRY(lh_grow(&m->plan->bits, &m->bits_capacity, words, sizeof *m->plan->bits));
         t.bits = m->n_bits;
-        for (int64_t i = 0; i < q->count; i++) {
-            for (int64_t j = 0; j < k->count; j++, m->n_bits++) {
-                if (!lh_pattern_sees(m->pattern, q->position + i * q->stride,
-                                     k->position + j * k->stride))
-                    continue;
-                m->plan->bits[m->n_bits / 64] |= (uint64_t)1 << (m->n_bits % 64);
-                seen++;
-            }
+        LH_TRY(plan_mark(m, q, k, &seen));
+        if (seen == 0) { /* no bit was set: the place is free again */
+            m->n_bits = t.bits;
+            return LH_OK;
         }
-        m->plan->scores += (double)seen;
-        if (seen == 0) return LH_OK;
-    } else {
-        m->plan->scores += (double)(q->count * k->count);
     }
-    LH_TRY(plan_add(m, t));
+    m->plan->scores += (double)seen;
+    LH_TRY(plan_add(m, q, k, t));
 done:
     return st;
 }
 
-static lh_status plan_stretch(plan_make *m, const lh_piece *q, const plan_keys *k)
+/* Keys of one stretch and one needed run, cut at chunk edges. Where queries and keys are spaced
+ * differently, key by key: the distances of a tile must be evenly spaced. */
+static lh_status plan_run_bits(plan_make *m, const plan_list *q, const plan_list *k)
 {
     lh_status st = LH_OK;
-    int64_t lo = 0;
-    int64_t hi = 0;
-    if (q->stride == 1 && k->stride == 1 && lh_pattern_is_band(m->pattern, &lo, &hi))
-        return plan_band(m, q, k, lo, hi);
+    int64_t chunk = m->keys->chunk;
     for (int64_t j = 0; j < k->count;) {
-        plan_keys part = {k->row + j, lhi_min(PLAN_TILE_K, k->count - j),
-                          k->position + j * k->stride, k->stride};
-        int64_t edge = m->keys->chunk - part.position % m->keys->chunk; /* positions to it */
-        part.count = lhi_min(part.count, (edge + k->stride - 1) / k->stride);
+        int64_t position = k->position + j * k->stride;
+        int64_t room = chunk - position % chunk; /* positions to the edge */
+        int64_t count = lhi_min(k->count - j, ceil_div(room, k->stride));
+        count = lhi_min(count, PLAN_TILE_K);
+        if (q->count > 1 && q->stride != k->stride) count = 1;
+        plan_list part = plan_part(k, j, 1, count);
         LH_TRY(plan_bits(m, q, &part));
-        j += part.count;
+        j += count;
     }
 done:
     return st;
+}
+
+/* What the pattern lets the query block see of a stretch of keys: only the block's needs are looked
+ * at. */
+static lh_status plan_stretch_bits(plan_make *m, const plan_list *q, const plan_list *k)
+{
+    lh_status st = LH_OK;
+    int64_t low = 0;
+    int64_t high = m->needs.count;
+    while (low < high) { /* the first run that ends behind the stretch's begin */
+        int64_t middle = low + (high - low) / 2;
+        if (m->needs.run[middle].start + m->needs.run[middle].count <= k->position)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    for (; low < m->needs.count; low++) {
+        const lh_run *r = &m->needs.run[low];
+        int64_t begin = lhi_max(0, ceil_div(r->start - k->position, k->stride));
+        int64_t end = lhi_min(k->count, ceil_div(r->start + r->count - k->position, k->stride));
+        if (begin >= k->count) break;
+        plan_list part = plan_part(k, begin, 1, end - begin);
+        if (begin < end) LH_TRY(plan_run_bits(m, q, &part));
+    }
+done:
+    return st;
+}
+
+/* How many residue classes of the comb positions of this stride fall into: elements so far apart are
+ * again whole steps apart. */
+static int64_t plan_classes(const plan_make *m, int64_t stride)
+{
+    int64_t a = m->step;
+    int64_t b = stride;
+    while (b != 0) {
+        int64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return m->step / a;
+}
+
+/* The keys of a stretch that lie whole steps from the query block, spaced as it is. Returns false
+ * where they are spaced otherwise. */
+static bool plan_comb_keys(const plan_make *m, const plan_list *q, const plan_list *k,
+                           plan_list *out)
+{
+    int64_t every = k->count > 1 ? plan_classes(m, k->stride) : 1;
+    int64_t from = 0;
+    if (q->count > 1 && k->count > 1 && q->stride != k->stride * every) return false;
+    while (from < every && (k->position + from * k->stride - q->position) % m->step != 0) from++;
+    bool none = from == every || from >= k->count;
+    *out = plan_part(k, from, every, none ? 0 : (k->count - from - 1) / every + 1);
+    if (k->count == 1) out->stride = q->count > 1 ? q->stride : m->step;
+    return true;
 }
 
 /* A block of keys: runs of positions in row order, from row `row` on. */
@@ -144,34 +347,63 @@ typedef struct plan_runs {
 } plan_runs;
 
 /* Tiles of one query block against a block of keys. */
-static lh_status plan_query(plan_make *m, const lh_piece *q, const plan_runs *keys)
+static lh_status plan_query(plan_make *m, const plan_list *q, const plan_runs *keys)
 {
     lh_status st = LH_OK;
     int64_t at = keys->row;
+    bool needed = false;
     for (int64_t r = 0; r < keys->count; r++) {
-        plan_keys k = {at, keys->run[r].count, keys->run[r].start, keys->run[r].stride};
-        LH_TRY(plan_stretch(m, q, &k));
+        plan_list k = {at, 1, keys->run[r].count, keys->run[r].start, keys->run[r].stride};
+        plan_list mates = {0};
         at += k.count;
+        if (m->comb && plan_comb_keys(m, q, &k, &mates)) {
+            LH_TRY(plan_band(m, q, &mates));
+            continue;
+        }
+        if (!needed) {
+            lh_range all = {q->position, q->position + (q->count - 1) * q->stride + 1};
+            lh_runs_clear(&m->needs);
+            LH_TRY(lh_pattern_needs(m->pattern, all, m->keys->n, &m->needs));
+            LH_TRY(lh_runs_normalise(&m->needs));
+            needed = true;
+        }
+        LH_TRY(plan_stretch_bits(m, q, &k));
     }
 done:
     return st;
 }
 
-/* Tiles of all query blocks of a rank against a block of keys. */
-static lh_status plan_block(plan_make *m, int rank, const plan_runs *keys)
+/* Tiles of one piece of the queries: blocks in row order, within a block the residue classes. */
+static lh_status plan_piece(plan_make *m, const lh_piece *piece, const plan_runs *keys)
 {
     lh_status st = LH_OK;
-    lh_piece piece;
-    for (lh_pieces it = lh_pieces_of(m->queries, rank); lh_piece_next(&it, &piece);) {
-        for (int64_t i = 0; i < piece.count; i += LH_TILE_Q) {
-            lh_piece q = {piece.row + i, lhi_min(LH_TILE_Q, piece.count - i),
-                          piece.position + i * piece.stride, piece.stride};
+    plan_list all = {piece->row, 1, piece->count, piece->position, piece->stride};
+    int64_t classes = m->comb ? plan_classes(m, piece->stride) : 1;
+    for (int64_t i = 0; i < piece->count; i += LH_TILE_Q * classes) {
+        int64_t count = lhi_min(LH_TILE_Q * classes, piece->count - i);
+        for (int64_t c = 0; c < lhi_min(classes, count); c++) {
+            plan_list q = plan_part(&all, i + c, classes, (count - c - 1) / classes + 1);
             LH_TRY(plan_query(m, &q, keys));
         }
     }
 done:
     return st;
 }
+
+/* Tiles of all query blocks of a rank against a block of keys, which is part `part`. */
+static lh_status plan_block(plan_make *m, int rank, int part, const plan_runs *keys)
+{
+    lh_status st = LH_OK;
+    lh_piece piece;
+    for (lh_pieces it = lh_pieces_of(m->queries, rank); lh_piece_next(&it, &piece);)
+        LH_TRY(plan_piece(m, &piece, keys));
+    LH_TRY(plan_distances(m, part, m->plan->first[part]));
+    m->plan->first[part + 1] = m->plan->n_tiles;
+done:
+    return st;
+}
+
+/* --- the plan --- */
 
 /* What the queries of a rank may see: the needs of the exchange. */
 static lh_status plan_needs(const void *user, int rank, lh_runs *out)
@@ -193,21 +425,44 @@ done:
     return st;
 }
 
+/* Rows travel unless one side lies everywhere: then a rank's queries meet the keys that it has. */
+static lh_status plan_exchange(plan_make *m, int rank)
+{
+    lh_status st = LH_OK;
+    lh_plan *p = m->plan;
+    int64_t lo = 0;
+    int64_t hi = 0;
+    int64_t step = 0;
+    bool comb = lh_pattern_is_comb(m->pattern, &lo, &hi, &step);
+    lh_needs needs = {plan_needs, m, comb && (lo <= -LH_FAR || hi >= LH_FAR)};
+    if (m->keys->everywhere || m->queries->everywhere) {
+        LH_TRY(lh_new(sizeof *p->exchange, &p->exchange));
+        p->exchange->rank = rank;
+        p->exchange->ranks = m->keys->ranks;
+    } else {
+        LH_TRY(lh_exchange_create(m->keys, rank, &needs, &p->exchange));
+    }
+    p->block_rows = p->exchange->keep ? p->exchange->total_recv : p->exchange->max_recv;
+done:
+    return st;
+}
+
 static lh_status plan_tiles(plan_make *m, int rank)
 {
     lh_status st = LH_OK;
     lh_plan *p = m->plan;
     lh_exchange *x = p->exchange;
+    size_t parts = (size_t)x->n_steps + 1;
     int64_t count = 0;
     const lh_run *own = lh_layout_runs(m->keys, rank, &count);
-    LH_TRY(lh_new((size_t)(x->n_steps + 2) * sizeof *p->first, &p->first));
-    LH_TRY(plan_block(m, rank, &(plan_runs){own, count, 0}));
-    p->first[1] = p->n_tiles;
+    LH_TRY(lh_new((parts + 1) * sizeof *p->first, &p->first));
+    LH_TRY(lh_new((parts + 1) * sizeof *p->first_distance, &p->first_distance));
+    LH_TRY(lh_new(parts * sizeof *p->distance_rows, &p->distance_rows));
+    LH_TRY(plan_block(m, rank, 0, &(plan_runs){own, count, 0}));
     for (int i = 0; i < x->n_steps; i++) {
         const lh_exchange_step *s = &x->step[i];
         plan_runs keys = {s->positions.run, s->positions.count, x->keep ? s->offset : 0};
-        LH_TRY(plan_block(m, rank, &keys));
-        p->first[i + 2] = p->n_tiles;
+        LH_TRY(plan_block(m, rank, i + 1, &keys));
     }
 done:
     return st;
@@ -217,25 +472,28 @@ lh_status lh_plan_create(const lh_pattern *pattern, const lh_layout *queries, co
                          int rank, lh_plan **out)
 {
     lh_status st = LH_OK;
-    plan_make m = {.pattern = pattern, .queries = queries, .keys = keys};
-    int64_t lo = 0;
-    int64_t hi = 0;
-    bool far = lh_pattern_is_band(pattern, &lo, &hi) && (lo <= -LH_FAR || hi >= LH_FAR);
-    lh_needs needs = {plan_needs, &m, far};
+    plan_make m = {.pattern = pattern, .queries = queries, .keys = keys, .step = 1};
     *out = NULL;
     LH_CHECK(queries->ranks == keys->ranks, LH_ERR_BUG, "queries on %d ranks, keys on %d",
              queries->ranks, keys->ranks);
-    LH_CHECK(queries->max_rows < INT32_MAX && keys->n < INT32_MAX, LH_ERR_UNSUP,
-             "a sequence of %lld positions: at most 2^31 - 2", (long long)keys->n);
+    LH_CHECK(queries->n < INT32_MAX && keys->n < INT32_MAX, LH_ERR_UNSUP,
+             "a sequence of %lld positions: at most 2^31 - 2",
+             (long long)lhi_max(queries->n, keys->n));
+    m.comb = lh_pattern_is_comb(pattern, &m.lo, &m.hi, &m.step);
+    /* no distance is longer: so nothing below overflows, and sees does not change */
+    int64_t longest = lhi_max(queries->n, keys->n) + 1;
+    m.lo = lhi_max(m.lo, -longest);
+    m.hi = lhi_min(m.hi, longest);
+    m.step = lhi_min(m.step, longest);
     LH_TRY(lh_new(sizeof *m.plan, &m.plan));
-    LH_TRY(lh_exchange_create(keys, rank, &needs, &m.plan->exchange));
-    m.plan->block_rows =
-        m.plan->exchange->keep ? m.plan->exchange->total_recv : m.plan->exchange->max_recv;
+    LH_TRY(plan_exchange(&m, rank));
     LH_TRY(plan_tiles(&m, rank));
     *out = m.plan;
     m.plan = NULL;
 done:
     lh_plan_destroy(&m.plan);
+    lh_runs_free(&m.needs);
+    lh_free(&m.span);
     return st;
 }
 
@@ -246,80 +504,8 @@ void lh_plan_destroy(lh_plan **plan)
     lh_free(&(*plan)->tile);
     lh_free(&(*plan)->first);
     lh_free(&(*plan)->bits);
+    lh_free(&(*plan)->distance);
+    lh_free(&(*plan)->first_distance);
+    lh_free(&(*plan)->distance_rows);
     lh_free(plan);
-}
-
-/* --- cache --- */
-
-typedef struct cache_entry {
-    char key[PLAN_KEY];
-    lh_plan *plan;
-    int64_t used; /* step of the last use */
-} cache_entry;
-
-struct lh_plan_cache {
-    cache_entry *entry;
-    int64_t count, capacity, step;
-};
-
-lh_status lh_plan_cache_create(lh_plan_cache **out)
-{
-    return lh_new(sizeof **out, out);
-}
-
-void lh_plan_cache_destroy(lh_plan_cache **cache)
-{
-    if (*cache == NULL) return;
-    for (int64_t i = 0; i < (*cache)->count; i++) lh_plan_destroy(&(*cache)->entry[i].plan);
-    lh_free(&(*cache)->entry);
-    lh_free(cache);
-}
-
-void lh_plan_cache_step(lh_plan_cache *cache)
-{
-    cache->step++;
-}
-
-/* A free entry, or the least recently used one that no running step has borrowed. */
-static lh_status cache_slot(lh_plan_cache *cache, cache_entry **out)
-{
-    int64_t oldest = -1;
-    for (int64_t i = 0; cache->count >= LH_PLAN_CACHE && i < cache->count; i++) {
-        if (cache->entry[i].used >= cache->step - 1) continue;
-        if (oldest < 0 || cache->entry[i].used < cache->entry[oldest].used) oldest = i;
-    }
-    if (oldest >= 0) {
-        lh_plan_destroy(&cache->entry[oldest].plan);
-        *out = &cache->entry[oldest];
-        return LH_OK;
-    }
-    lh_status st = lh_grow(&cache->entry, &cache->capacity, cache->count + 1, sizeof *cache->entry);
-    if (st == LH_OK) *out = &cache->entry[cache->count++];
-    return st;
-}
-
-lh_status lh_plan_get(lh_plan_cache *cache, const lh_pattern *pattern, const lh_layout *queries,
-                      const lh_layout *keys, int rank, const lh_plan **out)
-{
-    lh_status st = LH_OK;
-    char key[PLAN_KEY] = "";
-    cache_entry *entry = NULL;
-    lh_plan *plan = NULL;
-    *out = NULL;
-    (void)snprintf(key, sizeof key, "%d %" PRIx64 " %" PRIx64 " ", rank, queries->hash, keys->hash);
-    LH_TRY(lh_pattern_key(pattern, key, sizeof key));
-    for (int64_t i = 0; i < cache->count && entry == NULL; i++)
-        if (strcmp(cache->entry[i].key, key) == 0) entry = &cache->entry[i];
-    if (entry == NULL) {
-        LH_TRY(lh_plan_create(pattern, queries, keys, rank, &plan));
-        LH_TRY(cache_slot(cache, &entry));
-        entry->plan = plan;
-        plan = NULL;
-        memcpy(entry->key, key, sizeof key);
-    }
-    entry->used = cache->step;
-    *out = entry->plan;
-done:
-    lh_plan_destroy(&plan);
-    return st;
 }

@@ -4,9 +4,17 @@
  *
  * A plan is local and pure: made without messages, for any rank of any number of ranks, and cached
  * by its key. Query blocks are cut at chunk edges, stretches of keys at their first one (patterns
- * that are no band: at every one); the tiles of a dilated band (a comb) take every step-th row of
- * both. Keys or queries that lie everywhere need no exchange: all tiles are of own keys. The blocks of a query are still merged in ring order, so outputs
- * on different numbers of ranks are equal to rounding, not bit by bit. */
+ * that are no band: at every one). Queries and keys that are spaced alike make band tiles under a
+ * band or a comb, one for each residue class (q_stride and k_stride are then the comb's step);
+ * everything else makes FULL tiles and tiles of bits, over the keys that the query block needs.
+ * Tiles of one part ascend by q_row, and those of a query block are neighbours.
+ *
+ * Where keys or queries lie everywhere nothing travels (an exchange of no steps that keeps nothing):
+ * all tiles are of part 0, this rank's queries against this rank's keys; partial results of queries
+ * that lie everywhere are the caller's to merge.
+ *
+ * The blocks of a query are still merged in ring order, so outputs on different numbers of ranks
+ * are equal to rounding, not bit by bit. */
 #include "attention/pattern.h"
 #include "parallel/exchange.h"
 
@@ -21,7 +29,9 @@ typedef struct lh_plan {
     /* Distances (query position - key position) that the tiles of each part span, for score terms:
      * part p's table has the rows of runs distance[first_distance[p]] .. distance[first_distance[p +
      * 1] - 1] in order, distance_rows[p] in all; tiles' r_row and r_step point into it. Parts: own
-     * keys, then each step. */
+     * keys, then each step. A run's stride is that of its tiles' positions (1, a comb's step, ...).
+     * A part between two stretches of a and b rows has less than a + b rows; under a band of w
+     * distances at most w + 2 LH_TILE_Q. */
     lh_run *distance;
     int64_t *first_distance; /* [n_steps + 2] */
     int64_t *distance_rows;  /* [n_steps + 1] */

@@ -176,7 +176,7 @@ static int64_t tile_visible(const lh_tile *t, const uint64_t *bits)
     return n;
 }
 
-/* `valid` does not count: the number must not depend on data. */
+/* The sight does not count: the number must not depend on data. */
 static double tiles_visible(const lh_tile *tiles, int64_t n_tiles, const uint64_t *bits)
 {
     double n = 0;
@@ -186,14 +186,14 @@ static double tiles_visible(const lh_tile *tiles, int64_t n_tiles, const uint64_
 
 double lh_attend_flops(const lh_attend_args *a)
 {
-    return 4.0 * (double)a->width * (double)a->batch * (double)a->n_heads *
+    return (a->qr != NULL ? 6.0 : 4.0) * (double)a->width * (double)a->batch * (double)a->n_heads *
            tiles_visible(a->tiles, a->n_tiles, a->bits);
 }
 
 double lh_attend_grad_flops(const lh_attend_grad_args *a)
 {
-    return 10.0 * (double)a->width * (double)a->batch * (double)a->n_heads *
-           tiles_visible(a->tiles, a->n_tiles, a->bits);
+    return (a->qr != NULL ? 16.0 : 10.0) * (double)a->width * (double)a->batch *
+           (double)a->n_heads * tiles_visible(a->tiles, a->n_tiles, a->bits);
 }
 
 static double no_flops(const void *args)

@@ -450,7 +450,32 @@ static lh_status spans_add(lh_span **spans, int64_t *n, int64_t *capacity, int64
     return st;
 }
 
-/* First run of needs that ends at or after position: the runs ascend, so their ends do. */
+/* Runs of needs ascend in their starts and share nothing. *apart: each starts after the end of all
+ * before it. Only within a stretch of runs that interleave is every pair looked at. */
+static lh_status needs_check(const lh_runs *needs, bool *apart)
+{
+    lh_status st = LH_OK;
+    int64_t reach = -1; /* the last position so far */
+    int64_t stretch = 0;
+    *apart = true;
+    for (int64_t i = 0; i < needs->count; i++) {
+        const lh_run *r = &needs->run[i];
+        LH_CHECK(i == 0 || r->start > needs->run[i - 1].start, LH_ERR_BUG,
+                 "needed runs %lld and %lld do not ascend", (long long)(i - 1), (long long)i);
+        if (r->start > reach)
+            stretch = i;
+        else
+            *apart = false;
+        for (int64_t k = stretch; k < i; k++)
+            LH_CHECK(run_intersect(&needs->run[k], r).count == 0, LH_ERR_BUG,
+                     "needed runs %lld and %lld share positions", (long long)k, (long long)i);
+        reach = lhi_max(reach, run_last(r));
+    }
+done:
+    return st;
+}
+
+/* First run of needs that ends at or after position; the runs lie apart, so their ends ascend. */
 static int64_t needs_from(const lh_runs *needs, int64_t position)
 {
     int64_t low = 0;
@@ -472,13 +497,12 @@ lh_status lh_layout_intersect(const lh_layout *l, int rank, const lh_runs *needs
     lh_status st = LH_OK;
     int64_t mine = *n_spans;
     int64_t row = 0;
+    bool apart = true;
     *rows = 0;
-    for (int64_t i = 1; i < needs->count; i++)
-        LH_CHECK(needs->run[i].start > run_last(&needs->run[i - 1]), LH_ERR_BUG,
-                 "needed runs %lld and %lld do not ascend", (long long)(i - 1), (long long)i);
+    LH_TRY(needs_check(needs, &apart));
     for (int64_t i = l->first[rank]; i < l->first[rank + 1]; i++) {
         const lh_run *a = &l->run[i];
-        for (int64_t k = needs_from(needs, a->start); k < needs->count; k++) {
+        for (int64_t k = apart ? needs_from(needs, a->start) : 0; k < needs->count; k++) {
             if (needs->run[k].start > run_last(a)) break;
             lh_run shared = run_intersect(a, &needs->run[k]);
             if (shared.count == 0) continue;
@@ -493,4 +517,22 @@ lh_status lh_layout_intersect(const lh_layout *l, int rank, const lh_runs *needs
     }
 done:
     return st;
+}
+
+void lh_layout_moved(const lh_layout *from, const lh_layout *to, int rank, int64_t *leaving,
+                     int64_t *arriving)
+{
+    int64_t runs = 0;
+    const lh_run *run = lh_layout_runs(from, rank, &runs);
+    int64_t stay = 0;
+    *leaving = 0;
+    for (int64_t i = 0; i < runs; i++)
+        for (int64_t j = 0; j < run[i].count; j++) {
+            int64_t position = run[i].start + j * run[i].stride;
+            if (position >= to->n) continue;
+            bool here = lh_layout_row(to, rank, position) >= 0;
+            stay += here;
+            *leaving += !here;
+        }
+    *arriving = to->rows[rank] - stay;
 }

@@ -53,6 +53,12 @@ LH_NODISCARD lh_status lh_layout_everywhere(int64_t n, int ranks, int64_t chunk,
  * O(runs of the rank). */
 int64_t lh_layout_row(const lh_layout *l, int rank, int64_t position);
 
+/* lh_layout_moved - rows of `rank` in `from` that another rank holds in `to`, and rows of it in `to`
+ * that another holds in `from`; positions that `to` does not have stay out. Counted one by one: the
+ * formula for tables that are laid out anew. Local, pure. */
+void lh_layout_moved(const lh_layout *from, const lh_layout *to, int rank, int64_t *leaving,
+                     int64_t *arriving);
+
 /* lh_layout_from_sizes - contiguous with given shard sizes [ranks]; their sum is n. Local, pure. */
 LH_NODISCARD lh_status lh_layout_from_sizes(const int64_t *sizes, int ranks, int64_t chunk,
                                             lh_layout **out);
@@ -88,12 +94,14 @@ typedef struct lh_pieces {
 lh_pieces lh_pieces_of(const lh_layout *l, int rank);
 bool lh_piece_next(lh_pieces *it, lh_piece *out);
 
-/* lh_layout_intersect - local rows of `rank` whose positions lie in `needs` (ascending, stride >=
- * 1), as spans in row order appended to *spans (lh_grow; caller frees with lh_free). *rows: how
- * many. positions may be NULL or receives the runs of global positions in the same order.
- * The runs of needs must not interleave: each starts after the last position of the one before.
- * Local, pure. O(log needs + runs that meet) per run of the rank. Errors: LH_ERR_MEMORY; LH_ERR_BUG
- * for interleaved needs. */
+/* lh_layout_intersect - local rows of `rank` whose positions lie in `needs` (starts ascending, stride
+ * >= 1), as spans appended to *spans (lh_grow; caller frees with lh_free). *rows: how many. positions
+ * may be NULL or receives the runs of global positions in the same order. Runs of needs may
+ * interleave (several residue classes) but not share positions. Order: by run of the rank, then by
+ * run of needs: the order of rows where runs of needs lie apart, each behind the one before.
+ * Local, pure. O(log needs + runs that meet) per run of the rank for runs that lie apart, else
+ * O(needs) and O(k^2) for k runs that interleave. Errors: LH_ERR_MEMORY; LH_ERR_BUG for needs that do
+ * not ascend or share positions. */
 LH_NODISCARD lh_status lh_layout_intersect(const lh_layout *l, int rank, const lh_runs *needs,
                                            lh_span **spans, int64_t *n_spans, int64_t *capacity,
                                            int64_t *rows, lh_runs *positions);

@@ -17,7 +17,8 @@
  * row and Q, dO also transposed, all seven products read contiguous memory. Key blocks of TILE_KEYS
  * rows are cut at fixed offsets from the first key that the tile's band leaves. Within one, score
  * blocks outside the band are skipped, inside it computed without any mask work, and only those on
- * its edges masked.
+ * its edges masked. What a batch row's data hides is in core/tile_sight.h, the relative term in
+ * core/tile_relative.h.
  *
  * Scores carry the factor log2(e), so that exp is exp2; running maxima are kept in natural units. */
 #include <math.h>
@@ -41,6 +42,7 @@ enum {
     TILE_KEYS = 96,             /* keys per block */
     GROUP = SCORE_VECS * LANES, /* queries per column of score blocks */
     ROW_PAD = 16,               /* rows behind a buffer that a register block may read or write */
+    OFFSETS = TILE_KEYS + LH_TILE_Q, /* at least the distances of a key block to a query block */
     SPAN_BYTES =
         512 * 1024 /* of packed keys, values and gradients that should stay in a core's own cache */
 };
@@ -254,7 +256,10 @@ typedef struct job {
     const lh_tile *tiles;
     int64_t n_tiles;
     const uint64_t *bits;
-    const int64_t *valid;
+    lh_sight sight;
+    int64_t kv_first, kv_held; /* heads in a row of k, v, dk, dv */
+    const real *qr, *r;        /* NULL: no relative term */
+    real *dqr, *dr;
     real *scratch;
 } job;
 
@@ -278,6 +283,14 @@ enum piece {
     PIECE_MAX,    /* [LH_TILE_Q]; backward: lse log2(e) */
     PIECE_SUM,    /* [LH_TILE_Q]; backward: delta */
     PIECE_SHRINK, /* [LH_TILE_Q]: factor by which a new maximum shrinks O and sum */
+    PIECE_FROM,   /* [LH_TILE_Q]: first row of the key block that a query sees by its limits */
+    PIECE_TO,     /* [LH_TILE_Q]: and the row behind the last */
+    PIECE_QR,     /* [LH_TILE_Q, stride]: of the relative term, as PIECE_Q */
+    PIECE_OUTR,   /* [LH_TILE_Q, stride]: dQr */
+    PIECE_QRT,    /* [stride, LH_TILE_Q] */
+    PIECE_R,      /* [OFFSETS, stride]: table rows of a key block, by offset */
+    PIECE_DR,
+    PIECE_X, /* [OFFSETS, LH_TILE_Q]: R Qr^T, or its gradient */
     PIECE_COUNT
 };
 
@@ -290,22 +303,25 @@ static int64_t round_up(int64_t n, int64_t unit)
     return (n + unit - 1) / unit * unit;
 }
 
+/* Elements of a piece; k_rows: of the key block. */
+static int64_t piece_elements(enum piece i, int64_t stride, int64_t k_rows)
+{
+    if (i <= PIECE_DV) return (k_rows + ROW_PAD) * stride;
+    if (i <= PIECE_DV_BLOCK) return (TILE_KEYS + ROW_PAD) * stride;
+    if (i <= PIECE_DOT) return LH_TILE_Q * stride;
+    if (i <= PIECE_DS) return (TILE_KEYS + ROW_PAD) * LH_TILE_Q;
+    if (i <= PIECE_TO) return LH_TILE_Q;
+    if (i <= PIECE_QRT) return LH_TILE_Q * stride;
+    return (OFFSETS + ROW_PAD) * (i == PIECE_X ? LH_TILE_Q : stride);
+}
+
 /* Elements of one thread's scratch; offset[] of each piece. Every piece starts on a cache line. */
 static int64_t work_layout(int64_t stride, int64_t k_rows, int64_t offset[PIECE_COUNT])
 {
     int64_t at = 0;
     for (int i = 0; i < PIECE_COUNT; i++) {
-        int64_t n = LH_TILE_Q;
-        if (i <= PIECE_DV)
-            n = (k_rows + ROW_PAD) * stride;
-        else if (i <= PIECE_DV_BLOCK)
-            n = (TILE_KEYS + ROW_PAD) * stride;
-        else if (i <= PIECE_DOT)
-            n = LH_TILE_Q * stride;
-        else if (i <= PIECE_DS)
-            n = (TILE_KEYS + ROW_PAD) * LH_TILE_Q;
         offset[i] = at;
-        at += round_up(n, 16);
+        at += round_up(piece_elements((enum piece)i, stride, k_rows), 16);
     }
     return at;
 }
@@ -327,22 +343,34 @@ size_t TILE_SLOT(attend_scratch)(int64_t kv_heads, int64_t heads, int64_t width,
     return (size_t)size * sizeof(real) * (size_t)max_of(threads, 1);
 }
 
-/* Keys [*begin, *end) of the tile that queries [i0, i1) may see, by band and valid length. Empty:
- * *end <= *begin. */
-static void key_range(const job *s, const lh_tile *t, int64_t b, int64_t i0, int64_t i1,
-                      int64_t range[2])
-{
-    range[0] = max_of(0, i0 + t->lo);
-    range[1] = min_of(t->nk, i1 + t->hi);
-    if (s->valid == NULL) return;
-    int64_t room = s->valid[b] - t->k_position;
-    if (t->k_step > 0)
-        range[1] = min_of(range[1], room <= 0 ? 0 : (room - 1) / t->k_step + 1);
-    else if (t->k_step == 0)
-        range[1] = room > 0 ? range[1] : 0;
-    else
-        range[0] = max_of(range[0], room > 0 ? 0 : -room / -t->k_step + 1);
-}
+/* What the limits of a query block's rows leave of one tile. */
+typedef struct tile_limits {
+    bool some;                              /* false: they leave the whole tile to every query */
+    int32_t from[LH_TILE_Q], to[LH_TILE_Q]; /* keys [from, to) of the tile; equal: none */
+} tile_limits;
+
+typedef struct query_block {
+    const job *s;
+    const work *w;
+    int64_t b, h;
+    int64_t from, to;     /* rows of the key block that are looked at */
+    int64_t row, n, step; /* rows row, row + step, ... of the queries */
+    int64_t padded;       /* n rounded up to whole groups of columns */
+    tile_limits *limits;  /* of the tile at hand; NULL: none */
+} query_block;
+
+typedef struct key_block {
+    const lh_tile *tile;
+    int64_t first, n; /* keys first .. first + n - 1 of the tile */
+    const real *k, *v;
+    real *dk, *dv;
+    const real *from, *to; /* [LH_TILE_Q]: rows that a query sees by its limits; NULL: all */
+    int n_hidden;
+    uint8_t hidden[TILE_KEYS];  /* rows that nobody sees */
+    const struct offsets *term; /* NULL: no relative term */
+} key_block;
+
+#include "core/tile_sight.h"
 
 /* ---- Packing ---- */
 
@@ -408,8 +436,8 @@ static void pack_keys(const job *s, int64_t b, int64_t kv, const work *w, int64_
     int64_t n = range[1] - range[0];
     if (n <= 0) return;
     int64_t first = range[0] + n * part / parts, rows = range[0] + n * (part + 1) / parts - first;
-    int64_t from = row_at(b, s->k_rows, first, s->kv_heads, kv, s->width);
-    int64_t to = first * s->stride, row = s->kv_heads * s->width;
+    int64_t from = row_at(b, s->k_rows, first, s->kv_held, kv - s->kv_first, s->width);
+    int64_t to = first * s->stride, row = s->kv_held * s->width;
     pack_rows(w->piece[PIECE_K] + to, s->stride, s->k + from, row, rows, s->width, 1);
     pack_rows(w->piece[PIECE_V] + to, s->stride, s->v + from, row, rows, s->width, 1);
     size_t bytes = (size_t)(rows * s->stride) * sizeof(real);
@@ -430,8 +458,8 @@ static void add_key_gradients(const job *s, int64_t b, int64_t kv, const work *w
     rows_touched(s, b, range);
     int64_t n = range[1] - range[0];
     if (n <= 0) return;
-    int64_t to = row_at(b, s->k_rows, range[0], s->kv_heads, kv, s->width);
-    int64_t from = range[0] * s->stride, row = s->kv_heads * s->width;
+    int64_t to = row_at(b, s->k_rows, range[0], s->kv_held, kv - s->kv_first, s->width);
+    int64_t from = range[0] * s->stride, row = s->kv_held * s->width;
     /* the packed queries carried scale log2(e) */
     unpack_add(s->dk + to, row, w->piece[PIECE_DK] + from, s->stride, n, s->width, LN_2);
     unpack_add(s->dv + to, row, w->piece[PIECE_DV] + from, s->stride, n, s->width, 1);
@@ -446,15 +474,6 @@ static void transpose_block(real *dst, const real *src, int64_t stride, int64_t 
 }
 
 /* ---- One query block of one head ---- */
-
-typedef struct query_block {
-    const job *s;
-    const work *w;
-    int64_t b, h;
-    int64_t from, to;     /* rows of the key block that are looked at */
-    int64_t row, n, step; /* rows row, row + step, ... of the queries */
-    int64_t padded;       /* n rounded up to whole groups of columns */
-} query_block;
 
 static void pack_queries(const query_block *q, enum piece rows, enum piece columns, const real *src,
                          real scale)
@@ -489,6 +508,7 @@ static void begin_queries(const query_block *q)
     const job *s = q->s;
     const work *w = q->w;
     pack_queries(q, PIECE_Q, PIECE_QT, s->q, s->scale * LOG2_E);
+    if (s->qr != NULL) pack_queries(q, PIECE_QR, PIECE_QRT, s->qr, s->scale * LOG2_E);
     real *out = w->piece[PIECE_OUT];
     if (!s->backward) {
         const real *from = s->o + row_at(q->b, s->q_rows, q->row, s->heads, q->h, s->width);
@@ -500,6 +520,8 @@ static void begin_queries(const query_block *q)
     }
     pack_queries(q, PIECE_DO, PIECE_DOT, s->d_o, 1);
     memset(out, 0, (size_t)(LH_TILE_Q * s->stride) * sizeof(real));
+    if (s->qr != NULL)
+        memset(w->piece[PIECE_OUTR], 0, (size_t)(LH_TILE_Q * s->stride) * sizeof(real));
     load_stats(q, PIECE_MAX, s->lse, MINUS_INF);
     load_stats(q, PIECE_SUM, s->delta, 0);
     real *lse = w->piece[PIECE_MAX];
@@ -515,6 +537,9 @@ static void end_queries(const query_block *q)
     int64_t row = q->step * s->heads * s->width;
     if (s->backward) {
         unpack_add(s->dq + at, row, out, s->stride, q->n, s->width, s->scale);
+        if (s->qr != NULL)
+            unpack_add(s->dqr + at, row, q->w->piece[PIECE_OUTR], s->stride, q->n, s->width,
+                       s->scale);
         return;
     }
     for (int64_t i = 0; i < q->n; i++)
@@ -525,18 +550,12 @@ static void end_queries(const query_block *q)
 
 /* ---- One block of keys against a query block ---- */
 
-typedef struct key_block {
-    const lh_tile *tile;
-    int64_t first, n; /* keys first .. first + n - 1 of the tile */
-    const real *k, *v;
-    real *dk, *dv;
-} key_block;
-
 /* Rows of P^T [from, to) that queries [i0, i1) may see, as rows of the key block. */
 static void visible_keys(const key_block *kb, int64_t i0, int64_t i1, int64_t range[2])
 {
     range[0] = min_of(kb->n, max_of(0, i0 + kb->tile->lo - kb->first));
     range[1] = max_of(range[0], min_of(kb->n, i1 + kb->tile->hi - kb->first));
+    if (kb->from != NULL) limited_rows(kb, i0, i1, range);
 }
 
 /* Vectors [vecs[0], vecs[1]) of group i0 in which a key of rows [r, r + rows) is visible; true:
@@ -569,6 +588,13 @@ static ALWAYS_INLINE ivec band_lanes(const lh_tile *t, int64_t i, int64_t j)
     return (ivec)((lane >= vec_splat((real)from)) & (lane <= vec_splat((real)to)));
 }
 
+/* Lanes of the vector at query i that see row r of a limited key block. */
+static ALWAYS_INLINE ivec limit_lanes(const key_block *kb, int64_t i, int64_t r)
+{
+    vec row = vec_splat((real)r);
+    return (ivec)((load(kb->from + i) <= row) & (row < load(kb->to + i)));
+}
+
 /* What is not visible in score rows [r, r + SCORE_ROWS) of group i0 becomes -inf. */
 static void mask_scores(const query_block *q, const key_block *kb, int64_t i0, int64_t r,
                         int64_t rows)
@@ -580,8 +606,13 @@ static void mask_scores(const query_block *q, const key_block *kb, int64_t i0, i
         for (int64_t v = 0; v < SCORE_VECS; v++) {
             real *at = p + x * LH_TILE_Q + v * LANES;
             int64_t i = i0 + v * LANES;
-            store(at, i < q->n ? choose(band_lanes(t, i, kb->first + r + x), load(at), nothing)
-                               : nothing);
+            if (i >= q->n) {
+                store(at, nothing);
+                continue;
+            }
+            ivec seen = band_lanes(t, i, kb->first + r + x);
+            if (kb->from != NULL) seen &= limit_lanes(kb, i, r + x);
+            store(at, choose(seen, load(at), nothing));
         }
     if (t->bits < 0) return;
     for (int64_t i = i0; i < min_of(i0 + GROUP, q->n); i++) {
@@ -591,6 +622,8 @@ static void mask_scores(const query_block *q, const key_block *kb, int64_t i0, i
     }
 }
 
+#include "core/tile_relative.h"
+
 /* Scores (times log2 e, masked) of the block's rows range[] against the queries of group i0, into
  * P^T. */
 static void score_group(const query_block *q, const key_block *kb, int64_t i0,
@@ -598,6 +631,9 @@ static void score_group(const query_block *q, const key_block *kb, int64_t i0,
 {
     const job *s = q->s;
     score_block block = {.width = s->width, .stride = s->stride};
+    int64_t whole[2] = {0, kb->n};
+    if (kb->from != NULL) unlimited_rows(kb, i0, min_of(i0 + GROUP, q->n), whole);
+    if (kb->term != NULL) relative_group(q, kb, i0, range);
     for (int64_t r = range[0]; r < range[1]; r += SCORE_ROWS) {
         int64_t rows = min_of(SCORE_ROWS, range[1] - r), vecs[2];
         bool full = visible_vecs(q, kb, i0, r, rows, vecs);
@@ -606,8 +642,10 @@ static void score_group(const query_block *q, const key_block *kb, int64_t i0,
         block.queries = q->w->piece[PIECE_QT] + column;
         block.c = q->w->piece[PIECE_P] + r * LH_TILE_Q + column;
         score_block_run(&block, vecs[1] - vecs[0], false);
-        if (!full) mask_scores(q, kb, i0, r, rows);
+        if (kb->term != NULL) add_relative(q, kb, r, rows, column, i0 + vecs[1] * LANES);
+        if (!full || r < whole[0] || r + rows > whole[1]) mask_scores(q, kb, i0, r, rows);
     }
+    hide_rows(q, kb, i0, range);
 }
 
 /* dS = P (dO.v - delta) for the same rows and queries. P is 0 wherever it was masked. */
@@ -697,9 +735,9 @@ static bool any_shrink(const real *shrink)
 }
 
 /* out[i, :] = out[i, :] * shrink[i] + sum over keys of p[key][i] rows[key, :]: O += P V, or dQ +=
- * dS K. */
+ * dS K. out: the piece PIECE_OUT or PIECE_OUTR. */
 static void add_to_queries(const query_block *q, const key_block *kb, const real *p,
-                           const real *rows, const real *shrink)
+                           const real *rows, const real *shrink, enum piece out)
 {
     const int64_t stride = q->s->stride;
     for (int64_t d = 0; d < stride; d += OUT_VECS * LANES)
@@ -710,7 +748,7 @@ static void add_to_queries(const query_block *q, const key_block *kb, const real
             out_block block = {.rows = OUT_ROWS, .depth = range[1] - range[0], .stride = stride};
             block.a = p + range[0] * LH_TILE_Q + i;
             block.b = rows + range[0] * stride + d;
-            block.c = q->w->piece[PIECE_OUT] + i * stride + d;
+            block.c = q->w->piece[out] + i * stride + d;
             block.row_scale = shrink == NULL ? NULL : shrink + i;
             d + LANES < stride ? add_bycol_2(&block) : add_bycol_1(&block);
         }
@@ -745,7 +783,25 @@ static void forward_block(const query_block *q, const key_block *kb)
         softmax_group(q->w, i0, range);
         if (i0 < q->padded) clear_outside(p, kb, i0, range);
     }
-    add_to_queries(q, kb, p, kb->v, any_shrink(shrink) ? shrink : NULL);
+    add_to_queries(q, kb, p, kb->v, any_shrink(shrink) ? shrink : NULL, PIECE_OUT);
+}
+
+/* dQr += dX^T R and dR += dX Qr, where X are the products of the relative term. */
+static void add_term_gradients(const query_block *q, const key_block *kb)
+{
+    const job *s = q->s;
+    const work *w = q->w;
+    const lh_tile *t = kb->tile;
+    const key_block *rows = &kb->term->rows;
+    const int64_t n = min_of(rows->n, kb->n + q->n - 1 - rows->first); /* rows of the table */
+    const real *x = w->piece[PIECE_X] + rows->first * LH_TILE_Q;
+    const int64_t row = t->r_row + (rows->first - (kb->first + kb->n - 1)) * t->r_step;
+    relative_slope(q, kb);
+    add_to_queries(q, rows, x, rows->k, NULL, PIECE_OUTR);
+    memset(rows->dk, 0, (size_t)(rows->n * s->stride) * sizeof(real));
+    add_to_keys(q, rows, x, w->piece[PIECE_QR], rows->dk);
+    unpack_add(s->dr + row_at(0, 0, row, s->heads, q->h, s->width), t->r_step * s->heads * s->width,
+               rows->dk, s->stride, n, s->width, LN_2); /* the packed queries carried log2(e) */
 }
 
 static void backward_block(const query_block *q, const key_block *kb)
@@ -763,7 +819,8 @@ static void backward_block(const query_block *q, const key_block *kb)
     }
     add_to_keys(q, kb, p, w->piece[PIECE_DO], kb->dv);
     add_to_keys(q, kb, ds, w->piece[PIECE_Q], kb->dk);
-    add_to_queries(q, kb, ds, kb->k, NULL);
+    add_to_queries(q, kb, ds, kb->k, NULL, PIECE_OUT);
+    if (kb->term != NULL) add_term_gradients(q, kb);
 }
 
 /* Rows of a strided tile between their places and a block of their own. */
@@ -783,6 +840,9 @@ static void run_block(const query_block *q, key_block *kb)
     const job *s = q->s;
     const work *w = q->w;
     bool strided = kb->tile->k_stride != 1;
+    offsets term;
+    if (s->qr != NULL) pack_offsets(q, kb, &term);
+    if (s->qr != NULL) kb->term = &term;
     if (!strided) {
         int64_t at = (kb->tile->k_row + kb->first) * s->stride;
         kb->k = w->piece[PIECE_K] + at;
@@ -864,8 +924,11 @@ static void run_queries(query_block *q, int64_t begin, int64_t end)
         t = q->s->tiles + i;
         int64_t range[2];
         span_range(q, t, range);
+        if (q->limits != NULL) limit_tile(q, t, range);
         for (int64_t j = range[0]; j < range[1] && q->n > 0; j += TILE_KEYS) {
             key_block kb = {.tile = t, .first = j, .n = min_of(TILE_KEYS, range[1] - j)};
+            if (q->limits != NULL && !limit_block(q, &kb)) continue;
+            if (q->s->sight.hidden != NULL) hide_keys(q, &kb);
             if (!begun) begin_queries(q);
             begun = true;
             run_block(q, &kb);
@@ -883,9 +946,11 @@ static void run_part(const job *s, const work *w, int64_t b, int64_t kv, int64_t
     int64_t first = max_of(s->head, kv * group),
             last = min_of(s->head + s->n_heads, (kv + 1) * group);
     int64_t rows[2], span = span_rows(s, b);
+    tile_limits limits;
     rows_touched(s, b, rows);
     for (int64_t from = rows[0]; from < rows[1]; from += span) {
         query_block q = {.s = s, .w = w, .b = b, .from = from, .to = from + span};
+        if (s->sight.limits != NULL) q.limits = &limits;
         int64_t number = 0;
         for (int64_t begin = 0, end; begin < s->n_tiles; begin = end, number++) {
             end = group_end(s, begin);
@@ -895,13 +960,29 @@ static void run_part(const job *s, const work *w, int64_t b, int64_t kv, int64_t
     }
 }
 
-static void run_item(const job *s, int thread, int64_t b, int64_t kv)
+static void run_one(const job *s, int thread, int64_t b, int64_t kv)
 {
     work w;
     work_place(s, thread, &w);
     pack_keys(s, b, kv, &w, 0, 1);
     run_part(s, &w, b, kv, 0, 1);
     if (s->backward) add_key_gradients(s, b, kv, &w);
+}
+
+/* The batch rows of a head add into the same dr: then one item is all of them, in their order. */
+static bool items_are_heads(const job *s)
+{
+    return s->backward && s->qr != NULL;
+}
+
+/* Item `item` of heads first .. first + n_kv - 1. */
+static void run_item(const job *s, int thread, int64_t item, int64_t first, int64_t n_kv)
+{
+    if (!items_are_heads(s)) {
+        run_one(s, thread, item / n_kv, first + item % n_kv);
+        return;
+    }
+    for (int64_t b = 0; b < s->batch; b++) run_one(s, thread, b, first + item);
 }
 
 #ifdef _OPENMP
@@ -934,7 +1015,7 @@ static void run_item_shared(const job *s, int thread, int threads, int64_t b, in
 
 static void run_team(const job *s, int threads, int64_t first, int64_t n_kv)
 {
-    int64_t items = s->batch * n_kv;
+    int64_t items = items_are_heads(s) ? n_kv : s->batch * n_kv;
     bool shared = !s->backward && items % threads != 0 && blocks_disjoint(s);
     if (shared) {
 #pragma omp parallel num_threads(threads)
@@ -944,8 +1025,7 @@ static void run_team(const job *s, int threads, int64_t first, int64_t n_kv)
         return;
     }
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-    for (int64_t i = 0; i < items; i++)
-        run_item(s, omp_get_thread_num(), i / n_kv, first + i % n_kv);
+    for (int64_t i = 0; i < items; i++) run_item(s, omp_get_thread_num(), i, first, n_kv);
 }
 #endif
 
@@ -961,60 +1041,45 @@ static void run(const job *s, int threads)
     }
 #endif
     (void)threads;
-    for (int64_t b = 0; b < s->batch; b++)
-        for (int64_t kv = first; kv < first + n_kv; kv++) run_item(s, 0, b, kv);
+    int64_t items = items_are_heads(s) ? n_kv : s->batch * n_kv;
+    for (int64_t i = 0; i < items; i++) run_item(s, 0, i, first, n_kv);
 }
 
 /* ---- Slots ---- */
 
+/* What the two records of arguments have in common. */
+#define JOB(a, is_backward)                                                                        \
+    {                                                                                              \
+        .backward = is_backward, .batch = (a)->batch, .heads = (a)->heads,                         \
+        .kv_heads = (a)->kv_heads, .width = (a)->width, .q_rows = (a)->q_rows,                     \
+        .k_rows = (a)->k_rows, .head = (a)->head, .n_heads = (a)->n_heads,                         \
+        .stride = round_up((a)->width, LANES), .scale = (real)(a)->scale, .q = (a)->q,             \
+        .k = (a)->k, .v = (a)->v, .tiles = (a)->tiles, .n_tiles = (a)->n_tiles, .bits = (a)->bits, \
+        .sight = (a)->sight, .kv_first = (a)->kv_first,                                            \
+        .kv_held = (a)->kv_held > 0 ? (a)->kv_held : (a)->kv_heads, .qr = (a)->qr, .r = (a)->r,    \
+        .scratch = (a)->scratch                                                                    \
+    }
+
 void TILE_SLOT(attend)(const lh_attend_args *a, int threads)
 {
-    job s = {.backward = false, .batch = a->batch, .heads = a->heads, .kv_heads = a->kv_heads};
-    s.width = a->width;
-    s.stride = round_up(a->width, LANES);
-    s.q_rows = a->q_rows;
-    s.k_rows = a->k_rows;
-    s.head = a->head;
-    s.n_heads = a->n_heads;
-    s.scale = (real)a->scale;
-    s.q = a->q;
-    s.k = a->k;
-    s.v = a->v;
+    job s = JOB(a, false);
     s.o = a->o;
     s.max = a->max;
     s.sum = a->sum;
-    s.tiles = a->tiles;
-    s.n_tiles = a->n_tiles;
-    s.bits = a->bits;
-    s.valid = a->sight.valid;
-    s.scratch = a->scratch;
     run(&s, threads);
 }
 
 void TILE_SLOT(attend_grad)(const lh_attend_grad_args *a, int threads)
 {
-    job s = {.backward = true, .batch = a->batch, .heads = a->heads, .kv_heads = a->kv_heads};
-    s.width = a->width;
-    s.stride = round_up(a->width, LANES);
-    s.q_rows = a->q_rows;
-    s.k_rows = a->k_rows;
-    s.head = a->head;
-    s.n_heads = a->n_heads;
-    s.scale = (real)a->scale;
-    s.q = a->q;
-    s.k = a->k;
-    s.v = a->v;
+    job s = JOB(a, true);
     s.d_o = a->d_o;
     s.lse = a->lse;
     s.delta = a->delta;
     s.dq = a->dq;
     s.dk = a->dk;
     s.dv = a->dv;
-    s.tiles = a->tiles;
-    s.n_tiles = a->n_tiles;
-    s.bits = a->bits;
-    s.valid = a->sight.valid;
-    s.scratch = a->scratch;
+    s.dqr = a->dqr;
+    s.dr = a->dr;
     run(&s, threads);
 }
 

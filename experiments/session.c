@@ -441,7 +441,7 @@ lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double
     /* the second reduction: loss, squared gradient norm, ranks in trouble + 65536 times
      * ranks asked to stop */
     double lanes[SESSION_LANES] = {0.0};
-    s->trouble = LH_OK;
+    s->trouble = lh_model_begin_step(s->model, t - 1);
     lanes[0] = session_gradients(s, first_sample, &out->labels);
     st = lh_grads_reduce(s->mesh, s->params, s->reduce, s->reduce_elements);
     if (st == LH_OK) st = lh_grads_norm(s->params, s->norm_scratch, &replicated, &lanes[1]);

@@ -45,6 +45,10 @@ static lh_status plan_formula(lh_step_plan *p, const lh_session *s, lh_cost *cos
         p->layer[l].summary_bytes += (double)f.bytes[LH_SEND_SUMMARY];
         p->layer[l].recompute_bytes += (double)f.bytes[LH_SEND_RECOMPUTE];
     }
+    const lh_cost tables = lh_model_predict_tables(&s->config->model, lh_model_shape_of(s->model),
+                                                   s->mesh->coord[LH_AXIS_SEQ]);
+    all->bytes[LH_SEND_FORWARD] += s->passes * tables.forward_bytes;
+    all->bytes[LH_SEND_BACKWARD] += s->passes * tables.backward_bytes;
     all->bytes[LH_SEND_PARAMETER] = lh_grads_bytes(s->params, s->mesh->size);
     all->bytes[LH_SEND_CONTROL] = p->ranks > 1 ? STEP_PLAN_CONTROL : 0;
 done:

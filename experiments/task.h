@@ -20,10 +20,10 @@
  *   lag          (decoder, V tokens) symbols at all positions; the label of position i >= data.lag is the token at i -
  *                data.lag, earlier ones are not counted. A window of data.lag positions solves it, a smaller one cannot in
  *                one layer
- *   markers      (encoder, V + 5 tokens) position 0 holds the question V + 2, two of the other positions, p1 < p2 with
- *                p2 - p1 >= data.gap, hold markers V or V + 1, the rest symbols. The one label, at position 0, is V + 3 when
- *                the markers are of different kinds, V + 4 when they are of the same. It names position 0 as its global
- *                token (`global: task`)
+ *   markers      (encoder, 6 tokens) position 0 holds the question 3, two of the other positions, p1 < p2 with p2 - p1 >=
+ *                data.gap, each hold a marker of kind 1 or 2, the rest the filler 0. The one label, at position 0, is 4 when
+ *                the markers are of different kinds, 5 when they are of the same. Position 0 is named as the sequence's
+ *                global token (`global: task`)
  *   recall       (encoder, V + K tokens, K = data.offsets) position 0 holds V + o, the rest symbols; with h = (n - 1) / 2
  *                rounded down, the label of each of the last h positions is the token (o + 1) (h / K) positions before it,
  *                h / K rounded down. Each answer is one of h symbols that nothing tells but the position itself: k < h

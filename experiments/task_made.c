@@ -5,12 +5,18 @@
 /* Draws of a split: instances of its random stream. */
 enum { MADE_SYMBOLS, MADE_SAMPLE, MADE_DRAWS };
 
-/* Tokens beyond the symbols. */
-enum { MARKERS_KIND = 0, MARKERS_QUESTION = 2, MARKERS_ANSWER = 3, MARKERS_TOKENS = 5 };
+/* Tokens of the task markers: a filler, two kinds of markers, the question, two answers. */
+enum {
+    MARKERS_FILLER = 0,
+    MARKERS_KIND = 1,
+    MARKERS_QUESTION = 3,
+    MARKERS_ANSWER = 4,
+    MARKERS_TOKENS = 6
+};
 
 int64_t lhi_task_made_vocab(const lh_config_data *data)
 {
-    if (data->task == LH_TASK_MARKERS) return data->vocab + MARKERS_TOKENS;
+    if (data->task == LH_TASK_MARKERS) return MARKERS_TOKENS;
     if (data->task == LH_TASK_RECALL) return data->vocab + data->offsets;
     return data->vocab;
 }
@@ -47,7 +53,6 @@ static void made_lag(const lh_task *t, lh_split split, int64_t window, int64_t p
 static void made_markers(const lh_task *t, lh_split split, int64_t window, int64_t p,
                          int32_t *token, int32_t *label)
 {
-    const int32_t beyond = (int32_t)t->data->vocab;
     int64_t d = t->length - 1 - t->data->gap;
     int64_t u = made_draw(t, split, MADE_SAMPLE, 4 * window, d + 1);
     int64_t v = made_draw(t, split, MADE_SAMPLE, 4 * window + 1, d);
@@ -56,12 +61,12 @@ static void made_markers(const lh_task *t, lh_split split, int64_t window, int64
     if (v >= u) v++;
     int64_t first = 1 + (u < v ? u : v);
     int64_t second = (u < v ? v : u) + t->data->gap;
-    *token = made_symbol(t, split, window, p);
-    if (p == first) *token = beyond + MARKERS_KIND + (int32_t)kind[0];
-    if (p == second) *token = beyond + MARKERS_KIND + (int32_t)kind[1];
+    *token = MARKERS_FILLER;
+    if (p == first) *token = MARKERS_KIND + (int32_t)kind[0];
+    if (p == second) *token = MARKERS_KIND + (int32_t)kind[1];
     if (p > 0) return;
-    *token = beyond + MARKERS_QUESTION;
-    *label = beyond + MARKERS_ANSWER + (kind[0] == kind[1]);
+    *token = MARKERS_QUESTION;
+    *label = MARKERS_ANSWER + (kind[0] == kind[1]);
 }
 
 static void made_recall(const lh_task *t, lh_split split, int64_t window, int64_t p, int32_t *token,

@@ -106,6 +106,10 @@ LH_NODISCARD lh_status lh_model_loss(lh_model *m, lh_tape *t, lh_mesh *mesh, con
  * every so many steps is drawn. Local. */
 LH_NODISCARD lh_status lh_model_begin_step(lh_model *m, int64_t step);
 
+/* lh_model_predict_tables - bytes of learned positions that are laid out anew because the sequence is
+ * shorter than max_length (forward_bytes, backward_bytes), by formula. Local. */
+lh_cost lh_model_predict_tables(const lh_model_desc *desc, const lh_model_shape *shape, int rank);
+
 /* lh_model_predict - layer [layers] out: cost of one forward and backward pass of each layer'
  * attention for one rank, by formula. Local. */
 LH_NODISCARD lh_status lh_model_predict(const lh_model_desc *desc, const lh_model_shape *shape,

@@ -15,6 +15,7 @@ struct lh_model {
     uint64_t seed;
     int recompute;
     lh_param *tokens, *positions, *head;
+    lh_moves *moves; /* of positions, when the sequence is shorter than their table; else NULL */
     lhi_linear embedding_norm, final_norm;
     lhi_block *block; /* [layers] */
 };
@@ -60,6 +61,7 @@ static lh_attn_desc transformer_attn(const lh_model_desc *d, const lh_model_shap
                           .kv_heads = d->kv_heads,
                           .head_width = d->head_width,
                           .causal = d->kind == LH_MODEL_DECODER,
+                          .bias = d->bias,
                           .batch = shape->batch,
                           .length = shape->length,
                           .layout = shape->layout,
@@ -105,6 +107,12 @@ done:
     return st;
 }
 
+/* Do rows of tables by position belong elsewhere than where the table holds them? */
+static bool transformer_moves(const lh_model_desc *d, const lh_model_shape *shape)
+{
+    return d->position == LH_POSITION_LEARNED && transformer_table(shape) != shape->layout;
+}
+
 static lh_status transformer_find(lh_model *m)
 {
     lh_status st = LH_OK;
@@ -114,9 +122,9 @@ static lh_status transformer_find(lh_model *m)
     m->head = d->tie_embeddings ? m->tokens : lh_params_find(m->params, "head.weight");
     LH_CHECK(m->tokens != NULL && (m->positions != NULL || d->position != LH_POSITION_LEARNED),
              LH_ERR_BUG, "the model's parameters were not declared");
-    LH_CHECK(m->positions == NULL || m->positions->whole.dim[0] == m->shape.length, LH_ERR_USAGE,
-             "learned positions exist for %lld positions; data.length is %lld: keep the trained "
-             "length, or use rotary positions",
+    LH_CHECK(m->positions == NULL || m->positions->whole.dim[0] >= m->shape.length, LH_ERR_USAGE,
+             "learned positions exist for %lld positions; data.length is %lld: shorten it, or use "
+             "rotary positions",
              (long long)m->positions->whole.dim[0], (long long)m->shape.length);
     if (d->norm == LH_NORM_POST)
         LH_TRY(lhi_linear_find(m->params, "embedding.norm", &m->embedding_norm));
@@ -141,6 +149,8 @@ lh_status lh_model_create(const lh_model_desc *desc, const lh_model_shape *shape
     LH_TRY(lh_new((size_t)desc->layers * sizeof *m->block, &m->block));
     LH_TRY(lh_plan_cache_create(&m->plans));
     LH_TRY(transformer_find(m));
+    if (transformer_moves(desc, shape))
+        LH_TRY(lh_moves_create(shape->table, shape->layout, params->coord[LH_AXIS_SEQ], &m->moves));
     for (int l = 0; l < desc->layers; l++) {
         lh_attn_desc a = transformer_attn(desc, shape, l);
         a.seed = seed;
@@ -164,6 +174,7 @@ void lh_model_destroy(lh_model **model)
             m->desc->attention[l].ops->destroy(&m->block[l].attention);
     lh_free(&m->block);
     lh_plan_cache_destroy(&m->plans);
+    lh_moves_destroy(&m->moves);
     lh_free(model);
 }
 
@@ -181,6 +192,8 @@ static lh_status transformer_embed(lh_model *m, lhi_pass *pass, const lh_batch *
     LH_TRY(lh_embedding(t, ids, table, x));
     if (m->desc->position == LH_POSITION_LEARNED) {
         LH_TRY(lh_tape_param(t, m->positions, &table));
+        if (m->moves != NULL)
+            LH_TRY(lh_move_rows(t, pass->qkv.mesh->axis[LH_AXIS_SEQ], m->moves, table, &table));
         LH_TRY(lh_position_add(t, *x, table, x));
     } else if (m->desc->position == LH_POSITION_SINUSOIDAL) {
         LH_TRY(lh_sinusoid_add(t, *x, batch->documents, x));
@@ -255,6 +268,16 @@ done:
 const lh_model_shape *lh_model_shape_of(const lh_model *m)
 {
     return &m->shape;
+}
+
+lh_cost lh_model_predict_tables(const lh_model_desc *d, const lh_model_shape *shape, int rank)
+{
+    const int64_t row = d->width * (int64_t)lh_dtype_bytes(LH_REAL);
+    int64_t sent = 0;
+    int64_t received = 0;
+    if (transformer_moves(d, shape))
+        lh_layout_moved(transformer_table(shape), shape->layout, rank, &sent, &received);
+    return (lh_cost){.forward_bytes = sent * row, .backward_bytes = received * row};
 }
 
 lh_status lh_model_predict(const lh_model_desc *d, const lh_model_shape *shape, int ranks, int rank,

@@ -82,10 +82,14 @@ void lh_return_finish(lh_transfer *x, int i, void *const *home);
  * (dimension 0), at this rank's positions of `to`: to->n <= from->n. y is sharded by `to`. moves: the
  * plan of it, made by lh_moves_create (borrowed until the tape is reset). Adjoint: row gradients go
  * home. Collective along the sequence. Sends W (rows others need of mine) elements forward, W (rows I
- * received) backward. */
+ * received) backward.
+ *
+ * lh_moves_create - Local, pure. from, to: any layouts over the same ranks, but `everywhere`; borrowed
+ * until lh_moves_destroy. The caller destroys *out. Errors: LH_ERR_MEMORY, LH_ERR_BUG. */
 typedef struct lh_moves lh_moves;
 LH_NODISCARD lh_status lh_moves_create(const lh_layout *from, const lh_layout *to, int rank,
                                        lh_moves **out);
+/* lh_moves_destroy - release it and null the handle. Local. */
 void lh_moves_destroy(lh_moves **moves);
 /* lh_moves_rows - rows sent and received by this rank. Local. */
 void lh_moves_rows(const lh_moves *moves, int64_t *sent, int64_t *received);

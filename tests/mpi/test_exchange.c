@@ -398,6 +398,231 @@ static void several_tensors(void **state)
         }
 }
 
+/* --- rows from one layout to another --- */
+
+enum { MOVE_SHUFFLED = LH_TEST_LAYOUTS, MOVE_LAYOUTS, MOVE_COPIES = 2 };
+
+typedef struct move {
+    lh_mesh *mesh, *counting;
+    lh_device *device, *count;
+    lh_layout *from, *to;
+    lh_moves *moves;
+    int rank;
+} move;
+
+/* Two residue classes of positions on every rank, side by side, the higher one first. */
+static lh_status shuffled(int64_t n, int ranks, lh_layout **out)
+{
+    int64_t first[65] = {0};
+    lh_run run[128];
+    int64_t used = 0;
+    int64_t classes = 2 * (int64_t)ranks;
+    if (ranks > 64) return LH_RAISE(LH_ERR_BUG, "%d ranks", ranks);
+    for (int r = 0; r < ranks; r++) {
+        const int64_t residue[2] = {classes - 1 - r, r};
+        for (int i = 0; i < 2; i++)
+            if (residue[i] < n)
+                run[used++] = (lh_run){residue[i], (n - 1 - residue[i]) / classes + 1, classes};
+        first[r + 1] = used;
+    }
+    return lh_layout_from_runs(n, ranks, 4, first, run, out);
+}
+
+static lh_status move_layout(int kind, int64_t n, int ranks, lh_layout **out)
+{
+    if (kind == MOVE_SHUFFLED) return shuffled(n, ranks, out);
+    return lh_test_layout((lh_test_layout_kind)kind, n, ranks, 4, out);
+}
+
+static lh_status move_open(lh_comm *c, int from, int64_t n, int to, int64_t m, move *a)
+{
+    lh_status st = LH_OK;
+    int ranks = lh_comm_size(c);
+    *a = (move){.rank = lh_comm_rank(c)};
+    LH_TRY(lh_mesh_create(1, &a->mesh));
+    LH_TRY(lh_mesh_create_counting(1, ranks, a->rank, &a->counting));
+    LH_TRY(lh_device_create_poison("auto", 1, &a->device));
+    LH_TRY(lh_device_create_count("auto", 1, &a->count));
+    LH_TRY(move_layout(from, n, ranks, &a->from));
+    LH_TRY(move_layout(to, m, ranks, &a->to));
+    LH_TRY(lh_moves_create(a->from, a->to, a->rank, &a->moves));
+done:
+    return st;
+}
+
+static void move_close(move *a)
+{
+    lh_moves_destroy(&a->moves);
+    lh_layout_destroy(&a->to);
+    lh_layout_destroy(&a->from);
+    lh_device_destroy(&a->count);
+    lh_device_destroy(&a->device);
+    lh_mesh_destroy(&a->counting);
+    lh_mesh_destroy(&a->mesh);
+}
+
+static lh_status move_record(void *user, lh_tape *t, const lh_var *in, lh_var *out, int *n_out)
+{
+    lh_status st = LH_OK;
+    move *a = user;
+    lh_mesh *mesh = lh_tape_device(t)->counting ? a->counting : a->mesh;
+    *n_out = MOVE_COPIES; /* the second one's gradient adds */
+    for (int k = 0; k < MOVE_COPIES; k++)
+        LH_TRY(lh_move_rows(t, mesh->axis[LH_AXIS_SEQ], a->moves, in[0], &out[k]));
+done:
+    return st;
+}
+
+static double move_total(void *user, double mine)
+{
+    lh_sum_f64(((move *)user)->mesh->world, &mine, 1, LH_SEND_OTHER);
+    return mine;
+}
+
+/* Position by position: who has it, who wants it. */
+static void move_count(const move *a, int64_t *sent, int64_t *received)
+{
+    *sent = *received = 0;
+    for (int64_t p = 0; p < a->to->n; p++) {
+        bool had = lh_layout_row(a->from, a->rank, p) >= 0;
+        bool wanted = lh_layout_row(a->to, a->rank, p) >= 0;
+        *sent += had && !wanted;
+        *received += wanted && !had;
+    }
+}
+
+static lh_real move_seed(int copy, int64_t p, int64_t i)
+{
+    return (lh_real)(1 + (p * 3 + i + copy * 8) % 64);
+}
+
+static bool move_right(const move *a, const lh_gradcheck_run *run)
+{
+    bool ok = true;
+    for (int64_t e = 0; e < a->to->rows[a->rank] * ELEMENTS; e++) {
+        int64_t p = lh_layout_position(a->to, a->rank, e / ELEMENTS);
+        for (int k = 0; k < MOVE_COPIES; k++)
+            ok = ok && ((const lh_real *)run->out[k])[e] == element(0, 0, p, e % ELEMENTS);
+    }
+    for (int64_t e = 0; e < a->from->rows[a->rank] * ELEMENTS; e++) {
+        int64_t p = lh_layout_position(a->from, a->rank, e / ELEMENTS);
+        lh_real dx = 0;
+        for (int k = 0; k < MOVE_COPIES && p < a->to->n; k++) dx += move_seed(k, p, e % ELEMENTS);
+        ok = ok && run->grad[0][e] == dx;
+    }
+    return ok;
+}
+
+static bool move_bytes(const move *a, const lh_traffic *t, int64_t steps)
+{
+    int64_t row = ELEMENTS * (int64_t)lh_dtype_bytes(LH_REAL) * steps * MOVE_COPIES;
+    int64_t sent = 0;
+    int64_t received = 0;
+    int64_t said[2] = {-1, -1};
+    move_count(a, &sent, &received);
+    lh_moves_rows(a->moves, &said[0], &said[1]);
+    return said[0] == sent && said[1] == received && t->bytes[LH_SEND_FORWARD] == row * sent &&
+           t->bytes[LH_SEND_BACKWARD] == row * received &&
+           lh_traffic_step(t) == row * (sent + received);
+}
+
+static void run_move(lh_comm *c, move *a)
+{
+    lh_gradcheck_run run;
+    lh_real *x = NULL;
+    lh_real *seed[MOVE_COPIES] = {NULL};
+    int64_t had = a->from->rows[a->rank] * ELEMENTS;
+    int64_t wanted = a->to->rows[a->rank] * ELEMENTS;
+    lh_assert_all_ok(c, lh_new((size_t)had * sizeof *x, &x));
+    for (int64_t e = 0; e < had; e++)
+        x[e] = element(0, 0, lh_layout_position(a->from, a->rank, e / ELEMENTS), e % ELEMENTS);
+    for (int k = 0; k < MOVE_COPIES; k++) {
+        lh_assert_all_ok(c, lh_new((size_t)wanted * sizeof *x, &seed[k]));
+        for (int64_t e = 0; e < wanted; e++)
+            seed[k][e] =
+                move_seed(k, lh_layout_position(a->to, a->rank, e / ELEMENTS), e % ELEMENTS);
+    }
+    lh_gradcheck g = {.device = a->device,
+                      .count = a->count,
+                      .size = {1, lh_comm_size(c)},
+                      .coord = {0, a->rank},
+                      .n_in = 1,
+                      .in = {{lh_shape_2(LH_REAL, a->from->rows[a->rank], ELEMENTS),
+                              lh_place_rows(a->from), x, true}},
+                      .record = move_record,
+                      .total = move_total,
+                      .seed = {seed[0], seed[1]},
+                      .user = a};
+    lh_assert_all_ok(c, lh_gradcheck_open(&g, &run));
+    lh_assert_all_ok(c, lh_gradcheck_step(&run));
+    lh_assert_all_ok(c, lh_gradcheck_step(&run));
+    lh_assert_all(c, move_right(a, &run));
+    lh_assert_all(c, run.allocations == 0);
+    lh_assert_all(c, lh_gradcheck_adjoint(&run) <= lh_tol_sum((double)(ELEMENTS * a->from->n)));
+    lh_assert_all(c, move_bytes(a, a->counting->traffic, 1));
+    lh_assert_all(c, move_bytes(a, a->mesh->traffic, 2));
+    lh_gradcheck_close(&run);
+    lh_free(&x);
+    for (int k = 0; k < MOVE_COPIES; k++) lh_free(&seed[k]);
+}
+
+static void move_rows(void **state)
+{
+    lh_comm *c = *state;
+    static const int64_t lengths[][2] = {{37, 37}, {37, 20}, {5, 2}, {3, 0}};
+    for (int from = 0; from < MOVE_LAYOUTS; from++)
+        for (int to = 0; to < MOVE_LAYOUTS; to++) {
+            const int64_t *n = lengths[(from + 2 * to) % 4];
+            move a;
+            lh_assert_all_ok(c, move_open(c, from, n[0], to, n[1], &a));
+            run_move(c, &a);
+            move_close(&a);
+        }
+}
+
+static void move_refuses(void **state)
+{
+    lh_comm *c = *state;
+    move a;
+    lh_moves *m = NULL;
+    lh_layout *other = NULL;
+    lh_tape *t = NULL;
+    lh_var x;
+    lh_var y;
+    static const char data = 0;
+    int ranks = lh_comm_size(c);
+    lh_assert_all_ok(c, move_open(c, LH_TEST_EVEN, 12, MOVE_SHUFFLED, 10, &a));
+    lh_assert_all_code(c, lh_moves_create(a.to, a.from, a.rank, &m), LH_ERR_BUG); /* too short */
+    lh_assert_all_ok(c, lh_layout_everywhere(5, ranks, 4, &other));
+    lh_assert_all_code(c, lh_moves_create(a.from, other, a.rank, &m), LH_ERR_BUG);
+    lh_layout_destroy(&other);
+    lh_assert_all_ok(c, lh_layout_contiguous(5, ranks + 1, 4, true, &other));
+    lh_assert_all_code(c, lh_moves_create(a.from, other, a.rank, &m), LH_ERR_BUG);
+    lh_assert_all_ok(c, lh_tape_create(a.mesh->size, a.mesh->coord, &t));
+    lh_tape_reset(t, a.count, NULL, false);
+    lh_shape shape = lh_shape_2(LH_REAL, a.from->rows[a.rank], 3);
+    lh_assert_all_ok(c, lh_tape_input(t, &data, shape, lh_place_replicated(), &x));
+    lh_assert_all_code(c, lh_move_rows(t, a.counting->axis[LH_AXIS_SEQ], a.moves, x, &y),
+                       LH_ERR_BUG);
+    shape.dim[0]++;
+    lh_assert_all_ok(c, lh_tape_input(t, &data, shape, lh_place_rows(a.from), &x));
+    lh_assert_all_code(c, lh_move_rows(t, a.counting->axis[LH_AXIS_SEQ], a.moves, x, &y),
+                       LH_ERR_BUG);
+    lh_tape_destroy(&t);
+    int64_t failures = 0; /* a rank's own: plans differ, so do their allocations */
+    bool ok = true;
+    for (; m == NULL && failures < 1000; failures++) {
+        lh_new_fail_at(failures + 1);
+        lh_status st = lh_moves_create(a.from, a.to, a.rank, &m);
+        lh_new_fail_at(0);
+        ok = ok && st == (m == NULL ? LH_ERR_MEMORY : LH_OK);
+    }
+    lh_assert_all(c, ok && failures > 4 && m != NULL);
+    lh_moves_destroy(&m);
+    lh_layout_destroy(&other);
+    move_close(&a);
+}
+
 /* --- errors --- */
 
 static lh_status beyond_runs(const void *user, int rank, lh_runs *out)
@@ -455,6 +680,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(operation),  cmocka_unit_test(hops),
         cmocka_unit_test(recomputed), cmocka_unit_test(several_tensors),
+        cmocka_unit_test(move_rows),  cmocka_unit_test(move_refuses),
         cmocka_unit_test(refuses),    cmocka_unit_test(refuses_what_is_not_sharded),
     };
     return lh_test_mpi_main(argc, argv, "exchange", tests, sizeof tests / sizeof tests[0]);

@@ -1,15 +1,11 @@
-/* Rank invariance (design 7.1): the same model on these ranks and on one: the loss, and every
+/* Rank invariance (README, invariant 1): the same model on these ranks and on one: the loss, and every
  * parameter's gradient. Each rank computes the reference by itself, on a mesh of one. */
 #include <stdio.h>
 #include <string.h>
 
+#include "attention/sliding_window.h"
 #include "tests/lh_model_test.h"
 #include "tests/tol.h"
-
-/* Settings of the two mechanisms: full has none. */
-typedef struct case_settings {
-    int64_t window;
-} case_settings;
 
 /* One case; zeros mean the usual: batch 2, chunk 16, 2 layers of width 16 with 4 heads, layer norm
  * before, rotary. */
@@ -26,7 +22,7 @@ typedef struct invariance_case {
     const int64_t *valid;
 } invariance_case;
 
-static void case_desc(const invariance_case *v, case_settings *settings, lh_rig_desc *d)
+static void case_desc(const invariance_case *v, lh_window_settings *settings, lh_rig_desc *d)
 {
     *d = (lh_rig_desc){.batch = v->batch > 0 ? v->batch : 2,
                        .length = v->n,
@@ -54,7 +50,7 @@ static void case_desc(const invariance_case *v, case_settings *settings, lh_rig_
                                .tie_embeddings = !v->untied,
                                .bias = v->norm_kind == LH_NORM_LAYER,
                                .dropout = v->dropout};
-    settings->window = v->window;
+    *settings = lh_window_plain(v->window);
     for (int l = 0; l < d->model.layers; l++)
         d->model.attention[l] = (lh_attn_choice){lh_attn_find(v->mechanism), settings};
 }
@@ -78,7 +74,7 @@ static void run(lh_comm *c, const lh_rig_desc *d, lh_mesh *mesh, lh_rig *r, doub
 static void check(lh_comm *c, const invariance_case *v)
 {
     lh_rig_desc d;
-    case_settings settings;
+    lh_window_settings settings;
     lh_mesh *mesh[2] = {NULL, NULL};
     lh_rig r[2];
     double loss[2];

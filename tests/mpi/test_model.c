@@ -1,16 +1,13 @@
-/* What a model's step promises besides its numbers: the same bits twice (design 7.2), bytes as
+/* What a model's step promises besides its numbers: the same bits twice (README, invariant 2), bytes as
  * predicted (7.5), memory that shrinks with the ranks (7.6), no allocation from the second step on. */
+#include "attention/sliding_window.h"
 #include <stdio.h>
 #include <string.h>
 
 #include "tests/lh_model_test.h"
 #include "tests/tol.h"
 
-typedef struct window_settings {
-    int64_t window;
-} window_settings;
-
-static lh_rig_desc small_model(int kind, const char *mechanism, window_settings *settings)
+static lh_rig_desc small_model(int kind, const char *mechanism, lh_window_settings *settings)
 {
     lh_rig_desc d = {.batch = 2, .length = 203, .chunk = 16, .seed = 3, .training = true};
     d.model = (lh_model_desc){.kind = kind,
@@ -103,7 +100,7 @@ static void check_bits(lh_comm *c, lh_rig_desc *d, int data)
 static void test_same_bits_twice(void **state)
 {
     lh_comm *c = *state;
-    window_settings w = {70};
+    lh_window_settings w = lh_window_plain(70);
     for (int data = 1; data <= 2; data++) {
         if (lh_comm_size(c) % data != 0) continue;
         for (int kind = LH_MODEL_DECODER; kind <= LH_MODEL_ENCODER; kind++) {
@@ -198,7 +195,7 @@ static void check_bytes_meshes(lh_comm *c, lh_rig_desc *d)
 static void test_bytes_as_predicted(void **state)
 {
     const int64_t windows[] = {0, 9, 45, 90, 500};
-    window_settings w = {0};
+    lh_window_settings w = lh_window_plain(0);
     for (int kind = LH_MODEL_DECODER; kind <= LH_MODEL_ENCODER; kind++) {
         lh_rig_desc d = small_model(kind, "full", &w);
         d.recompute = kind == LH_MODEL_DECODER ? LH_RECOMPUTE_NONE : LH_RECOMPUTE_BLOCK;
@@ -234,7 +231,7 @@ static void check_shrinks(lh_comm *c, const lh_rig_desc *d, int seq, double most
 /* By the counting pass alone: no data of this length exists. */
 static void test_memory_shrinks_with_ranks(void **state)
 {
-    window_settings w = {256};
+    lh_window_settings w = lh_window_plain(256);
     lh_rig_desc d = small_model(LH_MODEL_DECODER, "sliding_window", &w);
     d.batch = 1;
     d.length = 65536;
@@ -260,7 +257,7 @@ static void test_memory_shrinks_with_ranks(void **state)
 static void test_plan_is_what_runs(void **state)
 {
     lh_comm *c = *state;
-    window_settings w = {70};
+    lh_window_settings w = lh_window_plain(70);
     lh_rig_desc d = small_model(LH_MODEL_DECODER, "sliding_window", &w);
     lh_mesh *mesh = NULL;
     lh_rig r;

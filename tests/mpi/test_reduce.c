@@ -134,6 +134,7 @@ static void check_reduce(lh_comm *c, int data, int64_t elements)
     lh_assert_all(c, grads_right(&f));
     lh_assert_all(c, f.mesh->traffic->bytes[LH_SEND_PARAMETER] == want_bytes(&f));
     lh_assert_all(c, lh_traffic_step(f.mesh->traffic) == want_bytes(&f));
+    lh_assert_all(c, lh_grads_bytes(f.params, f.mesh->size) == want_bytes(&f));
     lh_assert_all_ok(c,
                      lh_grads_reduce(f.mesh, f.params, host, elements)); /* nothing is left to do */
     lh_assert_all(c, grads_right(&f));

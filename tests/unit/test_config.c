@@ -77,7 +77,7 @@ static void test_defaults(void **state)
     assert_true(c->data.length == 8192 && c->data.batch == 1 && c->data.valid_fraction == 0.05 &&
                 c->data.mask == 0.15);
     assert_true(c->data.documents == LH_AUTO && c->data.vocab == 16 && c->data.lag == 8 &&
-                c->data.gap == 1 && c->data.offsets == 4 && c->data.valid_windows == 64);
+                c->data.gap == 1 && c->data.offsets == 2 && c->data.valid_windows == 64);
     assert_true(c->optimizer.kind == 0 && c->optimizer.lr == 1e-3 && c->optimizer.eps == 1e-8);
     assert_true(c->optimizer.betas.count == 2 && c->optimizer.betas.item[0] == 0.9 &&
                 c->optimizer.betas.item[1] == 0.95);

@@ -406,12 +406,85 @@ static void test_intersect_appends_and_merges(void **state)
                 spans[0].stride == 1);
     lh_assert_ok(lh_layout_intersect(l, 0, &needs, &spans, &n, &capacity, &rows, NULL));
     assert_true(n == 2 && rows == 4 && spans[1].row == 2);
-    lh_assert_ok(lh_runs_add(&needs, 3, 2, 1)); /* steps back */
+    lh_assert_ok(lh_runs_add(&needs, 3, 2, 1)); /* within the one before */
+    lh_assert_error(lh_layout_intersect(l, 0, &needs, &spans, &n, &capacity, &rows, NULL),
+                    LH_ERR_BUG, "share");
+    needs.run[1].start = 0; /* steps back */
     lh_assert_error(lh_layout_intersect(l, 0, &needs, &spans, &n, &capacity, &rows, NULL),
                     LH_ERR_BUG, "ascend");
     lh_free(&spans);
     lh_runs_free(&needs);
     lh_layout_destroy(&l);
+    lh_error_clear();
+}
+
+/* Residue classes side by side: each needed row once, its position at the same place. */
+static void check_interleaved(lh_layout *l, const lh_runs *needs)
+{
+    for (int r = 0; r < l->ranks; r++) {
+        lh_span *spans = NULL;
+        lh_runs positions = {0};
+        int64_t n = 0;
+        int64_t capacity = 0;
+        int64_t rows = 0;
+        int64_t run = 0;
+        int64_t in_run = 0;
+        int64_t want = 0;
+        unsigned char *seen = NULL;
+        lh_assert_ok(lh_new((size_t)l->n + 1, &seen));
+        lh_assert_ok(lh_layout_intersect(l, r, needs, &spans, &n, &capacity, &rows, &positions));
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t k = 0; k < spans[i].count; k++) {
+                int64_t row = spans[i].row + k * spans[i].stride;
+                int64_t p = positions.run[run].start + in_run * positions.run[run].stride;
+                assert_true(row >= 0 && row < l->rows[r] && lh_layout_position(l, r, row) == p);
+                assert_true(!seen[row]++);
+                if (++in_run == positions.run[run].count) run++, in_run = 0;
+            }
+        assert_int_equal(run, positions.count);
+        for (int64_t i = 0; i < needs->count; i++)
+            for (int64_t k = 0; k < needs->run[i].count; k++) {
+                int64_t row = lh_layout_row(l, r, needs->run[i].start + k * needs->run[i].stride);
+                if (row < 0) continue;
+                assert_true(seen[row]);
+                want++;
+            }
+        assert_int_equal(want, rows);
+        lh_free(&seen);
+        lh_free(&spans);
+        lh_runs_free(&positions);
+    }
+    lh_layout_destroy(&l);
+}
+
+static void test_intersect_interleaves(void **state)
+{
+    (void)state;
+    lh_layout *l = NULL;
+    lh_runs needs = {0};
+    const lh_run classes[] = {{1, 30, 4},   {3, 20, 4},   {4, 10, 4},  {130, 5, 1},
+                              {140, 30, 3}, {141, 2, 90}, {145, 9, 3}, {300, 4, 1}};
+    for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
+        lh_assert_ok(lh_runs_add(&needs, classes[i].start, classes[i].count, classes[i].stride));
+    for (int64_t n = 0; n < 400; n += 97)
+        for (int ranks = 1; ranks <= 5; ranks++) {
+            lh_assert_ok(lh_layout_contiguous(n, ranks, 16, true, &l));
+            check_interleaved(l, &needs);
+            lh_assert_ok(lh_layout_zigzag(n, ranks, 16, false, &l));
+            check_interleaved(l, &needs);
+            make_cyclic(n, ranks, 16, &l);
+            check_interleaved(l, &needs);
+        }
+    lh_span *spans = NULL;
+    int64_t count = 0;
+    int64_t capacity = 0;
+    int64_t rows = 0;
+    lh_assert_ok(lh_layout_contiguous(400, 2, 16, true, &l));
+    lh_assert_ok(lh_runs_add(&needs, 301, 3, 5)); /* 301 is there already */
+    lh_assert_error(lh_layout_intersect(l, 0, &needs, &spans, &count, &capacity, &rows, NULL),
+                    LH_ERR_BUG, "share");
+    lh_layout_destroy(&l);
+    lh_runs_free(&needs);
     lh_error_clear();
 }
 
@@ -508,6 +581,7 @@ int main(void)
         cmocka_unit_test(test_runs),
         cmocka_unit_test(test_intersect),
         cmocka_unit_test(test_intersect_appends_and_merges),
+        cmocka_unit_test(test_intersect_interleaves),
         cmocka_unit_test(test_intersect_is_linear),
         cmocka_unit_test(test_every_allocation_may_fail),
         cmocka_unit_test(test_duals),

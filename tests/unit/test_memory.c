@@ -407,6 +407,34 @@ static void memory_runs_out(void **state)
     assert_true(n > 5);
 }
 
+/* Part 1 holds 64 + 128 bytes at once, part 2 never more than 256, part 0 its scratch. */
+static void parts_have_their_own_peak(void **state)
+{
+    (void)state;
+    fixture f;
+    int64_t bytes = -1;
+    const int64_t want[4] = {192, 192, 256, 0};
+    fixture_open(&f, false);
+    void *scratch = NULL;
+    lh_assert_ok(lh_memory_scratch(f.m, LH_SPACE_HOST, 150, &scratch));
+    lh_assert_ok(lh_memory_tick(f.m));
+    lh_memory_part(f.m, 1);
+    int64_t a = new_slot(&f, LH_SPACE_DEVICE, 64);
+    lh_memory_part(f.m, 2);
+    (void)new_slot(&f, LH_SPACE_DEVICE, 200);
+    lh_assert_ok(lh_memory_tick(f.m));
+    (void)new_slot(&f, LH_SPACE_DEVICE, 10);
+    lh_memory_part(f.m, 1);
+    (void)new_slot(&f, LH_SPACE_DEVICE, 100);
+    (void)use(&f, a);
+    lh_assert_ok(lh_memory_count_end(f.m));
+    for (int part = 0; part < 4; part++) {
+        lh_assert_ok(lh_memory_part_peak(f.m, part, &bytes));
+        assert_int_equal(bytes, want[part]);
+    }
+    fixture_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -414,6 +442,7 @@ int main(void)
         cmocka_unit_test(lives_that_touch_do_not_share),
         cmocka_unit_test(scratch_dies_with_its_operation),
         cmocka_unit_test(random_steps),
+        cmocka_unit_test(parts_have_their_own_peak),
         cmocka_unit_test(new_memory_is_nan_on_poison),
         cmocka_unit_test(dead_memory_is_poisoned),
         cmocka_unit_test(replay_must_not_differ),

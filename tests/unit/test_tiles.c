@@ -64,11 +64,16 @@ typedef struct scene {
     lh_tile tile[MAX_TILES];
     int block[MAX_TILES];
     uint64_t *bits;
-    bool has_valid;
+    bool has_valid, has_hidden;
     int64_t valid[MAX_BATCH];
+    int32_t *limits; /* [batch, q_rows, 2] or NULL */
+    lh_hidden hidden[MAX_BATCH];
+    int64_t kv_first, kv_held; /* kv_held 0: all */
+    int64_t r_rows;            /* 0: no relative term */
 } scene;
 
-enum { Q, K, V, DO, DLSE, O, LSE, DQ, DK, DV, N_ARRAYS };
+/* The gradient of array i is DQ + i, for i up to R. */
+enum { Q, K, V, QR, R, DO, DLSE, O, LSE, DQ, DK, DV, DQR, DR, N_ARRAYS };
 
 typedef struct arrays {
     double *x[N_ARRAYS];
@@ -89,15 +94,41 @@ static void *new_zeroed(size_t n)
     return p;
 }
 
+/* Heads in a row of K and V. */
+static int64_t heads_held(const scene *c)
+{
+    return c->kv_held > 0 ? c->kv_held : c->kv_heads;
+}
+
+static int64_t array_size(const scene *c, int i)
+{
+    int64_t queries = c->batch * c->q_rows * c->heads;
+    switch (i) {
+    case K:
+    case V:
+    case DK:
+    case DV:
+        return c->n_blocks * c->batch * c->k_rows * heads_held(c) * c->width;
+    case LSE:
+    case DLSE:
+        return queries;
+    case QR:
+    case DQR:
+        return c->r_rows > 0 ? queries * c->width : 0;
+    case R:
+    case DR:
+        return c->r_rows * c->heads * c->width;
+    default:
+        return queries * c->width;
+    }
+}
+
 static arrays make_arrays(const scene *c)
 {
     arrays a;
-    int64_t queries = c->batch * c->q_rows * c->heads;
-    int64_t keys = c->n_blocks * c->batch * c->k_rows * c->kv_heads * c->width;
     uint64_t state = 7;
     for (int i = 0; i < N_ARRAYS; i++) {
-        bool key = i == K || i == V || i == DK || i == DV;
-        a.n[i] = key ? keys : (i == LSE || i == DLSE ? queries : queries * c->width);
+        a.n[i] = array_size(c, i);
         a.x[i] = new_zeroed((size_t)a.n[i] * sizeof(double));
         for (int64_t j = 0; i < O && j < a.n[i]; j++)
             a.x[i][j] = (double)(float)(uniform(&state) * (i == Q || i == K ? c->size : 1));
@@ -112,8 +143,15 @@ static void free_arrays(arrays *a)
 
 static bool sees(const scene *c, const lh_tile *t, int64_t b, int64_t i, int64_t j)
 {
+    const int64_t position = t->k_position + j * t->k_step;
     if (j - i < t->lo || j - i > t->hi) return false;
-    if (c->has_valid && t->k_position + j * t->k_step >= c->valid[b]) return false;
+    if (c->has_valid && position >= c->valid[b]) return false;
+    if (c->limits != NULL) {
+        const int32_t *limit = c->limits + 2 * (b * c->q_rows + t->q_row + i * t->q_stride);
+        if (position < limit[0] || position >= limit[1]) return false;
+    }
+    for (int64_t x = 0; c->has_hidden && x < c->hidden[b].count; x++)
+        if (c->hidden[b].position[x] == position) return false;
     int64_t bit = t->bits + i * t->nk + j;
     return t->bits < 0 || (c->bits[bit / 64] >> (bit % 64) & 1);
 }
@@ -121,14 +159,14 @@ static bool sees(const scene *c, const lh_tile *t, int64_t b, int64_t i, int64_t
 /* ---- The reference: one query at a time, all its scores at once ---- */
 
 typedef struct seen {
-    int64_t n, *at; /* offsets of key rows in K and V */
+    int64_t n, *at, *r_at; /* offsets of key rows in K and V, and of table rows in R */
     double *score;
 } seen;
 
 static int64_t key_at(const scene *c, int block, int64_t b, int64_t row, int64_t h)
 {
-    return (((block * c->batch + b) * c->k_rows + row) * c->kv_heads +
-            h / (c->heads / c->kv_heads)) *
+    return (((block * c->batch + b) * c->k_rows + row) * heads_held(c) +
+            h / (c->heads / c->kv_heads) - c->kv_first) *
            c->width;
 }
 
@@ -141,7 +179,7 @@ static double dot(const double *x, const double *y, int64_t n)
 
 static void collect(const scene *c, const arrays *a, int64_t b, int64_t row, int64_t h, seen *s)
 {
-    const double *q = a->x[Q] + ((b * c->q_rows + row) * c->heads + h) * c->width;
+    const int64_t q = ((b * c->q_rows + row) * c->heads + h) * c->width;
     s->n = 0;
     for (int x = 0; x < c->n_tiles; x++) {
         const lh_tile *t = c->tile + x;
@@ -150,8 +188,10 @@ static void collect(const scene *c, const arrays *a, int64_t b, int64_t row, int
         for (int64_t j = 0; j < t->nk; j++) {
             if (!sees(c, t, b, i, j)) continue;
             s->at[s->n] = key_at(c, c->block[x], b, t->k_row + j * t->k_stride, h);
-            s->score[s->n] = c->scale * dot(q, a->x[K] + s->at[s->n], c->width);
-            s->n++;
+            double score = dot(a->x[Q] + q, a->x[K] + s->at[s->n], c->width);
+            s->r_at[s->n] = ((t->r_row + (i - j) * t->r_step) * c->heads + h) * c->width;
+            if (c->r_rows > 0) score += dot(a->x[QR] + q, a->x[R] + s->r_at[s->n], c->width);
+            s->score[s->n++] = c->scale * score;
         }
     }
 }
@@ -178,6 +218,10 @@ static void reference_row(const scene *c, arrays *a, int64_t b, int64_t row, int
             a->x[DQ][at + d] += ds * a->x[K][s->at[i] + d];
             a->x[DK][s->at[i] + d] += ds * a->x[Q][at + d];
         }
+        for (int64_t d = 0; c->r_rows > 0 && d < c->width; d++) {
+            a->x[DQR][at + d] += ds * a->x[R][s->r_at[i] + d];
+            a->x[DR][s->r_at[i] + d] += ds * a->x[QR][at + d];
+        }
     }
 }
 
@@ -185,13 +229,16 @@ static void reference(const scene *c, arrays *a)
 {
     int64_t most = 0;
     for (int i = 0; i < c->n_tiles; i++) most += c->tile[i].nk;
-    seen s = {.at = new_zeroed((size_t)most * 8), .score = new_zeroed((size_t)most * 8)};
+    seen s = {.at = new_zeroed((size_t)most * 8),
+              .r_at = new_zeroed((size_t)most * 8),
+              .score = new_zeroed((size_t)most * 8)};
     for (int i = O; i < N_ARRAYS; i++) memset(a->x[i], 0, (size_t)a->n[i] * sizeof(double));
     for (int64_t i = 0; i < a->n[LSE]; i++) a->x[LSE][i] = -INFINITY;
     for (int64_t b = 0; b < c->batch; b++)
         for (int64_t h = c->head; h < c->head + c->n_heads; h++)
             for (int64_t row = 0; row < c->q_rows; row++) reference_row(c, a, b, row, h, &s);
     free(s.at);
+    free(s.r_at);
     free(s.score);
 }
 
@@ -228,10 +275,17 @@ static int tiles_of(const scene *c, int block, lh_tile *out)
     return n;
 }
 
+static lh_sight sight_of(const scene *c)
+{
+    return (lh_sight){.valid = c->has_valid ? c->valid : NULL,
+                      .limits = c->limits,
+                      .hidden = c->has_hidden ? c->hidden : NULL};
+}
+
 static void run_forward(const scene *c, machine *m, int threads)
 {
     lh_tile tiles[MAX_TILES];
-    size_t block = (size_t)(c->batch * c->k_rows * c->kv_heads * c->width) * m->kernel->bytes;
+    size_t block = (size_t)(c->batch * c->k_rows * heads_held(c) * c->width) * m->kernel->bytes;
     lh_attend_args a = {.batch = c->batch,
                         .heads = c->heads,
                         .kv_heads = c->kv_heads,
@@ -247,7 +301,12 @@ static void run_forward(const scene *c, machine *m, int threads)
                         .sum = m->sum,
                         .tiles = tiles,
                         .bits = c->bits,
-                        .sight.valid = c->has_valid ? c->valid : NULL,
+                        .sight = sight_of(c),
+                        .kv_first = c->kv_first,
+                        .kv_held = c->kv_held,
+                        .qr = c->r_rows > 0 ? m->x[QR] : NULL,
+                        .r = c->r_rows > 0 ? m->x[R] : NULL,
+                        .r_rows = c->r_rows,
                         .scratch = m->scratch};
     for (int i = 0; i < c->n_blocks; i++) {
         a.n_tiles = tiles_of(c, i, tiles);
@@ -269,7 +328,7 @@ static void run_forward(const scene *c, machine *m, int threads)
 static void run_backward(const scene *c, machine *m, int threads)
 {
     lh_tile tiles[MAX_TILES];
-    size_t block = (size_t)(c->batch * c->k_rows * c->kv_heads * c->width) * m->kernel->bytes;
+    size_t block = (size_t)(c->batch * c->k_rows * heads_held(c) * c->width) * m->kernel->bytes;
     lh_attend_delta_args d = {.batch = c->batch,
                               .heads = c->heads,
                               .width = c->width,
@@ -295,7 +354,14 @@ static void run_backward(const scene *c, machine *m, int threads)
                              .dq = m->x[DQ],
                              .tiles = tiles,
                              .bits = c->bits,
-                             .sight.valid = c->has_valid ? c->valid : NULL,
+                             .sight = sight_of(c),
+                             .kv_first = c->kv_first,
+                             .kv_held = c->kv_held,
+                             .qr = c->r_rows > 0 ? m->x[QR] : NULL,
+                             .r = c->r_rows > 0 ? m->x[R] : NULL,
+                             .dqr = c->r_rows > 0 ? m->x[DQR] : NULL,
+                             .dr = c->r_rows > 0 ? m->x[DR] : NULL,
+                             .r_rows = c->r_rows,
                              .scratch = m->scratch};
     for (int i = 0; i < c->n_blocks; i++) {
         a.n_tiles = tiles_of(c, i, tiles);
@@ -347,13 +413,15 @@ static void run_kernels(const scene *c, const variant *kernel, const arrays *in,
 static void compare(const char *what, const char *kernel, const arrays *want, const arrays *got,
                     int i, double tolerance)
 {
-    static const char *const label[] = {"q", "k", "v", "do", "dlse", "o", "lse", "dq", "dk", "dv"};
+    static const char *const label[] = {"q", "k",   "v",  "qr", "r",  "do",  "dlse",
+                                        "o", "lse", "dq", "dk", "dv", "dqr", "dr"};
     double largest = 0, error = 0;
     for (int64_t j = 0; j < want->n[i]; j++) {
         double x = want->x[i][j], y = got->x[i][j];
         if (isinf(x) && x == y) continue;
         largest = fmax(largest, fabs(x));
-        if (!(fabs(x - y) <= error)) error = fabs(x - y); /* NaN counts as an error */
+        const double off = fabs(x - y);
+        if (!(off <= error)) error = isnan(off) ? INFINITY : off;
     }
     if (!(error <= tolerance * fmax(largest, 1e-3)))
         fail_msg("%s, %s: %s differs by %g of %g", what, kernel, label[i], error, largest);
@@ -445,6 +513,42 @@ static void fill_bits(scene *c, double share)
     uint64_t state = 3;
     for (int64_t i = 0; i < n; i++)
         if (uniform(&state) < 2 * share - 1) c->bits[i / 64] |= (uint64_t)1 << (i % 64);
+}
+
+/* Every tile's distances in one table, whose rows the tiles share: row = sign * (position of the
+ * query - position of the key) + constant, positions being rows. A strided tile steps by its
+ * stride. */
+static void add_term(scene *c, int64_t sign)
+{
+    int64_t least = INT64_MAX, most = INT64_MIN;
+    for (int x = 0; x < c->n_tiles; x++) {
+        lh_tile *t = c->tile + x;
+        t->r_row = sign * (t->q_row - t->k_row - c->block[x] * c->k_rows);
+        t->r_step = sign * t->q_stride;
+        int64_t one = t->r_row + t->r_step * (t->nq - 1),
+                other = t->r_row - t->r_step * (t->nk - 1);
+        least = one < least ? one : least;
+        least = other < least ? other : least;
+        most = one > most ? one : most;
+        most = other > most ? other : most;
+    }
+    for (int x = 0; x < c->n_tiles; x++) c->tile[x].r_row -= least;
+    c->r_rows = most - least + 1;
+}
+
+/* Documents of random length up to `longest`, others in each batch row; a query sees its own. */
+static void add_documents(scene *c, int64_t longest)
+{
+    uint64_t state = 11;
+    c->limits = new_zeroed((size_t)(c->batch * c->q_rows) * 2 * sizeof(int32_t));
+    for (int64_t b = 0; b < c->batch; b++)
+        for (int64_t begin = 0, end; begin < c->q_rows; begin = end) {
+            end = begin + 1 + (int64_t)((uniform(&state) + 1) / 2 * (double)longest);
+            for (int64_t i = begin; i < end && i < c->q_rows; i++) {
+                c->limits[2 * (b * c->q_rows + i)] = (int32_t)begin;
+                c->limits[2 * (b * c->q_rows + i) + 1] = (int32_t)end;
+            }
+        }
 }
 
 /* ---- Tests ---- */
@@ -611,6 +715,260 @@ static void test_spans(void **unused)
     check_scene(&c);
 }
 
+static void test_documents(void **unused)
+{
+    (void)unused;
+    static const int64_t longest[] = {3, 60, 200, 1000};
+    for (size_t i = 0; i < sizeof longest / sizeof longest[0]; i++) {
+        scene c = new_scene("causal documents", 2, 1, 20, 401, 401);
+        c.batch = 3;
+        add_band(&c, 96, -1, 0);
+        add_documents(&c, longest[i]);
+        check_scene(&c);
+        c.name = "documents, short query blocks, valid length";
+        c.n_tiles = 0;
+        c.has_valid = true;
+        c.valid[0] = 400;
+        c.valid[1] = 130;
+        add_band(&c, 31, -1, -1);
+        check_scene(&c);
+        free(c.limits);
+        c = new_scene("documents over three key blocks, window", 2, 2, 16, 300, 100);
+        c.n_blocks = 3;
+        add_band(&c, 96, 90, 20);
+        add_documents(&c, longest[i]);
+        check_scene(&c);
+        free(c.limits);
+    }
+}
+
+/* Limits of every kind next to each other: none, all, far away, reversed, one key, the extremes. */
+static void fill_limits(scene *c)
+{
+    static const int32_t kind[][2] = {{INT32_MIN, INT32_MAX},
+                                      {0, 0},
+                                      {1000, 1100},
+                                      {150, 60},
+                                      {17, 18},
+                                      {199, 400},
+                                      {-50, 5},
+                                      {90, 110}};
+    uint64_t state = 5;
+    c->limits = new_zeroed((size_t)(c->batch * c->q_rows) * 2 * sizeof(int32_t));
+    for (int64_t i = 0; i < c->batch * c->q_rows; i++) {
+        int which = (int)((uniform(&state) + 1) * 4);
+        /* whole vectors and blocks of queries of one kind, too */
+        if (i % c->q_rows >= 100) which = i % c->q_rows < 200 ? 2 : 1;
+        memcpy(c->limits + 2 * i, kind[which % 8], sizeof kind[0]);
+    }
+}
+
+static void test_limits(void **unused)
+{
+    (void)unused;
+    for (int64_t step = -1; step <= 2; step++) {
+        scene c = new_scene("limits", 2, 1, 24, 220, 200);
+        add_band(&c, 96, -1, 150);
+        for (int i = 0; i < c.n_tiles; i++) {
+            c.tile[i].k_position = step < 0 ? 199 : 7;
+            c.tile[i].k_step = step;
+        }
+        fill_limits(&c);
+        check_scene(&c);
+        c.name = "limits, bits";
+        fill_bits(&c, 0.7);
+        check_scene(&c);
+        free(c.bits);
+        free(c.limits);
+    }
+}
+
+static void add_dilated(scene *c)
+{
+    for (int phase = 0; phase < 3; phase++)
+        for (int q = 0; q < 2; q++) {
+            lh_tile *t = add_tile(c, 0, phase + q * 150, 50, phase, 100);
+            t->q_stride = t->k_stride = 3;
+            t->k_step = 3;
+            t->lo = q * 50 - 20;
+            t->hi = q * 50 + 4;
+        }
+}
+
+static void test_limits_strided(void **unused)
+{
+    (void)unused;
+    scene c = new_scene("limits, dilated", 2, 1, 33, 300, 302);
+    c.batch = 3;
+    add_dilated(&c);
+    add_documents(&c, 130);
+    check_scene(&c);
+    free(c.limits);
+    c = new_scene("limits, strided and reversed keys", 1, 1, 16, 100, 300);
+    lh_tile *t = add_tile(&c, 0, 0, 96, 3, 149);
+    t->k_stride = 2;
+    t->k_step = 2;
+    add_tile(&c, 0, 0, 96, 0, 100);
+    t = add_tile(&c, 0, 96, 4, 299, 300);
+    t->k_stride = -1;
+    t->k_step = -1;
+    add_documents(&c, 90);
+    check_scene(&c);
+    free(c.limits);
+    c = new_scene("limits, spans", 1, 1, 128, 200, 1000);
+    add_band(&c, 96, -1, -1);
+    add_documents(&c, 190);
+    for (int64_t i = 0; i < c.batch * c.q_rows; i++) c.limits[2 * i + 1] += (int32_t)(5 * (i % 97));
+    check_scene(&c);
+    free(c.limits);
+}
+
+static void test_hidden(void **unused)
+{
+    (void)unused;
+    static const int64_t some[] = {0, 5, 7, 8, 96, 97, 150, 199, 1000}, one[] = {-3, 64};
+    int64_t all[210];
+    for (int i = 0; i < 210; i++) all[i] = i;
+    for (int64_t step = -1; step <= 3; step++) {
+        scene c = new_scene("hidden", 2, 1, 24, 150, 200);
+        c.batch = 3;
+        add_band(&c, 96, 80, 30);
+        for (int i = 0; i < c.n_tiles; i++) {
+            c.tile[i].k_position = step < 0 ? 200 : 5;
+            c.tile[i].k_step = step;
+        }
+        c.has_hidden = true;
+        c.hidden[0] = (lh_hidden){sizeof some / sizeof some[0], some};
+        c.hidden[2] = (lh_hidden){sizeof one / sizeof one[0], one};
+        check_scene(&c);
+        c.name = "hidden, limits, valid";
+        c.hidden[1] = (lh_hidden){210, all};
+        c.has_valid = true;
+        c.valid[0] = 120;
+        c.valid[1] = c.valid[2] = 190;
+        add_documents(&c, 70);
+        check_scene(&c);
+        free(c.limits);
+    }
+    scene c = new_scene("hidden, dilated", 2, 1, 33, 300, 302);
+    add_dilated(&c);
+    c.has_hidden = true;
+    c.hidden[1] = (lh_hidden){sizeof some / sizeof some[0], some};
+    check_scene(&c);
+}
+
+/* Rows of K and V that hold a part of the key heads. */
+static void test_heads_held(void **unused)
+{
+    (void)unused;
+    scene c = new_scene("key heads 1 and 2 of 4", 8, 4, 9, 110, 160);
+    add_band(&c, 55, 70, -1);
+    c.head = 2;
+    c.n_heads = 4;
+    c.kv_first = 1;
+    c.kv_held = 2;
+    check_scene(&c);
+    c.name = "the last key head";
+    c.head = 7;
+    c.n_heads = 1;
+    c.kv_first = 3;
+    c.kv_held = 1;
+    check_scene(&c);
+    c.name = "one more than needed, in three blocks";
+    c.n_tiles = 0;
+    c.n_blocks = 3;
+    c.head = 4;
+    c.n_heads = 2;
+    c.kv_first = 1;
+    c.kv_held = 3;
+    add_band(&c, 96, -1, -1);
+    add_term(&c, 1);
+    check_scene(&c);
+}
+
+static void test_term(void **unused)
+{
+    (void)unused;
+    static const int64_t reach[][2] = {{-1, -1}, {-1, 0}, {0, -1}, {40, 0}, {100, 13}, {0, 0}};
+    static const int64_t widths[] = {1, 20, 64};
+    for (size_t i = 0; i < sizeof reach / sizeof reach[0]; i++) {
+        scene c = new_scene("term", 2, 1, 20, 301, 301);
+        c.batch = 3;
+        add_band(&c, 96, reach[i][0], reach[i][1]);
+        add_term(&c, 1);
+        check_scene(&c);
+        c = new_scene("term, small query blocks, descending table", 1, 1, widths[i % 3], 150, 130);
+        add_band(&c, 29, reach[i][0], reach[i][1]);
+        add_term(&c, -1);
+        check_scene(&c);
+        c = new_scene("term, r_step 3", 2, 2, 17, 101, 97);
+        add_band(&c, 50, reach[i][0], reach[i][1]);
+        add_term(&c, 3);
+        check_scene(&c);
+    }
+}
+
+static void test_term_shapes(void **unused)
+{
+    (void)unused;
+    scene c = new_scene("term, one key", 2, 1, 12, 100, 1);
+    add_band(&c, 96, -1, -1);
+    add_term(&c, 1);
+    check_scene(&c);
+    c = new_scene("term, one query and tiles of one key", 1, 1, 12, 1, 300);
+    add_tile(&c, 0, 0, 1, 0, 297);
+    for (int k = 297; k < 300; k++) add_tile(&c, 0, 0, 1, k, 1);
+    add_term(&c, 1);
+    check_scene(&c);
+    c = new_scene("term, dilated", 2, 1, 33, 300, 302);
+    c.batch = 3;
+    add_dilated(&c);
+    add_term(&c, 1);
+    check_scene(&c);
+    c.name = "term, dilated, own rows for every third distance";
+    for (int i = 0; i < c.n_tiles; i++) {
+        c.tile[i].r_step = 1;
+        c.tile[i].r_row = 99 + 7 * i;
+    }
+    c.r_rows = 99 + 50 + 7 * (c.n_tiles - 1);
+    check_scene(&c);
+    c = new_scene("term, one row for all", 4, 2, 8, 60, 130);
+    add_band(&c, 60, 30, 20);
+    c.r_rows = 2;
+    for (int i = 0; i < c.n_tiles; i++) c.tile[i].r_row = 1;
+    check_scene(&c);
+}
+
+static void test_term_masked(void **unused)
+{
+    (void)unused;
+    scene c = new_scene("term, bits", 2, 1, 16, 130, 210);
+    c.batch = 3;
+    add_band(&c, 70, 60, -1);
+    add_term(&c, 1);
+    fill_bits(&c, 0.4);
+    check_scene(&c);
+    free(c.bits);
+    c = new_scene("term, documents, hidden, valid", 4, 2, 16, 320, 160);
+    static const int64_t hidden[] = {3, 100, 101, 230};
+    c.n_blocks = 2;
+    add_band(&c, 96, -1, 0);
+    add_term(&c, 1);
+    add_documents(&c, 150);
+    c.has_hidden = c.has_valid = true;
+    c.hidden[0] = (lh_hidden){4, hidden};
+    c.valid[0] = 1000;
+    c.valid[1] = 200;
+    check_scene(&c);
+    free(c.limits);
+    c = new_scene("term, some heads", 6, 3, 10, 100, 100);
+    add_band(&c, 33, 40, 40);
+    add_term(&c, 1);
+    c.head = 1;
+    c.n_heads = 4;
+    check_scene(&c);
+}
+
 /* A query that is not a number must give an output that is none, and touch no other row. */
 static void test_not_a_number(void **unused)
 {
@@ -667,23 +1025,20 @@ static double objective(const scene *c, const arrays *a, arrays *out)
     return dot(a->x[DO], out->x[O], a->n[O]) + dot(a->x[DLSE], out->x[LSE], a->n[LSE]);
 }
 
-static void test_differences(void **unused)
+static void check_differences(const scene *c)
 {
-    (void)unused;
-    scene c = new_scene("differences", 2, 1, 7, 120, 110);
-    add_band(&c, 96, 60, 5);
-    arrays a = make_arrays(&c), out = make_arrays(&c), grad = make_arrays(&c);
-    run_kernels(&c, variants, &a, &grad, 1);
+    arrays a = make_arrays(c), out = make_arrays(c), grad = make_arrays(c);
+    run_kernels(c, variants, &a, &grad, 1);
     const double h = cbrt(DBL_EPSILON);
-    for (int i = Q; i <= V; i++) {
+    for (int i = Q; i <= R; i++) {
         double largest = 0;
         for (int64_t j = 0; j < a.n[i]; j++) largest = fmax(largest, fabs(grad.x[DQ + i][j]));
         for (int64_t j = 3; j < a.n[i]; j += a.n[i] / 12) {
             double x = a.x[i][j];
             a.x[i][j] = x + h;
-            double up = objective(&c, &a, &out);
+            double up = objective(c, &a, &out);
             a.x[i][j] = x - h;
-            double down = objective(&c, &a, &out);
+            double down = objective(c, &a, &out);
             a.x[i][j] = x;
             double slope = (up - down) / (2 * h);
             if (!(fabs(slope - grad.x[DQ + i][j]) <= 1e-7 * largest))
@@ -694,6 +1049,16 @@ static void test_differences(void **unused)
     free_arrays(&a);
     free_arrays(&out);
     free_arrays(&grad);
+}
+
+static void test_differences(void **unused)
+{
+    (void)unused;
+    scene c = new_scene("differences", 2, 1, 7, 120, 110);
+    add_band(&c, 96, 60, 5);
+    check_differences(&c);
+    add_term(&c, 1);
+    check_differences(&c);
 }
 
 /* A scale for which the kernel's factor scale * log2(e) is exactly 1, so that its exp2 can be seen
@@ -768,13 +1133,17 @@ static void test_exp(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_full),         cmocka_unit_test(test_band),
-        cmocka_unit_test(test_bits),         cmocka_unit_test(test_valid),
-        cmocka_unit_test(test_groups),       cmocka_unit_test(test_strides),
-        cmocka_unit_test(test_blocks),       cmocka_unit_test(test_nothing_seen),
-        cmocka_unit_test(test_no_tiles),     cmocka_unit_test(test_spans),
-        cmocka_unit_test(test_not_a_number), cmocka_unit_test(test_nothing_seen_backward),
-        cmocka_unit_test(test_differences),  cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_full),           cmocka_unit_test(test_band),
+        cmocka_unit_test(test_bits),           cmocka_unit_test(test_valid),
+        cmocka_unit_test(test_groups),         cmocka_unit_test(test_strides),
+        cmocka_unit_test(test_blocks),         cmocka_unit_test(test_nothing_seen),
+        cmocka_unit_test(test_no_tiles),       cmocka_unit_test(test_spans),
+        cmocka_unit_test(test_documents),      cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_limits_strided), cmocka_unit_test(test_hidden),
+        cmocka_unit_test(test_heads_held),     cmocka_unit_test(test_term),
+        cmocka_unit_test(test_term_shapes),    cmocka_unit_test(test_term_masked),
+        cmocka_unit_test(test_not_a_number),   cmocka_unit_test(test_nothing_seen_backward),
+        cmocka_unit_test(test_differences),    cmocka_unit_test(test_exp),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,145 @@
+/* A step plan, made by one process for all ranks, against the step that each rank then runs: traffic by
+ * purpose, messages, flops and memory. */
+#include "experiments/step_plan.h"
+#include "io/files.h"
+#include "tests/lh_test_mpi.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { BYTES = 4000, TEXT = 2000, SEQUENCES = 12 /* 2, 3 and 4 divide it */ };
+
+static const char *const kinds[] = {
+    "  attention: {mechanism: full}\n",
+    "  attention: {mechanism: sliding_window, window: [5, 40]}\n  kv_heads: 1\n",
+    "  attention: [{mechanism: full}, {mechanism: sliding_window, window: 20}]\n"
+    "  position: learned\n  norm: post\n  tie_embeddings: false\n",
+};
+
+typedef struct scene {
+    int64_t data, accumulate;
+    int kind;
+    bool recompute, encoder;
+} scene;
+
+/* The file's name depends on the number of ranks: tests may run at the same time. */
+static lh_status scene_config(lh_comm *c, const scene *s, lh_config **out)
+{
+    lh_status st = LH_OK;
+    char path[64];
+    char text[TEXT];
+    char bytes[BYTES];
+    (void)snprintf(path, sizeof path, "step_plan.np%d.txt", lh_comm_size(c));
+    for (int i = 0; i < BYTES; i++) bytes[i] = (char)('a' + i * i % 23);
+    LH_TRY(lh_write_small(c, path, bytes, sizeof bytes));
+    (void)snprintf(text, sizeof text,
+                   "run: {name: plan}\n"
+                   "mesh: {chunk: 16, data: %d}\n"
+                   "data: {path: %s, length: 77, batch: %d, task: %s}\n"
+                   "model:\n  kind: %s\n  layers: 2\n  width: 32\n  heads: 2\n%s"
+                   "train: {recompute: %s, accumulate: %d}\n",
+                   (int)s->data, path, SEQUENCES, s->encoder ? "masked_text" : "text",
+                   s->encoder ? "encoder" : "decoder", kinds[s->kind],
+                   s->recompute ? "block" : "none", (int)s->accumulate);
+    LH_TRY(lh_config_parse(text, strlen(text), "scene", 0, out));
+done:
+    return st;
+}
+
+static bool same_step(const lh_rank_plan *r, const lh_traffic *t)
+{
+    bool same = true;
+    for (int p = 0; p < LH_PURPOSES; p++) {
+        if (p == LH_SEND_OTHER) continue;
+        same = same && r->traffic.bytes[p] == t->bytes[p];
+        same = same && r->traffic.messages[p] == t->messages[p];
+    }
+    return same && r->sent_bytes == lh_traffic_step(t);
+}
+
+/* Layers and rest make the whole. */
+static bool parts_add_up(const lh_step_plan *p)
+{
+    double flops = p->rest.flops;
+    double sent = p->rest.sent_bytes;
+    int64_t parameters = p->rest.parameters;
+    for (int l = 0; l < p->layers; l++) {
+        flops += p->layer[l].flops;
+        sent += p->layer[l].sent_bytes;
+        parameters += p->layer[l].parameters;
+        if (p->layer[l].peak_bytes > p->peak_bytes || p->layer[l].flops <= 0.0) return false;
+    }
+    return fabs(flops - p->flops) <= 1e-12 * p->flops && parameters == p->parameters &&
+           fabs(sent - p->sent_bytes) <= 1e-12 * p->sent_bytes;
+}
+
+static void check_scene(lh_comm *c, const scene *k)
+{
+    lh_config *config = NULL;
+    lh_step_plan *plan = NULL;
+    lh_session *s = NULL;
+    lh_step_result result;
+    lh_assert_all_ok(c, scene_config(c, k, &config));
+    lh_assert_all_ok(c, lh_step_plan_create(config, lh_comm_size(c), &plan));
+    lh_assert_all_ok(c, lh_session_open(c, config, true, &s));
+    *s->mesh->traffic = (lh_traffic){0};
+    s->device->flops = 0.0;
+    lh_assert_all_ok(c, lh_session_step(s, 0, 1, 1e-3, false, &result));
+    const lh_rank_plan *mine = &plan->rank[lh_comm_rank(c) % plan->sequence];
+    lh_assert_all(c, mine->rows == s->rows);
+    lh_assert_all(c, same_step(mine, s->mesh->traffic));
+    lh_assert_all(c, mine->flops == s->device->flops);
+    lh_assert_all(c,
+                  mine->peak_bytes == lh_session_peak(s) && mine->peak_bytes <= plan->peak_bytes);
+    lh_assert_all(c, mine->parameter_bytes == (int64_t)lh_params_bytes(s->params));
+    lh_assert_all(c, plan->parameters == lh_params_total(s->params));
+    lh_assert_all(c, parts_add_up(plan));
+    lh_session_close(&s);
+    lh_step_plan_destroy(&plan);
+    lh_config_destroy(&config);
+}
+
+static void test_plans_are_what_runs(void **state)
+{
+    lh_comm *c = *state;
+    for (int64_t data = 1; data <= lh_comm_size(c); data++) {
+        if (lh_comm_size(c) % data != 0 || SEQUENCES % (2 * data) != 0) continue;
+        for (int i = 0; i < 6; i++)
+            check_scene(c, &(scene){data, 1 + i % 2, i / 2, i % 2 == 0, i == 3});
+    }
+}
+
+static void test_refusals(void **state)
+{
+    lh_comm *c = *state;
+    lh_config *config = NULL;
+    lh_step_plan *plan = NULL;
+    lh_assert_all_ok(c, scene_config(c, &(scene){.data = 2, .accumulate = 1}, &config));
+    lh_status st = lh_step_plan_create(config, 3, &plan);
+    lh_assert_all(c, st == LH_ERR_USAGE && plan == NULL);
+    lh_assert_all(c, strstr(lh_error_text(), "mesh.data 2 does not divide 3 ranks") != NULL);
+    lh_error_clear();
+    /* whichever allocation fails, nothing is left behind */
+    int64_t before = lh_new_count();
+    lh_assert_all_ok(c, lh_step_plan_create(config, 2, &plan));
+    lh_step_plan_destroy(&plan);
+    int64_t all = lh_new_count() - before;
+    for (int64_t n = 1; n <= all; n += 1 + n / 20) {
+        lh_new_fail_at(n);
+        st = lh_step_plan_create(config, 2, &plan);
+        lh_new_fail_at(0);
+        lh_assert_all(c, st == LH_ERR_MEMORY && plan == NULL);
+        lh_error_clear();
+    }
+    lh_config_destroy(&config);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_plans_are_what_runs),
+        cmocka_unit_test(test_refusals),
+    };
+    return lh_test_mpi_main(argc, argv, "step_plan", tests, sizeof tests / sizeof tests[0]);
+}
