@@ -206,7 +206,8 @@ static lh_shape linformer_weight_shape(const lh_attn_desc *d, const linformer_fo
 static double linformer_std(const lh_attn_desc *d, const linformer_form *f)
 {
     if (f->kind == LH_LANDMARK_LEARNED) return 1.0 / sqrt((double)(f->length + f->most));
-    return 1.0 / sqrt((double)(d->head_width * (f->length / f->most)));
+    int64_t inputs = d->head_width * (f->length / f->most); /* of one number of a landmark */
+    return 1.0 / sqrt((double)inputs);
 }
 
 /* Declares a parameter, or finds it where another layer, or the keys, declared it. */
@@ -483,10 +484,11 @@ static lh_status linformer_predict(const lh_attn_desc *d, int ranks, int rank, l
     c->forward_bytes = sent * row;
     c->backward_bytes = received * row;
     c->summary_bytes = ranks > 1 ? 2 * landmarks : 0;
+    c->again_bytes = ranks > 1 ? landmarks : 0;
     c->kept_bytes = landmarks + (linformer_moves(d, &f) ? d->layout->rows[rank] * row : 0);
     double positions = (double)d->batch * (double)d->layout->rows[rank];
-    double attention =
-        4.0 * positions * (double)d->head_width * (double)f.rows * (double)(d->heads / d->kv_heads);
+    int64_t seen = f.rows * (d->heads / d->kv_heads); /* by the query heads of one position */
+    double attention = 4.0 * positions * (double)d->head_width * (double)seen;
     double work = 2.0 * positions * linformer_work(d, &f);
     c->forward_flops = attention + work;
     c->backward_flops = 2.5 * attention + (f.kind == LH_LANDMARK_MEAN ? 1.0 : 2.0) * work;

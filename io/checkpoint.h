@@ -44,7 +44,8 @@ LH_NODISCARD lh_status lh_checkpoint_write(lh_mesh *mesh, const char *folder,
 
 /* lh_checkpoint_read - values (and, LH_CHECKPOINT_ALL, moments) into params, which are allocated
  * and may be placed in another way, on other ranks and in the other precision than they were
- * written. Collective on the mesh. info may be NULL; else the caller frees it with
+ * written. A parameter that is not learned (frozen) has no moments, and keeps its value when the
+ * file does not have it. Collective on the mesh. info may be NULL; else the caller frees it with
  * lh_checkpoint_info_free. Errors, agreed: LH_ERR_IO; LH_ERR_FORMAT (foreign, torn or damaged
  * file); LH_ERR_USAGE (names or shapes differ, all listed; no moments); LH_ERR_RANGE (a double that
  * no float holds); LH_ERR_MEMORY. params are undefined then, but untouched for LH_ERR_USAGE and for

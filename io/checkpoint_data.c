@@ -19,6 +19,18 @@ static void data_name(char name[data_name_max], int set, const lh_param *p)
     (void)snprintf(name, data_name_max, "%s/%s", lhi_checkpoint_group(set), p->name);
 }
 
+/* Is the tensor part of a checkpoint? What is not learned has no moments. */
+static bool data_belongs(const lh_param *p, int set)
+{
+    return set == 0 || !p->frozen;
+}
+
+/* What is not learned may be missing in a file: it stays as it was drawn. */
+static bool data_absent(lh_h5 *file, const lh_param *p, const char *name)
+{
+    return p->frozen && !lh_h5_has(file, name);
+}
+
 /* Moments are whole tensors of the parameter's shape; a scalar becomes one element in one
  * dimension. */
 static int data_dims(const lh_shape *shape, int64_t dim[LH_MAX_DIMS])
@@ -227,6 +239,8 @@ static lh_status data_tensor(data_stage *s, lh_h5 *file, const lh_param *p, int 
     char name[data_name_max];
     lh_h5_data data = {.id = -1};
     data_name(name, set, p);
+    if (!data_belongs(p, set)) return LH_OK;
+    if (s->pass != LHI_CHECKPOINT_STORE && data_absent(file, p, name)) return LH_OK;
     if (!s->bad) st = lh_h5_find(file, name, &data);
     if (st != LH_OK) s->bad = true;
     if (s->pass != LHI_CHECKPOINT_STORE) {
@@ -246,6 +260,7 @@ static lh_status data_compare_one(lh_h5 *file, const lh_param *p, int set, uint6
     char name[data_name_max], want[24];
     char *have = NULL;
     data_name(name, set, p);
+    if (!data_belongs(p, set) || data_absent(file, p, name)) return LH_OK;
     (void)snprintf(want, sizeof want, "%016llx", (unsigned long long)sum);
     LH_TRY(lh_h5_get_text(file, name, "checksum", &have));
     LH_CHECK(strcmp(have, want) == 0, LH_ERR_FORMAT,
@@ -330,6 +345,7 @@ lh_status lhi_checkpoint_define(lh_h5 *file, const lh_params *params, int sets)
         LH_TRY(lh_h5_group(file, lhi_checkpoint_group(set)));
         for (int64_t i = 0; i < params->count; i++) {
             lh_h5_data data;
+            if (!data_belongs(params->item[i], set)) continue;
             int ndim = data_dims(&params->item[i]->whole, dim);
             data_name(name, set, params->item[i]);
             st = lh_h5_define(file, name, LH_H5_REAL, ndim, dim, 0, &data);
@@ -347,6 +363,7 @@ lh_status lhi_checkpoint_sign(lh_h5 *file, const lh_params *params, int sets, co
     char name[data_name_max], text[24];
     for (int set = 0; set < sets; set++) {
         for (int64_t i = 0; i < params->count; i++) {
+            if (!data_belongs(params->item[i], set)) continue;
             data_name(name, set, params->item[i]);
             (void)snprintf(text, sizeof text, "%016llx",
                            (unsigned long long)sums[set * params->count + i]);
@@ -380,6 +397,7 @@ static lh_status data_match_one(lh_h5 *file, const lh_param *p, int set, data_di
     int64_t dim[LH_MAX_DIMS];
     lh_h5_data data = {.id = -1};
     data_name(name, set, p);
+    if (!data_belongs(p, set) || data_absent(file, p, name)) return LH_OK;
     if (!lh_h5_has(file, name)) {
         data_differs(diff, "missing in the file:", name, "");
         return LH_OK;

@@ -109,7 +109,8 @@ typedef struct fixture {
 typedef struct options {
     int data, way;
     bool large, poison, frozen;
-    int odd; /* 1: one parameter more, 2: one less, 3: another shape */
+    bool drawn; /* one parameter is not learned */
+    int odd;    /* 1: one parameter more, 2: one less, 3: another shape */
 } options;
 
 static void add(fixture *f, lh_comm *c, const char *name, lh_shape shape, int spread)
@@ -117,6 +118,12 @@ static void add(fixture *f, lh_comm *c, const char *name, lh_shape shape, int sp
     lh_place place = lh_place_replicated();
     if (spread >= 0) place.axis[LH_AXIS_SEQ] = (lh_place_word){LH_SHARD, spread, f->layout};
     lh_assert_all_ok(c, lh_params_add(f->params, name, shape, place, LH_INIT_ZERO, 0.0, NULL));
+}
+
+static lh_status draw_nothing(const void *user, uint64_t seed, uint64_t number, double *value)
+{
+    (void)user, (void)seed, (void)number, (void)value;
+    return LH_OK;
 }
 
 static fixture open_fixture(lh_comm *c, options o)
@@ -138,6 +145,9 @@ static fixture open_fixture(lh_comm *c, options o)
         add(&f, c, "slices", lh_shape_3(LH_REAL, 2, 180000, 3), -1);
         add(&f, c, "spread", lh_shape_3(LH_REAL, N, 2, 270000), 0);
     }
+    if (o.drawn)
+        lh_assert_all_ok(c, lh_params_add_drawn(f.params, "drawn", lh_shape_2(LH_REAL, 3, 4),
+                                                draw_nothing, NULL, NULL));
     lh_assert_all_ok(c, lh_params_allocate(f.params, !o.frozen));
     return f;
 }
@@ -213,7 +223,7 @@ static bool is_known(fixture *f, int sets)
     for (int64_t i = 0; i < f->params->count; i++) {
         const lh_param *p = f->params->item[i];
         size_t bytes = lh_shape_bytes(&p->shape);
-        for (int set = 0; set < sets; set++) {
+        for (int set = 0; set < (p->frozen ? 1 : sets); set++) {
             unsigned char *want = known_part(f, p, set), *have = NULL;
             if (lh_new(bytes, &have) != LH_OK) lh_fatal(f->mesh->world, "no memory");
             lh_copy_out(f->device, have, part(p, set), bytes);
@@ -359,6 +369,41 @@ static void test_weights_alone(void **state)
     lh_assert_all(c, says("weights alone"));
     lh_assert_all_code(c, lh_checkpoint_read(f.mesh, path, LH_CHECKPOINT_ALL, f.params, NULL),
                        LH_ERR_BUG);
+    close_fixture(&g);
+    close_fixture(&f);
+}
+
+/* What is not learned has no moments, and stays as it was drawn when a file does not have it. */
+static void test_drawn(void **state)
+{
+    lh_comm *c = *state;
+    char path[LH_PATH_MAX];
+    lh_h5 *file = NULL;
+    begin(c);
+    fixture f = open_fixture(c, (options){0});
+    fill(&f);
+    lh_assert_all_ok(c, write_step(&f, 1, 9));
+    fixture g = open_fixture(c, (options){.drawn = true});
+    lh_param *drawn = lh_params_find(g.params, "drawn");
+    unsigned char *bits = known_part(&g, drawn, 0);
+    lh_copy_in(g.device, drawn->value, bits, lh_shape_bytes(&drawn->shape));
+    lh_free(&bits);
+    lh_assert_all(c, !is_known(&g, 3));
+    lh_assert_all_ok(c, lh_checkpoint_read(g.mesh, in(path, "step-00000001.h5"), LH_CHECKPOINT_ALL,
+                                           g.params, NULL));
+    lh_assert_all(c, is_known(&g, 3));
+    lh_assert_all_ok(c, write_step(&g, 2, 9));
+    lh_assert_all_ok(c, lh_h5_open(g.mesh->world, in(path, "step-00000002.h5"), &file));
+    lh_assert_all(c, lh_h5_has(file, "parameters/drawn") && !lh_h5_has(file, "optimizer/m/drawn") &&
+                         !lh_h5_has(file, "optimizer/v/drawn"));
+    lh_assert_all_ok(c, lh_h5_close(&file));
+    fixture h = open_fixture(c, (options){.drawn = true, .way = 1});
+    lh_assert_all_ok(c, lh_checkpoint_read(h.mesh, path, LH_CHECKPOINT_ALL, h.params, NULL));
+    lh_assert_all(c, is_known(&h, 3));
+    lh_assert_all_code(c, lh_checkpoint_read(f.mesh, path, LH_CHECKPOINT_WEIGHTS, f.params, NULL),
+                       LH_ERR_USAGE);
+    lh_assert_all(c, says("only in the file: parameters/drawn"));
+    close_fixture(&h);
     close_fixture(&g);
     close_fixture(&f);
 }
@@ -739,12 +784,13 @@ static void test_without_memory(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),      cmocka_unit_test(test_other_splits),
-        cmocka_unit_test(test_other_ranks),     cmocka_unit_test(test_weights_alone),
-        cmocka_unit_test(test_other_model),     cmocka_unit_test(test_keep),
-        cmocka_unit_test(test_damaged),         cmocka_unit_test(test_checksum),
-        cmocka_unit_test(test_other_precision), cmocka_unit_test(test_unwritable),
-        cmocka_unit_test(test_full_disk),       cmocka_unit_test(test_without_memory),
+        cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_other_splits),
+        cmocka_unit_test(test_other_ranks),    cmocka_unit_test(test_weights_alone),
+        cmocka_unit_test(test_other_model),    cmocka_unit_test(test_drawn),
+        cmocka_unit_test(test_keep),           cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_checksum),       cmocka_unit_test(test_other_precision),
+        cmocka_unit_test(test_unwritable),     cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_without_memory),
     };
     return lh_test_mpi_main(argc, argv, "checkpoint", tests, sizeof tests / sizeof tests[0]);
 }
