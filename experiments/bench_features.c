@@ -220,7 +220,7 @@ static lh_status features_open(features_run *r, int64_t rows)
 {
     lh_status st = LH_OK;
     lh_var out = {0};
-    size_t bytes = (size_t)(r->o->n * r->o->head_width) * sizeof(lh_real);
+    size_t bytes = (size_t)(r->o->n * r->o->head_width) * lh_dtype_bytes(LH_REAL);
     LH_TRY(features_mechanism(r, rows));
     LH_TRY(lh_tape_create(r->mesh->size, r->mesh->coord, &r->tape));
     LH_TRY(lh_memory_create(&r->memory));
@@ -280,7 +280,7 @@ static lh_status features_draw(features_run *r, int64_t draw)
                 (lh_real)(scale * lh_random_normal((uint64_t)r->o->seed,
                                                    lh_stream_id(LH_STREAM_TEST, (uint32_t)i),
                                                    (uint64_t)(draw * count + e)));
-        lh_copy_in(r->device, r->value[i], r->host[i], (size_t)count * sizeof(lh_real));
+        lh_copy_in(r->device, r->value[i], r->host[i], (size_t)count * lh_dtype_bytes(LH_REAL));
     }
 done:
     return st;
@@ -384,10 +384,10 @@ static lh_status kernel_open(features_kernel *k)
     k->numbers = d * k->run.arm->numbers;
     LH_TRY(features_mechanism(&k->run, k->groups * d));
     lh_device *device = k->run.device;
-    size_t bytes = (size_t)(k->groups * d) * sizeof(lh_real);
+    size_t bytes = (size_t)(k->groups * d) * lh_dtype_bytes(LH_REAL);
     LH_TRY(lh_device_alloc(device, bytes, &k->x));
     LH_TRY(lh_device_alloc(device, bytes, &k->u));
-    LH_TRY(lh_device_alloc(device, sizeof(lh_real), &k->c));
+    LH_TRY(lh_device_alloc(device, lh_dtype_bytes(LH_REAL), &k->c));
     for (int i = 0; i < 2; i++) {
         LH_TRY(lh_device_alloc(device, bytes * (size_t)k->run.arm->numbers, &k->phi[i]));
         LH_TRY(lh_new(bytes * (size_t)k->run.arm->numbers, &k->host[i]));
@@ -441,7 +441,7 @@ static void kernel_features(features_kernel *k, int side, lh_real *rows)
                                               .c = k->c,
                                               .phi = k->phi[side]});
     lh_copy_out(device, k->host[side], k->phi[side],
-                (size_t)(k->groups * k->numbers) * sizeof(lh_real));
+                (size_t)(k->groups * k->numbers) * lh_dtype_bytes(LH_REAL));
 }
 
 /* Mean square error of the estimates over all groups of all projections. */
