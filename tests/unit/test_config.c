@@ -323,7 +323,7 @@ static void test_refused_attention(void **state)
          "a.yaml:6:26: key 'model.attention.mechanism': unknown mechanism 'sliding_windw'; did you "
          "mean 'sliding_window'? this build has: "},
         {ATTN("{mechanism: zebra}"),
-         "unknown mechanism 'zebra'; this build has: full, sliding_window"},
+         "unknown mechanism 'zebra'; this build has: full, linformer, sliding_window, performer"},
         {ATTN("{window: 3}"),
          "a.yaml:6:14: key 'model.attention.mechanism' is required but missing"},
         {ATTN("{mechanism: }"),
