@@ -358,10 +358,13 @@ static lh_status performer_predict(const lh_attn_desc *d, int ranks, int rank, l
     int64_t wide = lh_feature_width(performer_kind(s), performer_features(d));
     int64_t summary = d->batch * d->kv_heads * wide * (d->head_width + 1);
     int64_t runs = d->causal ? lh_scan_runs(d->layout) : 1;
-    int64_t sends = 2;
-    if (d->causal)
-        sends = lh_scan_sends(runs, ranks, rank, false) + lh_scan_sends(runs, ranks, rank, true);
-    *c = (lh_cost){.summary_bytes = ranks > 1 ? bytes * (most + sends * summary) : 0};
+    int64_t there = d->causal ? lh_scan_sends(runs, ranks, rank, false) : 1;
+    int64_t back = d->causal ? lh_scan_sends(runs, ranks, rank, true) : 1;
+    *c = (lh_cost){0};
+    if (ranks > 1) {
+        c->summary_bytes = bytes * (most + (there + back) * summary);
+        c->again_bytes = bytes * (most + there * summary);
+    }
     /* the summed summary, the denominators, the maximum */
     c->kept_bytes = bytes * (runs * summary + d->batch * d->layout->rows[rank] * d->heads + most);
     performer_flops(d, rank, c);
