@@ -336,6 +336,99 @@ typedef struct lh_attend_grad_args {
     void *scratch;
 } lh_attend_grad_args;
 
+/* Feature maps of linear attention (Choromanski et al. 2021; "generalised": their section 2.2 and
+ * appendix A.4). x~ = scale x, u = W x~, h = |x~|^2 / 2, M rows of W, c a stabiliser:
+ *   POSITIVE    M^-1/2 (exp(u - h - c) + eps)
+ *   TRIG        M^-1/2 (exp(h - c) {cos u, sin u} + eps), all cosines first
+ *   HYPERBOLIC  (2 M)^-1/2 (exp(+-u - h - c) + eps), all +u first
+ * estimate exp(x~.y~); the others are f(u) + eps, element by element: RELU, EXP, ELU (elu + 1),
+ * SQUARE (max(u, 0)^2), TANH, SIGMOID, COS, IDENTITY. */
+typedef enum lh_feature_kind {
+    LH_FEATURE_POSITIVE,
+    LH_FEATURE_TRIG,
+    LH_FEATURE_HYPERBOLIC,
+    LH_FEATURE_RELU,
+    LH_FEATURE_EXP,
+    LH_FEATURE_ELU,
+    LH_FEATURE_SQUARE,
+    LH_FEATURE_TANH,
+    LH_FEATURE_SIGMOID,
+    LH_FEATURE_COS,
+    LH_FEATURE_IDENTITY,
+    LH_FEATURE_KINDS
+} lh_feature_kind;
+
+/* lh_feature_stabilised - does the kind use c (and h)? lh_feature_width - numbers per row: M or 2 M.
+ * Local. */
+static inline bool lh_feature_stabilised(lh_feature_kind kind)
+{
+    return kind <= LH_FEATURE_HYPERBOLIC;
+}
+static inline int64_t lh_feature_width(lh_feature_kind kind, int64_t features)
+{
+    return kind == LH_FEATURE_TRIG || kind == LH_FEATURE_HYPERBOLIC ? 2 * features : features;
+}
+
+/* phi of x. x [rows, heads, width]; u [rows, heads, features], ready; phi [rows, heads,
+ * lh_feature_width]. Rows from `live` on get zeros. c [heads]: the stabiliser of each head (keys);
+ * NULL: each row has its own, the largest of its exponents without h (queries). */
+typedef struct lh_feature_args {
+    lh_feature_kind kind;
+    int64_t rows, live, heads, width, features;
+    double scale, epsilon;
+    const void *x, *u, *c;
+    void *phi;
+} lh_feature_args;
+
+/* c[h] = max(c[h], what is exponentiated without h in head h of the live rows): u, |u| (HYPERBOLIC)
+ * or h (TRIG). Stabilised kinds only. */
+typedef struct lh_feature_max_args {
+    lh_feature_kind kind;
+    int64_t rows, live, heads, width, features;
+    double scale;
+    const void *x, *u;
+    void *c;
+} lh_feature_max_args;
+
+/* The adjoint of phi, c held fixed. du [rows, heads, features] out (may be u): the gradient of u;
+ * dx [rows, heads, width] (+)= the part through h alone (zeros for kinds without), to which the
+ * caller adds scale du W. dphi [rows, heads, lh_feature_width]. */
+typedef struct lh_feature_grad_args {
+    lh_feature_args phi; /* as for the forward; phi.phi is not used */
+    const void *dphi;
+    void *du, *dx;
+    bool accumulate;
+} lh_feature_grad_args;
+
+/* y[r] = {x[r], 1}: values with a column of ones, so that sums of keys travel with sums of values.
+ * x [rows, width], y [rows, width + 1]. */
+typedef struct lh_extend_args {
+    int64_t rows, width;
+    const void *x;
+    void *y;
+} lh_extend_args;
+
+/* o = n[.., 0 .. width - 1] / n[.., width], den = n[.., width]. n [rows, width + 1]; o [rows,
+ * width]; den [rows]. */
+typedef struct lh_divide_args {
+    int64_t rows, width;
+    const void *n;
+    void *o, *den;
+} lh_divide_args;
+
+/* Its adjoint: dn = {d_o / den, -(d_o.o) / den}. */
+typedef struct lh_divide_grad_args {
+    int64_t rows, width;
+    const void *o, *den, *d_o;
+    void *dn;
+} lh_divide_grad_args;
+
+/* x[i, j] = 0 for j > i. x [n, n]. */
+typedef struct lh_tril_args {
+    int64_t n;
+    void *x;
+} lh_tril_args;
+
 /* Every kernel of the table, by name: lh_NAME_args above, slot NAME below, call lh_run_NAME(device,
  * &args) in device.h. */
 #define LH_KERNEL_LIST(X)                                                                          \
@@ -367,7 +460,14 @@ typedef struct lh_attend_grad_args {
     X(attend_rescale)                                                                              \
     X(attend_finish)                                                                               \
     X(attend_delta)                                                                                \
-    X(attend_grad)
+    X(attend_grad)                                                                                 \
+    X(feature)                                                                                     \
+    X(feature_max)                                                                                 \
+    X(feature_grad)                                                                                \
+    X(extend)                                                                                      \
+    X(divide)                                                                                      \
+    X(divide_grad)                                                                                 \
+    X(tril)
 
 typedef lh_rows_args lh_pack_rows_args;
 typedef lh_rows_args lh_unpack_rows_args;

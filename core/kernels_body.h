@@ -273,6 +273,7 @@ static void k_sum_squares(const lh_sum_squares_args *a, int threads)
     *a->sum += sum;
 }
 
+#include "core/kernels_features.h"
 #include "core/kernels_rows.h"
 #include "core/kernels_tokens.h"
 
@@ -307,6 +308,13 @@ static const lh_kernels table = {
     .attend_finish = KB_SYMBOL(attend_finish),
     .attend_delta = KB_SYMBOL(attend_delta),
     .attend_grad = KB_SYMBOL(attend_grad),
+    .feature = k_feature,
+    .feature_max = k_feature_max,
+    .feature_grad = k_feature_grad,
+    .extend = k_extend,
+    .divide = k_divide,
+    .divide_grad = k_divide_grad,
+    .tril = k_tril,
     .attend_scratch = KB_SYMBOL(attend_scratch),
 };
 

@@ -119,7 +119,17 @@ void lh_bench_help(FILE *out)
         "  sent_bytes              of one forward and backward, the mean over ranks\n"
         "  predicted_sent_bytes    the same by formula\n"
         "  comm_wait_s             of one forward and backward, spent waiting for messages, the\n"
-        "                          largest over ranks\n");
+        "                          largest over ranks\n"
+        "\nlonghaul bench features [--n 256] [--head-dim 16] [--features 16,32,128] [--scale 0.6]\n"
+        "                        [--draws 60] [--seed 1]\n\n"
+        "Measures how well random features (mechanism performer) estimate softmax attention, for\n"
+        "queries and keys with entries scale N(0, 1). One object per estimator and number of\n"
+        "features: arm, features, n, head_dim, scale, draws, mse (of the output, mean over draws "
+        "of\n"
+        "inputs and projections), output_variance. Then the error of the estimated kernel for one\n"
+        "fixed pair and head_dim rows: kernel, rows, scale, draws, truth, mse, and its formula, "
+        "or\n"
+        "bound for orthogonal rows.\n");
 }
 
 static lh_status bench_integer(const bench_option *option, const char *text, int64_t *out)
@@ -222,8 +232,8 @@ static lh_status bench_parse(bench_options *o, int argc, char **argv)
     LH_CHECK(argc > 0, LH_ERR_USAGE,
              "bench wants to know what to measure: longhaul bench attention [options]");
     LH_CHECK(strcmp(argv[0], "attention") == 0, LH_ERR_USAGE,
-             "bench: '%s' cannot be measured; this build measures: attention (see longhaul bench "
-             "--help)",
+             "bench: '%s' cannot be measured; this build measures: attention, features (see "
+             "longhaul bench --help)",
              argv[0]);
     for (int i = 1, used = 1; i < argc; i += used) LH_TRY(bench_argument(o, argc, argv, i, &used));
     if (o->kv_heads == LH_AUTO) o->kv_heads = o->heads;
@@ -361,6 +371,8 @@ lh_status lh_bench_main(lh_comm *world, int argc, char **argv)
 {
     lh_status st = LH_OK;
     bench_options o;
+    if (argc > 0 && strcmp(argv[0], "features") == 0)
+        return lhi_bench_features(world, argc - 1, argv + 1);
     LH_TRY(lh_agree(world, bench_parse(&o, argc, argv)));
     bench_warn(world, &o);
     bool chosen = o.mechanism != NULL || o.n != LH_AUTO || o.window != LH_AUTO ||

@@ -2,12 +2,13 @@
 /* longhaul bench: how fast and how big, one JSON object per measured case on standard output of
  * rank 0.
  *
- *   attention  one attention mechanism, forward and backward, against the machine's own matrix products */
+ *   attention  one attention mechanism, forward and backward, against the machine's own matrix products
+ *   features   how well random features estimate softmax attention */
 #include "parallel/comm.h"
 
 #include <stdio.h>
 
-/* lh_bench_main - measure what the command line asks for. argv[0]: "attention"; then its options
+/* lh_bench_main - measure what the command line asks for. argv[0]: "attention" or "features"; then its options
  * (lh_bench_help). Collective on world (all processes of the job); the sequence is spread over all
  * of them. Same arguments on all ranks. Errors: agreed. LH_ERR_USAGE for arguments, LH_ERR_UNSUP
  * for an instruction set or a mechanism's refusal, LH_ERR_MEMORY, LH_ERR_IO when standard output

@@ -20,3 +20,7 @@ bool lhi_bench_window(const lhi_bench_case *c, int64_t *window);
 /* lhi_bench_attention - measure a case and print its line.
  * Collective on world. Errors: agreed, as lh_bench_main. */
 LH_NODISCARD lh_status lhi_bench_attention(lh_comm *world, const lhi_bench_case *c);
+
+/* lhi_bench_features - bench features: argv after that word. Collective on world; rank 0 works.
+ * Errors: agreed, as lh_bench_main. */
+LH_NODISCARD lh_status lhi_bench_features(lh_comm *world, int argc, char **argv);

@@ -44,26 +44,42 @@ done:
     return st;
 }
 
+/* Append one row; equal distances make one span. */
+static lh_status moves_add(moves_rows *rows, int64_t row)
+{
+    lh_status st = LH_OK;
+    lh_span *last = rows->count > 0 ? &rows->span[rows->count - 1] : NULL;
+    if (last != NULL && last->count == 1 && row > last->row) last->stride = row - last->row;
+    if (last != NULL && row == last->row + last->count * last->stride) {
+        last->count++;
+        return LH_OK;
+    }
+    LH_TRY(lh_grow(&rows->span, &rows->capacity, rows->count + 1, sizeof *rows->span));
+    rows->span[rows->count++] = (lh_span){row, 1, 1};
+done:
+    return st;
+}
+
+static lh_status moves_place_run(const lh_moves *m, const lh_run *r, moves_rows *rows)
+{
+    lh_status st = LH_OK;
+    for (int64_t k = 0; k < r->count; k++) {
+        int64_t position = r->start + k * r->stride;
+        int64_t row = lh_layout_row(m->to, m->x->rank, position);
+        LH_CHECK(row >= 0, LH_ERR_BUG, "position %lld came to rank %d, which does not hold it",
+                 (long long)position, m->x->rank);
+        LH_TRY(moves_add(rows, row));
+    }
+done:
+    return st;
+}
+
 /* Rows of y at these positions, as spans in the same order. */
 static lh_status moves_place(const lh_moves *m, const lh_runs *positions, moves_rows *rows)
 {
     lh_status st = LH_OK;
-    for (int64_t i = 0; i < positions->count; i++) {
-        const lh_run *r = &positions->run[i];
-        for (int64_t k = 0; k < r->count; k++) {
-            int64_t row = lh_layout_row(m->to, m->x->rank, r->start + k * r->stride);
-            lh_span *last = rows->count > 0 ? &rows->span[rows->count - 1] : NULL;
-            LH_CHECK(row >= 0, LH_ERR_BUG, "position %lld came to rank %d, which does not hold it",
-                     (long long)(r->start + k * r->stride), m->x->rank);
-            if (last != NULL && last->count == 1 && row > last->row) last->stride = row - last->row;
-            if (last != NULL && row == last->row + last->count * last->stride) {
-                last->count++;
-                continue;
-            }
-            LH_TRY(lh_grow(&rows->span, &rows->capacity, rows->count + 1, sizeof *rows->span));
-            rows->span[rows->count++] = (lh_span){row, 1, 1};
-        }
-    }
+    for (int64_t i = 0; i < positions->count; i++)
+        LH_TRY(moves_place_run(m, &positions->run[i], rows));
 done:
     return st;
 }

@@ -261,6 +261,7 @@ lh_status lh_rig_get_all(lh_rig *r, lh_rig_kind kind, double *all)
 {
     lh_status st = LH_OK;
     for (int64_t i = 0; i < r->params->count; i++) {
+        if (r->params->item[i]->frozen) continue;
         LH_TRY(lh_rig_get(r, kind, r->params->item[i], all));
         all += lh_shape_count(&r->params->item[i]->whole);
     }
@@ -284,6 +285,7 @@ bool lh_rig_grads_agree(const lh_params *params, const double *got, const double
     double all = rig_norm(want, NULL, lh_params_total(params));
     for (int64_t i = 0; i < params->count; i++) {
         const lh_param *p = params->item[i];
+        if (p->frozen) continue;
         int64_t n = lh_shape_count(&p->whole);
         double error = rig_norm(got, want, n);
         double size = rig_norm(want, NULL, n);

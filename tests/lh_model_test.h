@@ -77,7 +77,7 @@ LH_NODISCARD lh_status lh_rig_set(lh_rig *r, lh_rig_kind kind, const lh_param *p
                                   const double *whole);
 LH_NODISCARD lh_status lh_rig_get(lh_rig *r, lh_rig_kind kind, const lh_param *p, double *whole);
 
-/* lh_rig_get_all - all of them, one after another in order of declaration: [lh_params_total].
+/* lh_rig_get_all - all of them that are learned, one after another in order of declaration: [lh_params_total].
  * Collective. */
 LH_NODISCARD lh_status lh_rig_get_all(lh_rig *r, lh_rig_kind kind, double *all);
 

@@ -11,90 +11,113 @@
 #include <string.h>
 
 #include "core/random.h"
-#include "experiments/config.h"
-#include "tests/lh_model_test.h"
+#include "tests/conformance/probe.h"
 #include "tests/tol.h"
 
-enum { QUERY, KEY, VALUE, BLOCK, INPUTS }; /* BLOCK: x, the block's input */
 enum { WINDOW = 13, RIM = 24, LAYERS = 2 };
 
 /* --- what a mechanism is known by
  * ---------------------------------------------------------------------------------- */
 
-typedef struct mechanism {
-    const char *name;
-    const char *settings;                            /* behind its name in the experiment file */
-    bool (*sees)(bool causal, int64_t i, int64_t j); /* NULL: no softmax over a pattern */
-} mechanism;
-
-static bool sees_full(bool causal, int64_t i, int64_t j)
+static bool sees_full(bool causal, int64_t head, int64_t i, int64_t j)
 {
+    (void)head;
     return !causal || j <= i;
 }
 
-static bool sees_window(bool causal, int64_t i, int64_t j)
+static bool sees_window(bool causal, int64_t head, int64_t i, int64_t j)
 {
+    (void)head;
     return (!causal || j <= i) && j >= i - WINDOW && j <= i + WINDOW;
 }
 
-static bool sees_wheel(bool causal, int64_t i, int64_t j)
+/* dilation: [[1, 1, 3, 3], 2], window 4 */
+static bool sees_dilated(bool causal, int64_t head, int64_t i, int64_t j)
 {
-    (void)causal;
+    int64_t step = head < 2 ? 1 : 3;
+    return (!causal || j <= i) && (j - i) % step == 0 && j >= i - 4 * step && j <= i + 4 * step;
+}
+
+static bool sees_wheel(bool causal, int64_t head, int64_t i, int64_t j)
+{
+    (void)causal, (void)head;
     return j <= i && (j == 0 || i / RIM == j / RIM);
 }
 
-static const mechanism known[] = {
-    {"full", "", sees_full},
-    {"sliding_window", ", window: 13", sees_window},
-    {"wheel", ", rim: 24", sees_wheel},
-};
+#define DILATED ", window: 4, dilation: [[1, 1, 3, 3], 2]"
 
-/* A mechanism that is not listed gets its default settings and all checks but the dense ones. */
-static mechanism mechanism_of(const lh_attn_ops *ops)
+static const variant known[] = {
+    {.mechanism = "full", .settings = "", .sees = sees_full},
+    {.mechanism = "full", .settings = "", .sees = sees_full, .zigzag = true, .relative = true},
+    {.mechanism = "full", .settings = "", .sees = sees_full, .documents = true, .valid = true},
+    {.mechanism = "sliding_window", .settings = ", window: 13", .sees = sees_window},
+    {.mechanism = "sliding_window", .settings = DILATED, .sees = sees_dilated},
+    {.mechanism = "sliding_window", .settings = DILATED, .sees = sees_dilated, .zigzag = true},
+    {.mechanism = "sliding_window", .settings = DILATED, .sees = sees_dilated, .relative = true},
+    {.mechanism = "sliding_window",
+     .settings = ", window: 13",
+     .sees = sees_window,
+     .documents = true,
+     .relative = true},
+    {.mechanism = "sliding_window",
+     .settings = DILATED ", global: first",
+     .sees = sees_dilated,
+     .first = true},
+    {.mechanism = "sliding_window",
+     .settings = ", window: 13, global: task",
+     .sees = sees_window,
+     .task = true,
+     .valid = true},
+    {.mechanism = "sliding_window",
+     .settings = DILATED ", global: task",
+     .sees = sees_dilated,
+     .task = true,
+     .zigzag = true},
+    {.mechanism = "wheel", .settings = ", rim: 24", .sees = sees_wheel},
+};
+enum { KNOWN = sizeof known / sizeof known[0] };
+
+/* Variant number `number` of a mechanism, NULL: it has no more. A mechanism that is not listed gets
+ * its default settings and all checks but the dense ones, alone and with padding. */
+static const variant *variant_of(const lh_attn_ops *ops, int number, variant *room)
 {
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
-        if (strcmp(known[i].name, ops->name) == 0) return known[i];
-    return (mechanism){ops->name, "", NULL};
+    int found = 0;
+    for (int i = 0; i < KNOWN; i++)
+        if (strcmp(known[i].mechanism, ops->name) == 0 && found++ == number) return &known[i];
+    if (found > 0 || number > 1) return NULL;
+    *room = (variant){.mechanism = ops->name, .settings = "", .valid = number == 1};
+    return room;
 }
 
-static lh_status config_of(const mechanism *m, bool causal, bool grouped, const char *more,
+static lh_status config_of(const variant *m, bool causal, bool grouped, const char *more,
                            lh_config **out)
 {
     char text[512];
     int n = snprintf(text, sizeof text,
                      "model: {kind: %s, vocab: 31, layers: %d, width: 16, heads: 4, kv_heads: %d, "
                      "head_width: 4,\n"
-                     "        mlp_width: 32, attention: {mechanism: %s%s%s}}\n"
+                     "        mlp_width: 32, position: %s, attention: {mechanism: %s%s%s}}\n"
                      "data: {length: 101, batch: 2}\n",
-                     causal ? "decoder" : "encoder", LAYERS, grouped ? 2 : 4, m->name, m->settings,
-                     more);
+                     causal ? "decoder" : "encoder", LAYERS, grouped ? 2 : 4,
+                     m->relative ? "relative" : "rotary", m->mechanism, m->settings, more);
     return lh_config_parse(text, (size_t)n, "conformance.yaml", LH_CONFIG_PARTIAL, out);
 }
+
+/* A mechanism in one of its forms. */
+typedef struct form {
+    lh_comm *comm;
+    lh_mesh *mesh;
+    const lh_attn_ops *ops;
+    const variant *variant;
+    bool causal, grouped;
+} form;
 
 /* --- one attention operation on a mesh
  * ----------------------------------------------------------------------------- */
 
-typedef struct probe {
-    const lh_attn_ops *ops;
-    lh_config *config; /* owns the settings */
-    lh_attn_desc desc;
-    void *state;
-    lh_mesh *mesh; /* borrowed */
-    lh_mesh *counting;
-    lh_device *device, *count;
-    lh_layout *layout;
-    lh_params *params;
-    lh_plan_cache *plans;
-    lh_tape *tape;
-    lh_memory *memory;
-    void *arena, *host_arena, *in[INPUTS], *grad[INPUTS], *seed;
-    lh_shape shape[INPUTS], whole[INPUTS]; /* of this rank; of all */
-    double *out, *d_in[INPUTS];            /* host: what a run gave, [local elements] */
-} probe;
-
 /* Element `index` of the whole input k, moved by h along a direction; number INPUTS is the seed of
  * the output's gradient. */
-static double element(int k, int64_t index, double h)
+double element(int k, int64_t index, double h)
 {
     double x = lh_random_normal(21, lh_stream_id(LH_STREAM_TEST, (uint32_t)k), (uint64_t)index);
     if (h != 0.0)
@@ -102,9 +125,10 @@ static double element(int k, int64_t index, double h)
     return x;
 }
 
-/* Index in the whole [B, N, ...] of element i of this rank's [B, s, ...]. */
-static int64_t probe_index(const probe *p, const lh_shape *shape, int64_t i)
+int64_t probe_index(const probe *p, int k, int64_t i)
 {
+    const lh_shape *shape = &p->shape[k == INPUTS ? QUERY : k];
+    if (k >= REL_U && k <= REL_W) return i;
     int64_t inner = lh_shape_count(shape) / (shape->dim[0] * shape->dim[1]);
     int64_t b = i / inner / shape->dim[1];
     int64_t row = i / inner % shape->dim[1];
@@ -112,14 +136,29 @@ static int64_t probe_index(const probe *p, const lh_shape *shape, int64_t i)
     return (b * p->desc.length + position) * inner + i % inner;
 }
 
+int64_t document_begin(const probe *p, int64_t b, int64_t i, int64_t *end)
+{
+    int64_t size = b == 0 ? 17 : 29;
+    int64_t begin = i / size * size;
+    *end = begin + size < p->desc.length ? begin + size : p->desc.length;
+    return begin;
+}
+
+bool is_global(const probe *p, int64_t b, int64_t i)
+{
+    if (p->variant->first) return i == 0;
+    for (int64_t k = 0; k < p->global_count[b]; k++)
+        if (p->global[b * GLOBALS + k] == i) return !p->variant->valid || i < p->valid[b];
+    return false;
+}
+
 static lh_status probe_fill(probe *p, int k, double h, void *device)
 {
     lh_status st = LH_OK;
-    const lh_shape *shape = &p->shape[k == INPUTS ? QUERY : k];
-    int64_t n = lh_shape_bytes(shape) == 0 ? 0 : lh_shape_count(shape);
+    int64_t n = lh_shape_count(&p->shape[k == INPUTS ? QUERY : k]);
     lh_real *host = NULL;
     LH_TRY(lh_new((size_t)n * sizeof *host, &host));
-    for (int64_t i = 0; i < n; i++) host[i] = (lh_real)element(k, probe_index(p, shape, i), h);
+    for (int64_t i = 0; i < n; i++) host[i] = (lh_real)element(k, probe_index(p, k, i), h);
     lh_copy_in(p->device, device, host, (size_t)n * sizeof *host);
 done:
     lh_free(&host);
@@ -135,14 +174,23 @@ static lh_status probe_record(probe *p, lh_device *device, lh_mesh *mesh, bool b
     lh_tape_reset(p->tape, device, p->memory, true);
     lh_plan_cache_step(p->plans);
     for (int k = 0; k < INPUTS; k++)
-        LH_TRY(lh_tape_leaf(p->tape, p->in[k], p->grad[k], p->shape[k], lh_place_tokens(p->layout),
+        LH_TRY(lh_tape_leaf(p->tape, p->in[k], p->grad[k], p->shape[k],
+                            k < REL_U ? lh_place_tokens(p->layout) : lh_place_replicated(),
                             &in[k]));
-    const lh_qkv qkv = {.x = in[BLOCK],
-                        .q = in[QUERY],
-                        .k = in[KEY],
-                        .v = in[VALUE],
-                        .mesh = mesh,
-                        .plans = p->plans};
+    lh_qkv qkv = {.x = in[BLOCK],
+                  .q = in[QUERY],
+                  .k = in[KEY],
+                  .v = in[VALUE],
+                  .valid = p->variant->valid ? p->valid : NULL,
+                  .documents = p->variant->documents ? p->documents : NULL,
+                  .global = p->variant->task ? &p->list : NULL,
+                  .mesh = mesh,
+                  .plans = p->plans};
+    if (p->variant->relative) {
+        qkv.relative_u = in[REL_U];
+        qkv.relative_v = in[REL_V];
+        qkv.relative_weight = in[REL_W];
+    }
     LH_TRY(p->ops->forward(p->state, p->tape, &qkv, &out));
     LH_TRY(lh_var_data(p->tape, out, &data));
     if (!device->counting) {
@@ -161,18 +209,26 @@ done:
 static lh_status probe_mechanism(probe *p, bool causal, bool grouped, int64_t n, bool unaligned)
 {
     lh_status st = LH_OK;
-    mechanism m = mechanism_of(p->ops);
-    LH_TRY(config_of(&m, causal, grouped, "", &p->config));
+    LH_TRY(config_of(p->variant, causal, grouped, "", &p->config));
     const lh_model_desc *d = &p->config->model;
-    LH_TRY(lh_layout_contiguous(n, p->mesh->size[LH_AXIS_SEQ], 16, !unaligned, &p->layout));
+    if (p->variant->zigzag)
+        LH_TRY(lh_layout_zigzag(n, p->mesh->size[LH_AXIS_SEQ], 16, !unaligned, &p->layout));
+    else
+        LH_TRY(lh_layout_contiguous(n, p->mesh->size[LH_AXIS_SEQ], 16, !unaligned, &p->layout));
     p->desc = (lh_attn_desc){.width = d->width,
                              .heads = d->heads,
                              .kv_heads = d->kv_heads,
                              .head_width = d->head_width,
                              .causal = causal,
-                             .batch = 2,
+                             .bias = true,
+                             .batch = BATCH,
                              .length = n,
                              .layout = p->layout,
+                             .max_length = n,
+                             .table = p->layout,
+                             .relative = p->variant->relative,
+                             .documents = p->variant->documents,
+                             .max_global = p->variant->task ? GLOBALS : 0,
                              .settings = d->attention[0].settings,
                              .seed = 1};
     LH_TRY(lh_attn_check(p->ops, &p->desc));
@@ -190,7 +246,35 @@ static lh_status probe_mechanism(probe *p, bool causal, bool grouped, int64_t n,
         s[QUERY] = lh_shape_4(LH_REAL, 2, positions, a->heads, a->head_width);
         s[KEY] = s[VALUE] = lh_shape_4(LH_REAL, 2, positions, a->kv_heads, a->head_width);
         s[BLOCK] = lh_shape_3(LH_REAL, 2, positions, a->width);
+        s[REL_U] = s[REL_V] = lh_shape_1(LH_REAL, a->heads * a->head_width);
+        s[REL_W] = lh_shape_2(LH_REAL, a->heads * a->head_width, a->width);
     }
+done:
+    return st;
+}
+
+/* Padding, documents and global tokens: others in each sequence. */
+static lh_status probe_sight(probe *p)
+{
+    lh_status st = LH_OK;
+    int64_t n = p->desc.length;
+    int64_t rows = p->shape[QUERY].dim[1];
+    const int64_t global[BATCH][GLOBALS] = {{0, n / 2, n - 1}, {n / 3, n, n}};
+    LH_TRY(lh_new((size_t)(2 * BATCH * rows) * sizeof *p->documents, &p->documents));
+    for (int64_t b = 0; b < BATCH; b++) {
+        p->valid[b] = b == 0 ? n : n * 2 / 3;
+        for (int64_t k = 0; k < GLOBALS; k++) {
+            if (global[b][k] >= n || (k > 0 && global[b][k] <= global[b][k - 1])) break;
+            p->global[b * GLOBALS + p->global_count[b]++] = global[b][k];
+        }
+        for (int64_t r = 0; r < rows; r++) {
+            int64_t at = lh_layout_position(p->layout, p->mesh->coord[LH_AXIS_SEQ], r);
+            int64_t end = 0;
+            p->documents[2 * (b * rows + r)] = (int32_t)document_begin(p, b, at, &end);
+            p->documents[2 * (b * rows + r) + 1] = (int32_t)end;
+        }
+    }
+    p->list = (lh_row_list){GLOBALS, p->global_count, p->global};
 done:
     return st;
 }
@@ -211,14 +295,15 @@ done:
     return st;
 }
 
-static lh_status probe_open(probe *p, const lh_attn_ops *ops, lh_mesh *mesh, bool causal,
-                            bool grouped, int64_t n, bool unaligned)
+static lh_status probe_open(probe *p, const form *f, int64_t n, bool unaligned)
 {
     lh_status st = LH_OK;
-    *p = (probe){.ops = ops, .mesh = mesh};
+    lh_mesh *mesh = f->mesh;
+    *p = (probe){.ops = f->ops, .variant = f->variant, .mesh = mesh};
     LH_TRY(lh_device_create_cpu("auto", 1, &p->device));
     LH_TRY(lh_device_create_count("auto", 1, &p->count));
-    LH_TRY(probe_mechanism(p, causal, grouped, n, unaligned));
+    LH_TRY(probe_mechanism(p, f->causal, f->grouped, n, unaligned));
+    LH_TRY(probe_sight(p));
     LH_TRY(probe_buffers(p));
     LH_TRY(lh_plan_cache_create(&p->plans));
     LH_TRY(lh_tape_create(mesh->size, mesh->coord, &p->tape));
@@ -245,6 +330,7 @@ static void probe_close(probe *p)
     lh_device_release(p->device, &p->arena);
     lh_host_release(&p->host_arena);
     lh_free(&p->out);
+    lh_free(&p->documents);
     lh_memory_destroy(&p->memory);
     lh_tape_destroy(&p->tape);
     lh_plan_cache_destroy(&p->plans);
@@ -284,152 +370,59 @@ done:
 /* --- every mechanism in every form that its caps allow
  * --------------------------------------------------------------- */
 
-typedef void (*check_fn)(lh_comm *c, lh_mesh *mesh, const lh_attn_ops *ops, bool causal,
-                         bool grouped);
+typedef void (*check_fn)(const form *f);
+
+static void for_all_variants(form *f, check_fn check)
+{
+    variant room;
+    for (int i = 0; (f->variant = variant_of(f->ops, i, &room)) != NULL; i++) {
+        if (f->variant->zigzag && !(f->ops->caps & LH_ATTN_LAYOUTS)) continue;
+        check(f);
+    }
+}
 
 static void for_all_forms(lh_comm *c, check_fn check)
 {
-    lh_mesh *mesh = NULL;
-    lh_assert_all_ok(c, lh_mesh_create(1, &mesh));
+    form f = {.comm = c};
+    lh_assert_all_ok(c, lh_mesh_create(1, &f.mesh));
     for (int i = 0; i < lh_attn_count(); i++) {
-        const lh_attn_ops *ops = lh_attn_at(i);
-        for (int form = 0; form < 4; form++) {
-            bool causal = form % 2 == 0;
-            bool grouped = form / 2 == 1;
-            if (!(ops->caps & (causal ? LH_ATTN_CAUSAL : LH_ATTN_BIDIRECTIONAL))) continue;
-            if (grouped && !(ops->caps & LH_ATTN_GQA)) continue;
-            check(c, mesh, ops, causal, grouped);
+        f.ops = lh_attn_at(i);
+        for (int kind = 0; kind < 4; kind++) {
+            f.causal = kind % 2 == 0;
+            f.grouped = kind / 2 == 1;
+            if (!(f.ops->caps & (f.causal ? LH_ATTN_CAUSAL : LH_ATTN_BIDIRECTIONAL))) continue;
+            if (f.grouped && !(f.ops->caps & LH_ATTN_GQA)) continue;
+            for_all_variants(&f, check);
         }
     }
-    lh_mesh_destroy(&mesh);
+    lh_mesh_destroy(&f.mesh);
 }
 
-static void describe(const lh_attn_ops *ops, bool causal, bool grouped, int64_t n)
+static void describe(const form *f, int64_t n)
 {
-    print_error("mechanism %s, %s, %s heads, N %lld:\n", ops->name,
-                causal ? "causal" : "bidirectional", grouped ? "grouped" : "all", (long long)n);
+    const variant *v = f->variant;
+    print_error("mechanism %s%s%s%s%s%s, %s, %s heads, N %lld:\n", v->mechanism, v->settings,
+                v->relative ? ", relative" : "", v->zigzag ? ", zigzag" : "",
+                v->documents ? ", documents" : "", v->valid ? ", padding" : "",
+                f->causal ? "causal" : "bidirectional", f->grouped ? "grouped" : "all",
+                (long long)n);
 }
 
 /* --- against dense attention
  * ------------------------------------------------------------------------------------------ */
 
-typedef struct dense {
-    const probe *p;
-    bool (*sees)(bool causal, int64_t i, int64_t j);
-    double *x[INPUTS + 1]; /* whole q, k, v, (unused), seed */
-    double *out, *d[3];    /* whole output and gradients of q, k, v */
-    double *score;         /* [N] */
-} dense;
-
-static lh_status dense_open(dense *e, const probe *p, bool (*sees)(bool, int64_t, int64_t))
-{
-    lh_status st = LH_OK;
-    *e = (dense){.p = p, .sees = sees};
-    for (int k = 0; k <= INPUTS; k++) {
-        int64_t n = lh_shape_count(&p->whole[k == INPUTS ? QUERY : k]);
-        LH_TRY(lh_new((size_t)n * sizeof(double), &e->x[k]));
-        for (int64_t i = 0; i < n; i++) e->x[k][i] = (double)(lh_real)element(k, i, 0.0);
-        if (k < 3) LH_TRY(lh_new((size_t)n * sizeof(double), &e->d[k]));
-    }
-    LH_TRY(lh_new((size_t)lh_shape_count(&p->whole[QUERY]) * sizeof(double), &e->out));
-    LH_TRY(lh_new((size_t)p->desc.length * sizeof(double), &e->score));
-done:
-    return st;
-}
-
-static void dense_close(dense *e)
-{
-    for (int k = 0; k <= INPUTS; k++) lh_free(&e->x[k]);
-    for (int k = 0; k < 3; k++) lh_free(&e->d[k]);
-    lh_free(&e->out);
-    lh_free(&e->score);
-}
-
-static double dot(const double *a, const double *b, int64_t n)
-{
-    double sum = 0.0;
-    for (int64_t i = 0; i < n; i++) sum += a[i] * b[i];
-    return sum;
-}
-
-static void add_scaled(double *to, double scale, const double *x, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++) to[i] += scale * x[i];
-}
-
-/* One query row of one head: its output, and what it adds to the gradients. */
-static void dense_row(dense *e, int64_t b, int64_t i, int64_t h)
-{
-    const lh_attn_desc *d = &e->p->desc;
-    int64_t w = d->head_width;
-    int64_t at = ((b * d->length + i) * d->heads + h) * w;
-    int64_t head = h / (d->heads / d->kv_heads);
-    const int64_t key0 = (b * d->length * d->kv_heads + head) * w;
-    const int64_t step = d->kv_heads * w;
-    double scale = 1.0 / sqrt((double)w);
-    double max = -HUGE_VAL;
-    double sum = 0.0;
-    for (int64_t j = 0; j < d->length; j++) {
-        e->score[j] = -HUGE_VAL;
-        if (!e->sees(d->causal, i, j)) continue;
-        e->score[j] = scale * dot(e->x[QUERY] + at, e->x[KEY] + key0 + j * step, w);
-        max = fmax(max, e->score[j]);
-    }
-    for (int64_t j = 0; j < d->length; j++) sum += e->score[j] = exp(e->score[j] - max);
-    for (int64_t j = 0; j < d->length; j++) {
-        e->score[j] /= sum;
-        add_scaled(e->out + at, e->score[j], e->x[VALUE] + key0 + j * step, w);
-    }
-    const double *seed = e->x[INPUTS] + at;
-    double mean = dot(e->out + at, seed, w);
-    for (int64_t j = 0; j < d->length; j++) {
-        int64_t key = key0 + j * step;
-        double ds = e->score[j] * (dot(seed, e->x[VALUE] + key, w) - mean) * scale;
-        add_scaled(e->d[QUERY] + at, ds, e->x[KEY] + key, w);
-        add_scaled(e->d[KEY] + key, ds, e->x[QUERY] + at, w);
-        add_scaled(e->d[VALUE] + key, e->score[j], seed, w);
-    }
-}
-
-static bool same_rows(const dense *e, int k, const double *got, const double *want,
-                      const char *what)
-{
-    const lh_shape *shape = &e->p->shape[k];
-    double worst = 0.0;
-    double largest = 0.0;
-    for (int64_t i = 0; i < lh_shape_count(&e->p->whole[k]); i++)
-        largest = fmax(largest, fabs(want[i]));
-    for (int64_t i = 0; i < lh_shape_count(shape); i++) {
-        double error = fabs(got[i] - want[probe_index(e->p, shape, i)]);
-        if (!(error <= worst)) worst = error;
-    }
-    double allowed = lh_tol_sum((double)e->p->desc.length) * largest;
-    if (!(worst <= allowed)) print_error("%s: off by %.3g, allowed %.3g\n", what, worst, allowed);
-    return worst <= allowed;
-}
-
-static void check_dense(lh_comm *c, lh_mesh *mesh, const lh_attn_ops *ops, bool causal,
-                        bool grouped)
+static void check_dense(const form *f)
 {
     const int64_t lengths[] = {101, 40, 3};
-    const char *const names[] = {"dq", "dk", "dv"};
-    mechanism m = mechanism_of(ops);
-    if (m.sees == NULL) return;
+    if (f->variant->sees == NULL) return;
     for (int i = 0; i < 3; i++) {
         probe p;
-        dense e;
-        lh_assert_all_ok(c,
-                         probe_open(&p, ops, mesh, causal, grouped, lengths[i], i == 0 && grouped));
-        lh_assert_all_ok(c, probe_run(&p, 0.0));
-        lh_assert_all_ok(c, dense_open(&e, &p, m.sees));
-        for (int64_t row = 0; row < 2 * lengths[i] * p.desc.heads; row++)
-            dense_row(&e, row / p.desc.heads / lengths[i], row / p.desc.heads % lengths[i],
-                      row % p.desc.heads);
-        bool same = same_rows(&e, QUERY, p.out, e.out, "output");
-        for (int k = 0; k < 3; k++) same = same_rows(&e, k, p.d_in[k], e.d[k], names[k]) && same;
-        if (!same) describe(ops, causal, grouped, lengths[i]);
-        lh_assert_all(c, same);
-        dense_close(&e);
+        bool same = false;
+        lh_assert_all_ok(f->comm, probe_open(&p, f, lengths[i], i == 0 && f->grouped));
+        lh_assert_all_ok(f->comm, probe_run(&p, 0.0));
+        lh_assert_all_ok(f->comm, dense_agrees(&p, &same));
+        if (!same) describe(f, lengths[i]);
+        lh_assert_all(f->comm, same);
         probe_close(&p);
     }
 }
@@ -447,7 +440,7 @@ static double probe_value(const probe *p)
 {
     double sum = 0.0;
     for (int64_t i = 0; i < lh_shape_count(&p->shape[QUERY]); i++)
-        sum += p->out[i] * element(INPUTS, probe_index(p, &p->shape[QUERY], i), 0.0);
+        sum += p->out[i] * element(INPUTS, probe_index(p, INPUTS, i), 0.0);
     lh_sum_f64(p->mesh->world, &sum, 1, LH_SEND_OTHER);
     return sum;
 }
@@ -457,20 +450,20 @@ static double probe_slope(const probe *p)
     double sum = 0.0;
     for (int k = 0; k < INPUTS; k++)
         for (int64_t i = 0; i < lh_shape_count(&p->shape[k]); i++) {
-            int64_t at = probe_index(p, &p->shape[k], i);
+            int64_t at = probe_index(p, k, i);
             sum += p->d_in[k][i] * (element(k, at, 1.0) - element(k, at, 0.0));
         }
     lh_sum_f64(p->mesh->world, &sum, 1, LH_SEND_OTHER);
     return sum;
 }
 
-static void check_taylor(lh_comm *c, lh_mesh *mesh, const lh_attn_ops *ops, bool causal,
-                         bool grouped)
+static void check_taylor(const form *f)
 {
+    lh_comm *c = f->comm;
     enum { HALVINGS = 3 };
     probe p;
     double remainder[HALVINGS + 1];
-    lh_assert_all_ok(c, probe_open(&p, ops, mesh, causal, grouped, 101, true));
+    lh_assert_all_ok(c, probe_open(&p, f, 101, true));
     lh_assert_all_ok(c, probe_run(&p, 0.0));
     double value = probe_value(&p);
     double slope = probe_slope(&p);
@@ -481,7 +474,7 @@ static void check_taylor(lh_comm *c, lh_mesh *mesh, const lh_attn_ops *ops, bool
     }
     double order = log2(remainder[0] / remainder[HALVINGS]) / HALVINGS;
     if (!(order >= LH_TOL_TAYLOR_SLOPE)) {
-        describe(ops, causal, grouped, 101);
+        describe(f, 101);
         print_error("the remainder falls with power %.3f of the step\n", order);
     }
     lh_assert_all(c, order >= LH_TOL_TAYLOR_SLOPE);
@@ -498,50 +491,55 @@ static void test_gradient_by_taylor(void **state)
  * ------------------------------------------------------------------------------------------------------------ */
 
 /* Rows of rank `from` that some query of rank `to` sees, counted one by one. */
-static int64_t rows_seen(const lh_layout *l, const mechanism *m, bool causal, int from, int to)
+static int64_t rows_seen(const probe *p, int64_t head, int from, int to)
 {
+    const lh_layout *l = p->layout;
     int64_t rows = 0;
     for (int64_t j = 0; j < l->rows[from]; j++) {
         int64_t key = lh_layout_position(l, from, j);
         bool seen = false;
         for (int64_t i = 0; i < l->rows[to] && !seen; i++)
-            seen = m->sees(causal, lh_layout_position(l, to, i), key);
+            seen = p->variant->sees(p->desc.causal, head, lh_layout_position(l, to, i), key);
         rows += seen;
     }
     return rows;
 }
 
+/* What the pattern alone makes travel, for each key/value head by itself; what data hides travels
+ * all the same. */
 static bool bytes_by_brute_force(const probe *p, const lh_cost *cost)
 {
     const lh_attn_desc *d = &p->desc;
-    mechanism m = mechanism_of(p->ops);
     int rank = p->mesh->coord[LH_AXIS_SEQ];
-    int64_t row = 2 * d->batch * d->kv_heads * d->head_width * (int64_t)lh_dtype_bytes(LH_REAL);
+    int64_t row = 2 * d->batch * d->head_width * (int64_t)lh_dtype_bytes(LH_REAL);
     int64_t sent = 0;
     int64_t received = 0;
-    if (m.sees == NULL) return true;
-    for (int r = 0; r < p->layout->ranks; r++) {
-        if (r == rank) continue;
-        sent += rows_seen(p->layout, &m, d->causal, rank, r);
-        received += rows_seen(p->layout, &m, d->causal, r, rank);
-    }
-    bool again = cost->backward_bytes != received * row; /* not kept: fetched twice */
-    return cost->forward_bytes == sent * row &&
-           cost->backward_bytes == (received + (again ? sent : 0)) * row;
+    if (p->variant->sees == NULL) return true;
+    for (int r = 0; r < p->layout->ranks; r++)
+        for (int64_t g = 0; r != rank && g < d->kv_heads; g++) {
+            sent += rows_seen(p, g * (d->heads / d->kv_heads), rank, r);
+            received += rows_seen(p, g * (d->heads / d->kv_heads), r, rank);
+        }
+    /* rows are fetched twice unless they are kept, which each group of heads decides by itself */
+    int64_t again = cost->backward_bytes - received * row;
+    bool some = strstr(p->variant->settings, "dilation") != NULL;
+    return cost->forward_bytes == sent * row && again >= 0 && again <= sent * row &&
+           (some || again == 0 || again == sent * row);
 }
 
-static void check_bytes(lh_comm *c, lh_mesh *mesh, const lh_attn_ops *ops, bool causal,
-                        bool grouped)
+static void check_bytes(const form *f)
 {
+    lh_comm *c = f->comm;
+    lh_mesh *mesh = f->mesh;
     const int64_t lengths[] = {101, 101, 40, 3, 1};
     for (int i = 0; i < 5; i++) {
         probe p;
         lh_cost cost;
-        lh_assert_all_ok(c, probe_open(&p, ops, mesh, causal, grouped, lengths[i], i == 1));
+        lh_assert_all_ok(c, probe_open(&p, f, lengths[i], i == 1));
         *mesh->traffic = (lh_traffic){0};
         lh_assert_all_ok(c, probe_run(&p, 0.0));
         lh_assert_all_ok(
-            c, ops->predict(&p.desc, mesh->size[LH_AXIS_SEQ], mesh->coord[LH_AXIS_SEQ], &cost));
+            c, f->ops->predict(&p.desc, mesh->size[LH_AXIS_SEQ], mesh->coord[LH_AXIS_SEQ], &cost));
         const int64_t *sent = mesh->traffic->bytes;
         bool same = sent[LH_SEND_FORWARD] == cost.forward_bytes &&
                     sent[LH_SEND_BACKWARD] == cost.backward_bytes &&
@@ -549,11 +547,14 @@ static void check_bytes(lh_comm *c, lh_mesh *mesh, const lh_attn_ops *ops, bool 
                     memcmp(sent, p.counting->traffic->bytes, LH_SEND_OTHER * sizeof *sent) == 0 &&
                     bytes_by_brute_force(&p, &cost);
         if (!same) {
-            describe(ops, causal, grouped, lengths[i]);
-            print_error("rank %d sent %lld forward, %lld backward; predicted %lld and %lld\n",
-                        mesh->coord[LH_AXIS_SEQ], (long long)sent[LH_SEND_FORWARD],
-                        (long long)sent[LH_SEND_BACKWARD], (long long)cost.forward_bytes,
-                        (long long)cost.backward_bytes);
+            describe(f, lengths[i]);
+            print_error(
+                "rank %d sent %lld forward, %lld backward, %lld summary; predicted %lld, %lld "
+                "and %lld\n",
+                mesh->coord[LH_AXIS_SEQ], (long long)sent[LH_SEND_FORWARD],
+                (long long)sent[LH_SEND_BACKWARD], (long long)sent[LH_SEND_SUMMARY],
+                (long long)cost.forward_bytes, (long long)cost.backward_bytes,
+                (long long)cost.summary_bytes);
         }
         lh_assert_all(c, same);
         probe_close(&p);
@@ -583,23 +584,25 @@ static void model_run(lh_comm *c, const lh_rig_desc *d, lh_mesh *mesh, lh_rig *r
     lh_free(&labels);
 }
 
-static void check_model(lh_comm *c, lh_mesh *mesh, const lh_attn_ops *ops, bool causal,
-                        bool grouped)
+static void check_model(const form *f)
 {
-    mechanism m = mechanism_of(ops);
+    lh_comm *c = f->comm;
+    const int64_t valid[] = {101, 67};
+    if (f->variant->task) return; /* the rig has no task that would name them */
     lh_config *config = NULL;
     lh_mesh *self = NULL;
     lh_rig r[2];
     double loss[2];
     double *grads[2] = {NULL, NULL};
-    lh_assert_all_ok(c, config_of(&m, causal, grouped, "", &config));
+    lh_assert_all_ok(c, config_of(f->variant, f->causal, f->grouped, "", &config));
     lh_rig_desc d = {.model = config->model, .batch = 2, .length = 101, .chunk = 16, .seed = 7};
     lh_assert_all_ok(c, lh_mesh_create_self(&self));
+    if (f->variant->valid && !f->causal) d.valid = valid;
     model_run(c, &d, self, &r[0], &loss[0], &grads[0]);
-    model_run(c, &d, mesh, &r[1], &loss[1], &grads[1]);
+    model_run(c, &d, f->mesh, &r[1], &loss[1], &grads[1]);
     bool same = lh_test_within(loss[1], loss[0], LH_TOL_LOSS, 0.0) &&
                 lh_rig_grads_agree(r[0].params, grads[1], grads[0]);
-    if (!same) describe(ops, causal, grouped, 101);
+    if (!same) describe(f, 101);
     lh_assert_all(c, same);
     for (int i = 0; i < 2; i++) {
         lh_free(&grads[i]);
@@ -622,14 +625,15 @@ static void test_settings_from_the_file(void **state)
     lh_comm *c = *state;
     for (int i = 0; i < lh_attn_count(); i++) {
         const lh_attn_ops *ops = lh_attn_at(i);
-        mechanism m = mechanism_of(ops);
+        variant room;
+        const variant *m = variant_of(ops, 0, &room);
         bool causal = (ops->caps & LH_ATTN_CAUSAL) != 0;
         lh_config *config = NULL;
         lh_assert_all(c, lh_attn_find(ops->name) == ops);
-        lh_assert_all_ok(c, config_of(&m, causal, false, "", &config));
+        lh_assert_all_ok(c, config_of(m, causal, false, "", &config));
         for (int l = 0; l < LAYERS; l++) lh_assert_all(c, config->model.attention[l].ops == ops);
         lh_config_destroy(&config);
-        lh_assert_all_code(c, config_of(&m, causal, false, ", no_such_setting: 1", &config),
+        lh_assert_all_code(c, config_of(m, causal, false, ", no_such_setting: 1", &config),
                            LH_ERR_USAGE);
         lh_assert_all(c, strstr(lh_error_text(), "no_such_setting") != NULL && config == NULL);
     }
@@ -670,10 +674,11 @@ static void test_refuses_what_caps_deny(void **state)
     lh_comm *c = *state;
     for (int i = 0; i < lh_attn_count(); i++) {
         const lh_attn_ops *ops = lh_attn_at(i);
-        mechanism m = mechanism_of(ops);
+        variant room;
+        const variant *m = variant_of(ops, 0, &room);
         bool causal = (ops->caps & LH_ATTN_CAUSAL) != 0;
         lh_config *config = NULL;
-        lh_assert_all_ok(c, config_of(&m, causal, false, "", &config));
+        lh_assert_all_ok(c, config_of(m, causal, false, "", &config));
         const void *settings = config->model.attention[0].settings;
         if (!causal) check_refusal(c, ops, settings, true, false);
         if (!(ops->caps & LH_ATTN_BIDIRECTIONAL)) check_refusal(c, ops, settings, false, false);
@@ -697,14 +702,14 @@ static lh_status prepare(const lh_rig_desc *d, const lh_mesh *mesh, int64_t fail
     return st;
 }
 
-static void check_allocations(lh_comm *c, lh_mesh *mesh, const lh_attn_ops *ops, bool causal,
-                              bool grouped)
+static void check_allocations(const form *f)
 {
-    mechanism m = mechanism_of(ops);
+    lh_comm *c = f->comm;
+    lh_mesh *mesh = f->mesh;
     lh_config *config = NULL;
     int ranks = lh_comm_size(c);
-    if (grouped) return; /* the same allocations */
-    lh_assert_all_ok(c, config_of(&m, causal, false, "", &config));
+    if (f->grouped || f->variant->task) return; /* the same allocations; no task in the rig */
+    lh_assert_all_ok(c, config_of(f->variant, f->causal, false, "", &config));
     lh_rig_desc d = {.model = config->model, .batch = 2, .length = 101, .chunk = 16, .seed = 7};
     d.model.layers = 1;
     lh_assert_all_ok(c, prepare(&d, mesh, 0));
@@ -721,7 +726,7 @@ static void check_allocations(lh_comm *c, lh_mesh *mesh, const lh_attn_ops *ops,
         lh_max_i64(c, &fails, 1, LH_SEND_OTHER);
         right = right && all == (fails ? LH_ERR_MEMORY : LH_OK);
         if (!right) {
-            describe(ops, causal, grouped, d.length);
+            describe(f, d.length);
             print_error("allocation %lld of %lld: '%s' here, '%s' agreed\n", (long long)n,
                         (long long)most, lh_status_text(mine), lh_status_text(all));
         }

@@ -7,9 +7,9 @@
 #include "tests/lh_test_scenes.h"
 #include "tests/tol.h"
 
-enum { BATCH = 2, HEADS = 2, WIDTH = 3, ROW = HEADS * WIDTH, LISTED = 4, CHUNK = 4 };
+enum { BATCH = 2, HEADS = 2, WIDTH = 3, ROW = HEADS * WIDTH, LISTED = 4, CHUNK = 4, SEEDS = 3 };
 
-typedef enum op_kind { TAKE, PUT, BIAS_ROW, BIAS_HEAD, OP_KINDS } op_kind;
+typedef enum op_kind { TAKE, PUT, BIAS_ROW, BIAS_HEAD, BIAS_TABLE } op_kind;
 
 typedef struct stage {
     op_kind kind;
@@ -21,7 +21,7 @@ typedef struct stage {
     int64_t rows;
     int64_t counts[BATCH], position[BATCH * LISTED];
     lh_row_list list;
-    lh_real *x, *seed[2];
+    lh_real *x, *seed[SEEDS];
     lh_real extra[BATCH * LISTED * ROW]; /* rows to put, or the bias */
 } stage;
 
@@ -71,17 +71,17 @@ static lh_status stage_open(lh_comm *c, op_kind kind, lh_test_layout_kind layout
     list_fill(a, n);
     a->rows = a->layout->rows[a->rank];
     LH_TRY(lh_new((size_t)(BATCH * a->rows * ROW) * sizeof *a->x, &a->x));
-    for (int k = 0; k < 2; k++)
+    for (int k = 0; k < SEEDS; k++)
         LH_TRY(lh_new((size_t)(BATCH * (a->rows + LISTED) * ROW) * sizeof *a->x, &a->seed[k]));
     for (int64_t i = 0; i < BATCH * a->rows * ROW; i++) {
         int64_t p = position_of(a, i / ROW % a->rows);
         a->x[i] = token(0, i / (a->rows * ROW), p, i % ROW);
-        for (int k = 0; k < 2 && kind != TAKE; k++)
+        for (int k = 0; k < SEEDS && kind != TAKE; k++)
             a->seed[k][i] = token(2 + k, i / (a->rows * ROW), p, i % ROW);
     }
     for (int64_t i = 0; i < BATCH * LISTED * ROW; i++) {
         a->extra[i] = token(1, i / (LISTED * ROW), i / ROW % LISTED, i % ROW);
-        for (int k = 0; k < 2 && kind == TAKE; k++)
+        for (int k = 0; k < SEEDS && kind == TAKE; k++)
             a->seed[k][i] = token(2 + k, i / (LISTED * ROW), i / ROW % LISTED, i % ROW);
     }
 done:
@@ -91,8 +91,7 @@ done:
 static void stage_close(stage *a)
 {
     lh_free(&a->x);
-    lh_free(&a->seed[0]);
-    lh_free(&a->seed[1]);
+    for (int k = 0; k < SEEDS; k++) lh_free(&a->seed[k]);
     lh_layout_destroy(&a->layout);
     lh_device_destroy(&a->count);
     lh_device_destroy(&a->device);
@@ -114,6 +113,8 @@ static lh_status rows_record(void *user, lh_tape *t, const lh_var *in, lh_var *o
         else
             LH_TRY(lh_add_bias(t, in[0], in[1], &out[i]));
     }
+    /* its gradient reaches the listed rows, too, before those of the puts */
+    if (a->kind == PUT) LH_TRY(lh_add(t, in[0], in[0], &out[(*n_out)++]));
 done:
     return st;
 }
@@ -135,7 +136,7 @@ static lh_gradcheck stage_check(stage *a)
                       .record = rows_record,
                       .total = rows_total,
                       .user = a,
-                      .seed = {a->seed[0], a->seed[1]}};
+                      .seed = {a->seed[0], a->seed[1], a->seed[2]}};
     g.in[0] =
         (lh_gradcheck_input){lh_shape_4(LH_REAL, BATCH, a->rows, HEADS, WIDTH), tokens, a->x, true};
     g.in[1] = (lh_gradcheck_input){lh_shape_4(LH_REAL, BATCH, LISTED, HEADS, WIDTH), tokens,
@@ -143,7 +144,10 @@ static lh_gradcheck stage_check(stage *a)
     g.in[1].place.axis[LH_AXIS_SEQ] = (lh_place_word){LH_REPLICATE, 0, NULL};
     if (a->kind == PUT) return g;
     g.in[1].place = lh_place_replicated();
-    g.in[1].shape = a->kind == BIAS_ROW ? lh_shape_1(LH_REAL, ROW) : lh_shape_1(LH_REAL, WIDTH);
+    g.in[1].shape = lh_shape_1(LH_REAL, a->kind == BIAS_HEAD ? WIDTH : ROW);
+    if (a->kind != BIAS_TABLE) return g;
+    g.in[0].place = lh_place_rows(a->layout); /* one row per position, as a table has */
+    g.in[0].shape = lh_shape_2(LH_REAL, a->rows, ROW);
     return g;
 }
 
@@ -180,7 +184,7 @@ static bool put_right(const stage *a, const lh_gradcheck_run *run)
         int64_t p = position_of(a, i / ROW % a->rows);
         int64_t entry = entry_of(a, b, p);
         lh_real want = token(0, b, p, i % ROW);
-        lh_real dx = 0;
+        lh_real dx = 2 * token(2 + a->copies, b, p, i % ROW); /* of the sum */
         if (entry >= 0) want = token(1, b, entry, i % ROW);
         for (int k = 0; k < a->copies; k++) {
             ok = ok && ((const lh_real *)run->out[k])[i] == want;
@@ -203,9 +207,10 @@ static bool put_right(const stage *a, const lh_gradcheck_run *run)
 static bool bias_right(const stage *a, const lh_gradcheck_run *run)
 {
     bool ok = true;
-    int64_t width = a->kind == BIAS_ROW ? ROW : WIDTH;
+    int64_t width = a->kind == BIAS_HEAD ? WIDTH : ROW;
+    int64_t batch = a->kind == BIAS_TABLE ? 1 : BATCH;
     lh_real db[ROW] = {0};
-    for (int64_t i = 0; i < BATCH * a->rows * ROW; i++) {
+    for (int64_t i = 0; i < batch * a->rows * ROW; i++) {
         lh_real dx = 0;
         for (int k = 0; k < a->copies; k++) {
             ok = ok && ((const lh_real *)run->out[k])[i] == a->x[i] + a->extra[i % width];
@@ -265,6 +270,7 @@ static void add_bias(void **state)
 {
     check_layouts(*state, BIAS_ROW);
     check_layouts(*state, BIAS_HEAD);
+    check_layouts(*state, BIAS_TABLE);
 }
 
 /* --- refusals --- */

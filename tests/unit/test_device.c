@@ -260,6 +260,10 @@ static void test_attention_flops(void **state)
         const double n = (double)visible(&tiles[i], bits);
         assert_true(lh_attend_flops(&a) == 4.0 * 16 * 3 * 5 * n);
         assert_true(lh_attend_grad_flops(&g) == 10.0 * 16 * 3 * 5 * n);
+        a.qr = g.qr = bits; /* any address: with a relative term */
+        assert_true(lh_attend_flops(&a) == 6.0 * 16 * 3 * 5 * n);
+        assert_true(lh_attend_grad_flops(&g) == 16.0 * 16 * 3 * 5 * n);
+        a.qr = g.qr = NULL;
         total += (int64_t)n;
     }
     a.tiles = g.tiles = tiles;

@@ -1,0 +1,535 @@
+/* bench features: how well random features estimate softmax attention (Choromanski et al. 2021,
+ * section 4.2 and figure 4), by the mechanism performer itself, and the error of the estimated
+ * kernel beside its formulas (their lemma 2 and theorem 2). One process works, the others wait. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/random.h"
+#include "experiments/bench_internal.h"
+#include "io/metrics.h"
+#include "io/settings_fill.h"
+
+enum {
+    FEATURES_LIST = 16,
+    FEATURES_KERNEL = 1 << 20, /* rows of one projection for the kernel's error */
+    FEATURES_KERNEL_DRAWS = 8  /* such projections */
+};
+enum { FEATURES_Q, FEATURES_K, FEATURES_V, FEATURES_INPUTS };
+
+/* An estimator. numbers: how many of the feature numbers one row of the projection makes. */
+typedef struct features_arm {
+    const char *name, *settings[4];
+    int numbers;
+    bool orthogonal;
+    lh_feature_kind kind;
+} features_arm;
+
+static const features_arm features_arms[] = {
+    {"trig iid", {"estimator=trig", "orthogonal=false"}, 2, false, LH_FEATURE_TRIG},
+    {"trig orthogonal", {"estimator=trig"}, 2, true, LH_FEATURE_TRIG},
+    {"positive iid", {"orthogonal=false"}, 1, false, LH_FEATURE_POSITIVE},
+    {"positive orthogonal", {NULL}, 1, true, LH_FEATURE_POSITIVE},
+    {"hyperbolic orthogonal", {"estimator=hyperbolic"}, 2, true, LH_FEATURE_HYPERBOLIC},
+    {"regularised orthogonal", {"row_norm=sqrt"}, 1, true, LH_FEATURE_POSITIVE},
+};
+enum { FEATURES_ARMS = sizeof features_arms / sizeof features_arms[0] };
+
+/* Arms of the kernel's error: unbiased ones. */
+static const features_arm features_kernels[] = {
+    {"trig iid", {"estimator=trig", "orthogonal=false"}, 2, false, LH_FEATURE_TRIG},
+    {"positive iid", {"orthogonal=false"}, 1, false, LH_FEATURE_POSITIVE},
+    {"hyperbolic iid",
+     {"estimator=hyperbolic", "orthogonal=false"},
+     2,
+     false,
+     LH_FEATURE_HYPERBOLIC},
+    {"positive orthogonal", {NULL}, 1, true, LH_FEATURE_POSITIVE},
+};
+enum { FEATURES_KERNELS = sizeof features_kernels / sizeof features_kernels[0] };
+
+typedef struct features_options {
+    int64_t n, head_width, draws, seed;
+    double scale;
+    int count;
+    int64_t features[FEATURES_LIST];
+} features_options;
+
+/* One arm made ready. */
+typedef struct features_run {
+    const features_options *o;
+    const features_arm *arm;
+    const lh_attn_ops *ops;
+    void *settings, *state;
+    lh_attn_desc desc;
+    lh_mesh *mesh;
+    lh_device *device, *counting;
+    lh_layout *layout;
+    lh_params *params;
+    lh_param *projection;
+    lh_tape *tape;
+    lh_memory *memory;
+    void *arena[LH_SPACES], *value[FEATURES_INPUTS];
+    lh_real *host[FEATURES_INPUTS], *out; /* [n, head_width] */
+    double *exact, *score;                /* [head_width]; [n] */
+} features_run;
+
+/* --- the command line --- */
+
+static lh_status features_number(const char *name, const char *text, double min, double max,
+                                 double *out)
+{
+    lh_status st = LH_OK;
+    char *end = NULL;
+    double value = text != NULL ? strtod(text, &end) : 0.0;
+    LH_CHECK(text != NULL && end != text && *end == '\0' && value >= min && value <= max,
+             LH_ERR_USAGE, "bench: %s: expected a number from %g to %g, got '%s'", name, min, max,
+             text != NULL ? text : "");
+    *out = value;
+done:
+    return st;
+}
+
+static lh_status features_list(features_options *o, const char *text)
+{
+    lh_status st = LH_OK;
+    const char *at = text;
+    for (o->count = 0; at != NULL && o->count < FEATURES_LIST; o->count++) {
+        char *end = NULL;
+        long long value = strtoll(at, &end, 10);
+        LH_CHECK(end != at && (*end == ',' || *end == '\0') && value >= 2 && value % 2 == 0 &&
+                     value <= 1 << 16,
+                 LH_ERR_USAGE,
+                 "bench: --features: expected even numbers from 2 to 65536 with commas between "
+                 "them, got '%s'",
+                 text);
+        o->features[o->count] = value;
+        at = *end == ',' ? end + 1 : NULL;
+    }
+    LH_CHECK(o->count > 0 && at == NULL, LH_ERR_USAGE,
+             "bench: --features: expected 1 to %d numbers", (int)FEATURES_LIST);
+done:
+    return st;
+}
+
+static lh_status features_parse(features_options *o, int argc, char **argv)
+{
+    lh_status st = LH_OK;
+    *o = (features_options){.n = 256, .head_width = 16, .draws = 60, .seed = 1, .scale = 0.6};
+    LH_TRY(features_list(o, "16,32,128"));
+    for (int i = 0; i < argc; i += 2) {
+        static const char *const names[] = {"--n", "--head-dim", "--draws", "--seed", "--scale"};
+        static const double most[] = {1 << 16, 1024, 1 << 20, 1e15, 100};
+        int64_t *const member[] = {&o->n, &o->head_width, &o->draws, &o->seed};
+        const char *value = i + 1 < argc ? argv[i + 1] : NULL;
+        double number = 0.0;
+        int k = 0;
+        while (k < 5 && strcmp(argv[i], names[k]) != 0) k++;
+        if (k == 5) {
+            LH_CHECK(strcmp(argv[i], "--features") == 0, LH_ERR_USAGE,
+                     "bench features: unknown option '%s'; expected --n, --head-dim, --features, "
+                     "--scale, --draws or --seed",
+                     argv[i]);
+            LH_TRY(features_list(o, value));
+            continue;
+        }
+        LH_TRY(features_number(names[k], value, k == 4 ? 0.0 : 1.0, most[k], &number));
+        if (k == 4)
+            o->scale = number;
+        else
+            *member[k] = (int64_t)number;
+    }
+done:
+    return st;
+}
+
+/* --- one arm --- */
+
+/* The mechanism's settings, as an experiment file would fill them. eps is 0: this is about the
+ * estimators. */
+static lh_status features_settings(features_run *r, int64_t rows)
+{
+    lh_status st = LH_OK;
+    lh_yaml *yaml = NULL;
+    lh_node *map = NULL;
+    char text[64];
+    LH_TRY(lh_yaml_create(&yaml));
+    LH_TRY(lh_yaml_map(yaml, &map));
+    (void)snprintf(text, sizeof text, "features=%" PRId64, rows);
+    LH_TRY(lh_yaml_override(yaml, map, text));
+    LH_TRY(lh_yaml_override(yaml, map, "epsilon=0"));
+    for (int i = 0; i < 4 && r->arm->settings[i] != NULL; i++)
+        LH_TRY(lh_yaml_override(yaml, map, r->arm->settings[i]));
+    LH_TRY(lh_new(r->ops->settings_bytes, &r->settings));
+    lh_fill fill = {.map = map, .prefix = "", .owner = r->ops->name, .directory = "/"};
+    LH_TRY(lh_settings_fill(&fill, r->ops->settings, r->settings));
+done:
+    lh_yaml_destroy(&yaml);
+    return st;
+}
+
+static lh_status features_forward(features_run *r, lh_device *device, lh_var *out)
+{
+    lh_status st = LH_OK;
+    lh_var in[FEATURES_INPUTS] = {{0}};
+    lh_shape shape = lh_shape_4(LH_REAL, 1, r->o->n, 1, r->o->head_width);
+    lh_tape_reset(r->tape, device, r->memory, false);
+    for (int i = 0; i < FEATURES_INPUTS; i++)
+        LH_TRY(lh_tape_input(r->tape, r->value[i], shape, lh_place_tokens(r->layout), &in[i]));
+    lh_qkv qkv = {.q = in[FEATURES_Q], .k = in[FEATURES_K], .v = in[FEATURES_V], .mesh = r->mesh};
+    LH_TRY(r->ops->forward(r->state, r->tape, &qkv, out));
+done:
+    return st;
+}
+
+static lh_status features_mechanism(features_run *r, int64_t rows)
+{
+    lh_status st = LH_OK;
+    const features_options *o = r->o;
+    r->ops = lh_attn_find("performer");
+    LH_CHECK(r->ops != NULL, LH_ERR_UNSUP, "bench features: this build has no mechanism performer");
+    LH_TRY(features_settings(r, rows));
+    LH_TRY(lh_mesh_create_self(&r->mesh));
+    LH_TRY(lh_device_create_cpu("auto", 1, &r->device));
+    LH_TRY(lh_device_create_count("auto", 1, &r->counting));
+    LH_TRY(lh_layout_contiguous(o->n, 1, 512, true, &r->layout));
+    r->desc = (lh_attn_desc){.width = o->head_width,
+                             .heads = 1,
+                             .kv_heads = 1,
+                             .head_width = o->head_width,
+                             .batch = 1,
+                             .length = o->n,
+                             .layout = r->layout,
+                             .settings = r->settings,
+                             .seed = (uint64_t)o->seed};
+    LH_TRY(lh_attn_check(r->ops, &r->desc));
+    LH_TRY(lh_params_create(r->device, r->mesh->coord, &r->params));
+    LH_TRY(r->ops->parameters(&r->desc, r->params));
+    LH_TRY(lh_params_allocate(r->params, false));
+    r->projection = lh_params_find(r->params, "layer.0.attention.projection");
+    LH_CHECK(r->projection != NULL, LH_ERR_BUG, "performer has no projection");
+    r->desc.params = r->params;
+    LH_TRY(r->ops->create(&r->desc, &r->state));
+done:
+    return st;
+}
+
+static lh_status features_open(features_run *r, int64_t rows)
+{
+    lh_status st = LH_OK;
+    lh_var out = {0};
+    size_t bytes = (size_t)(r->o->n * r->o->head_width) * sizeof(lh_real);
+    LH_TRY(features_mechanism(r, rows));
+    LH_TRY(lh_tape_create(r->mesh->size, r->mesh->coord, &r->tape));
+    LH_TRY(lh_memory_create(&r->memory));
+    for (int i = 0; i < FEATURES_INPUTS; i++) {
+        LH_TRY(lh_device_alloc(r->device, bytes, &r->value[i]));
+        LH_TRY(lh_new(bytes, &r->host[i]));
+    }
+    LH_TRY(lh_new(bytes, &r->out));
+    LH_TRY(lh_new((size_t)r->o->head_width * sizeof *r->exact, &r->exact));
+    LH_TRY(lh_new((size_t)r->o->n * sizeof *r->score, &r->score));
+    LH_TRY(lh_memory_count_begin(r->memory));
+    LH_TRY(features_forward(r, r->counting, &out));
+    const void *data = NULL;
+    LH_TRY(lh_var_data(r->tape, out, &data)); /* it must live until it is read */
+    LH_TRY(lh_memory_count_end(r->memory));
+    LH_TRY(lh_device_alloc(r->device, lh_memory_bytes(r->memory, LH_SPACE_DEVICE),
+                           &r->arena[LH_SPACE_DEVICE]));
+    LH_TRY(lh_host_alloc(lh_memory_bytes(r->memory, LH_SPACE_HOST), &r->arena[LH_SPACE_HOST]));
+done:
+    return st;
+}
+
+static void features_close(features_run *r)
+{
+    for (int i = 0; i < FEATURES_INPUTS; i++) {
+        if (r->device != NULL) lh_device_release(r->device, &r->value[i]);
+        lh_free(&r->host[i]);
+    }
+    if (r->device != NULL) lh_device_release(r->device, &r->arena[LH_SPACE_DEVICE]);
+    lh_host_release(&r->arena[LH_SPACE_HOST]);
+    lh_free(&r->out);
+    lh_free(&r->exact);
+    lh_free(&r->score);
+    if (r->state != NULL) r->ops->destroy(&r->state);
+    lh_params_destroy(&r->params);
+    if (r->settings != NULL) lh_settings_free(r->ops->settings, r->settings);
+    lh_free(&r->settings);
+    lh_memory_destroy(&r->memory);
+    lh_tape_destroy(&r->tape);
+    lh_layout_destroy(&r->layout);
+    lh_device_destroy(&r->counting);
+    lh_device_destroy(&r->device);
+    lh_mesh_destroy(&r->mesh);
+}
+
+/* Inputs and projection number `draw`. */
+static lh_status features_draw(features_run *r, int64_t draw)
+{
+    lh_status st = LH_OK;
+    int64_t count = r->o->n * r->o->head_width;
+    uint64_t number = (uint64_t)draw << 32 | lh_name_number(r->projection->name);
+    LH_TRY(lh_params_draw(r->params, r->projection, (uint64_t)r->o->seed, number));
+    for (int i = 0; i < FEATURES_INPUTS; i++) {
+        double scale = i == FEATURES_V ? 1.0 : r->o->scale;
+        for (int64_t e = 0; e < count; e++)
+            r->host[i][e] =
+                (lh_real)(scale * lh_random_normal((uint64_t)r->o->seed,
+                                                   lh_stream_id(LH_STREAM_TEST, (uint32_t)i),
+                                                   (uint64_t)(draw * count + e)));
+        lh_copy_in(r->device, r->value[i], r->host[i], (size_t)count * sizeof(lh_real));
+    }
+done:
+    return st;
+}
+
+/* Softmax attention of query i, in double. */
+static void features_exact(features_run *r, int64_t i)
+{
+    int64_t d = r->o->head_width;
+    const lh_real *q = r->host[FEATURES_Q] + i * d;
+    double sum = 0.0;
+    memset(r->exact, 0, (size_t)d * sizeof *r->exact);
+    for (int64_t j = 0; j < r->o->n; j++) {
+        double score = 0.0;
+        for (int64_t e = 0; e < d; e++)
+            score += (double)q[e] * (double)r->host[FEATURES_K][j * d + e];
+        double p = exp(score / sqrt((double)d));
+        sum += p;
+        for (int64_t e = 0; e < d; e++) r->exact[e] += p * (double)r->host[FEATURES_V][j * d + e];
+    }
+    for (int64_t e = 0; e < d; e++) r->exact[e] /= sum;
+}
+
+/* Adds the mean square of the error, and of the exact output, of one draw. */
+static lh_status features_measure(features_run *r, int64_t draw, double sums[2])
+{
+    lh_status st = LH_OK;
+    lh_var out = {0};
+    const void *data = NULL;
+    int64_t d = r->o->head_width;
+    double count = (double)(r->o->n * d);
+    LH_TRY(features_draw(r, draw));
+    lh_memory_replay(r->memory, r->device, r->arena[LH_SPACE_DEVICE], r->arena[LH_SPACE_HOST]);
+    LH_TRY(features_forward(r, r->device, &out));
+    LH_TRY(lh_var_data(r->tape, out, &data));
+    lh_copy_out(r->device, r->out, data, (size_t)(r->o->n * d) * sizeof *r->out);
+    for (int64_t i = 0; i < r->o->n; i++) {
+        features_exact(r, i);
+        for (int64_t e = 0; e < d; e++) {
+            double off = (double)r->out[i * d + e] - r->exact[e];
+            sums[0] += off * off / count;
+            sums[1] += r->exact[e] * r->exact[e] / count;
+        }
+    }
+done:
+    return st;
+}
+
+static lh_status features_print(const lh_json *j)
+{
+    lh_status st = LH_OK;
+    const char *text = NULL;
+    LH_TRY(lh_json_text((lh_json *)j, &text));
+    LH_CHECK(printf("%s\n", text) > 0 && fflush(stdout) == 0, LH_ERR_IO,
+             "bench: standard output takes no more");
+done:
+    return st;
+}
+
+static lh_status features_case(const features_options *o, const features_arm *arm, int64_t features)
+{
+    lh_status st = LH_OK;
+    features_run r = {.o = o, .arm = arm};
+    lh_json j = {0};
+    double sums[2] = {0.0, 0.0};
+    LH_TRY(features_open(&r, features / arm->numbers));
+    for (int64_t i = 0; i < o->draws; i++) LH_TRY(features_measure(&r, i, sums));
+    lh_json_begin(&j);
+    lh_json_string(&j, "arm", arm->name);
+    lh_json_int(&j, "features", features);
+    lh_json_int(&j, "n", o->n);
+    lh_json_int(&j, "head_dim", o->head_width);
+    lh_json_real(&j, "scale", o->scale);
+    lh_json_int(&j, "draws", o->draws);
+    lh_json_real(&j, "mse", sums[0] / (double)o->draws);
+    lh_json_real(&j, "output_variance", sums[1] / (double)o->draws);
+    LH_TRY(features_print(&j));
+done:
+    lh_json_free(&j);
+    features_close(&r);
+    return st;
+}
+
+/* --- the kernel's error --- */
+
+/* Groups of head_width rows of a large projection are independent estimates of exp(x~.y~) for one
+ * pair (x, y). */
+typedef struct features_kernel {
+    features_run run;
+    int64_t groups, numbers; /* numbers of a group's features */
+    void *x, *u, *c, *phi[2];
+    lh_real *host[2];
+    double a, b, sum; /* |x~ + y~|^2, |x~ - y~|^2, x~.y~ */
+} features_kernel;
+
+static lh_status kernel_open(features_kernel *k)
+{
+    lh_status st = LH_OK;
+    int64_t d = k->run.o->head_width;
+    k->groups = FEATURES_KERNEL / d;
+    k->numbers = d * k->run.arm->numbers;
+    LH_TRY(features_mechanism(&k->run, k->groups * d));
+    lh_device *device = k->run.device;
+    size_t bytes = (size_t)(k->groups * d) * sizeof(lh_real);
+    LH_TRY(lh_device_alloc(device, bytes, &k->x));
+    LH_TRY(lh_device_alloc(device, bytes, &k->u));
+    LH_TRY(lh_device_alloc(device, sizeof(lh_real), &k->c));
+    for (int i = 0; i < 2; i++) {
+        LH_TRY(lh_device_alloc(device, bytes * (size_t)k->run.arm->numbers, &k->phi[i]));
+        LH_TRY(lh_new(bytes * (size_t)k->run.arm->numbers, &k->host[i]));
+    }
+    lh_run_fill(device, &(lh_fill_args){1, 0.0, k->c});
+done:
+    return st;
+}
+
+static void kernel_close(features_kernel *k)
+{
+    lh_device *d = k->run.device;
+    for (int i = 0; i < 2; i++) {
+        if (d != NULL) lh_device_release(d, &k->phi[i]);
+        lh_free(&k->host[i]);
+    }
+    if (d != NULL) {
+        lh_device_release(d, &k->x);
+        lh_device_release(d, &k->u);
+        lh_device_release(d, &k->c);
+    }
+    features_close(&k->run);
+}
+
+static double kernel_input(const features_kernel *k, int side, int64_t e)
+{
+    return k->run.o->scale * lh_random_normal((uint64_t)k->run.o->seed,
+                                              lh_stream_id(LH_STREAM_TEST, (uint32_t)(10 + side)),
+                                              (uint64_t)e);
+}
+
+/* Features of x (side 0) or y (side 1) of every group, without stabiliser (c = 0). */
+static void kernel_features(features_kernel *k, int side, lh_real *rows)
+{
+    int64_t d = k->run.o->head_width;
+    double scale = 1.0 / sqrt(sqrt((double)d));
+    lh_device *device = k->run.device;
+    for (int64_t i = 0; i < k->groups * d; i++) rows[i] = (lh_real)kernel_input(k, side, i % d);
+    lh_copy_in(device, k->x, rows, (size_t)(k->groups * d) * sizeof *rows);
+    lh_run_gemm(device, &(lh_gemm_args){k->groups * d, 1, d, scale, k->run.projection->value, d, 1,
+                                        k->x, 1, 1, k->u, 1, 1, false});
+    lh_run_feature(device, &(lh_feature_args){.kind = k->run.arm->kind,
+                                              .rows = k->groups,
+                                              .live = k->groups,
+                                              .heads = 1,
+                                              .width = d,
+                                              .features = d,
+                                              .scale = scale,
+                                              .x = k->x,
+                                              .u = k->u,
+                                              .c = k->c,
+                                              .phi = k->phi[side]});
+    lh_copy_out(device, k->host[side], k->phi[side],
+                (size_t)(k->groups * k->numbers) * sizeof(lh_real));
+}
+
+/* Mean square error of the estimates over all groups of all projections. */
+static lh_status kernel_error(features_kernel *k, double truth, double *mse)
+{
+    lh_status st = LH_OK;
+    lh_real *rows = NULL;
+    const lh_param *w = k->run.projection;
+    LH_TRY(lh_new((size_t)(k->groups * k->run.o->head_width) * sizeof *rows, &rows));
+    *mse = 0.0;
+    for (int draw = 0; draw < FEATURES_KERNEL_DRAWS; draw++) {
+        LH_TRY(lh_params_draw(k->run.params, k->run.projection, (uint64_t)k->run.o->seed,
+                              (uint64_t)draw << 32 | lh_name_number(w->name)));
+        for (int side = 0; side < 2; side++) kernel_features(k, side, rows);
+        for (int64_t g = 0; g < k->groups; g++) {
+            double estimate = 0.0;
+            for (int64_t i = g * k->numbers; i < (g + 1) * k->numbers; i++)
+                estimate += (double)k->host[0][i] * (double)k->host[1][i];
+            *mse += (estimate - truth) * (estimate - truth) /
+                    (double)(k->groups * FEATURES_KERNEL_DRAWS);
+        }
+    }
+done:
+    lh_free(&rows);
+    return st;
+}
+
+/* The formulas for independent rows, z = x~ + y~: lemma 2; orthogonal: the bound of theorem 2. */
+static double kernel_formula(const features_kernel *k)
+{
+    double m = (double)k->run.o->head_width;
+    double z = k->a;
+    double sm = exp(2.0 * k->sum);
+    double positive = exp(z) * sm * (1.0 - exp(-z)) / m;
+    if (k->run.arm->kind == LH_FEATURE_TRIG)
+        return exp(z) / sm * pow(1.0 - exp(-k->b), 2.0) / (2.0 * m);
+    if (k->run.arm->kind == LH_FEATURE_HYPERBOLIC) return 0.5 * (1.0 - exp(-z)) * positive;
+    return k->run.arm->orthogonal ? positive - (1.0 - 1.0 / m) * 2.0 / (m + 2.0) * sm : positive;
+}
+
+static lh_status features_kernel_case(const features_options *o, const features_arm *arm)
+{
+    lh_status st = LH_OK;
+    features_kernel k = {.run = {.o = o, .arm = arm}};
+    lh_json j = {0};
+    double mse = 0.0;
+    for (int64_t e = 0; e < o->head_width; e++) {
+        double x = kernel_input(&k, 0, e) / sqrt(sqrt((double)o->head_width));
+        double y = kernel_input(&k, 1, e) / sqrt(sqrt((double)o->head_width));
+        k.a += (x + y) * (x + y);
+        k.b += (x - y) * (x - y);
+        k.sum += x * y;
+    }
+    LH_TRY(kernel_open(&k));
+    LH_TRY(kernel_error(&k, exp(k.sum), &mse));
+    lh_json_begin(&j);
+    lh_json_string(&j, "kernel", arm->name);
+    lh_json_int(&j, "rows", o->head_width);
+    lh_json_real(&j, "scale", o->scale);
+    lh_json_int(&j, "draws", k.groups * FEATURES_KERNEL_DRAWS);
+    lh_json_real(&j, "truth", exp(k.sum));
+    lh_json_real(&j, "mse", mse);
+    lh_json_real(&j, arm->orthogonal ? "bound" : "formula", kernel_formula(&k));
+    LH_TRY(features_print(&j));
+done:
+    lh_json_free(&j);
+    kernel_close(&k);
+    return st;
+}
+
+static lh_status features_all(const features_options *o)
+{
+    lh_status st = LH_OK;
+    for (int m = 0; m < o->count; m++)
+        for (int a = 0; a < FEATURES_ARMS; a++)
+            LH_TRY(features_case(o, &features_arms[a], o->features[m]));
+    for (int a = 0; a < FEATURES_KERNELS; a++)
+        LH_TRY(features_kernel_case(o, &features_kernels[a]));
+done:
+    return st;
+}
+
+lh_status lhi_bench_features(lh_comm *world, int argc, char **argv)
+{
+    lh_status st = LH_OK;
+    features_options o;
+    LH_TRY(lh_agree(world, features_parse(&o, argc, argv)));
+    LH_TRY(lh_agree(world, lh_comm_rank(world) == 0 ? features_all(&o) : LH_OK));
+done:
+    return st;
+}
