@@ -18,9 +18,32 @@ static lh_status rig_run(lh_rig *r, lh_device *device, lh_mesh *mesh, lh_var *lo
     lh_status st = LH_OK;
     lh_var correct = {0};
     lh_tape_reset(r->tape, device, r->memory, !r->desc->forward);
-    LH_TRY(lh_model_loss(r->model, r->tape, mesh, &r->in, loss, &correct));
+    if (r->desc->hidden_seed != NULL)
+        LH_TRY(lh_model_hidden(r->model, r->tape, mesh, &r->in, loss));
+    else
+        LH_TRY(lh_model_loss(r->model, r->tape, mesh, &r->in, loss, &correct));
 done:
     return st;
+}
+
+static lh_status rig_backward(lh_rig *r, lh_var loss)
+{
+    if (r->desc->forward) return LH_OK;
+    if (r->desc->hidden_seed == NULL) return lh_tape_backward(r->tape, loss);
+    return lh_tape_backward_from(r->tape, 1, &loss, (const void *const *)&r->seed_device);
+}
+
+/* Does the batch have these lists? On the device `count` they are without arrays. */
+static void rig_lists(lh_rig *r, bool counting)
+{
+    const lh_row_list *all = r->desc->global;
+    if (all == NULL) return;
+    r->global = (lh_row_list){.max = all->max};
+    if (!counting) {
+        r->global.count = all->count + r->in.first_sequence;
+        r->global.position = all->position + r->in.first_sequence * all->max;
+    }
+    r->in.global = &r->global;
 }
 
 static lh_status rig_count(lh_rig *r)
@@ -28,15 +51,17 @@ static lh_status rig_count(lh_rig *r)
     lh_status st = LH_OK;
     lh_var loss = {0};
     const void *data = NULL;
+    rig_lists(r, true);
     LH_TRY(lh_memory_count_begin(r->memory));
     LH_TRY(rig_run(r, r->count, r->counting, &loss));
     LH_TRY(lh_var_data(r->tape, loss, &data)); /* read after the forward pass */
-    if (!r->desc->forward) LH_TRY(lh_tape_backward(r->tape, loss));
+    LH_TRY(rig_backward(r, loss));
     LH_TRY(lh_memory_count_end(r->memory));
     if (r->desc->forward) goto done;
     LH_TRY(lh_grads_reduce(r->counting, r->params, NULL, RIG_SEND));
     lh_params_zero_grad(r->params);
 done:
+    rig_lists(r, false);
     return st;
 }
 
@@ -52,6 +77,7 @@ static lh_status rig_model(lh_rig *r, const int size[LH_AXES], const int coord[L
     LH_TRY(lh_mesh_create_counting(size[LH_AXIS_DATA], size[LH_AXIS_SEQ], rank, &r->counting));
     r->shape = (lh_model_shape){
         .batch = d->batch / size[LH_AXIS_DATA], .length = d->length, .layout = r->layout};
+    r->shape.max_global = d->global != NULL ? d->global->max : 0;
     r->rows = r->layout->rows[coord[LH_AXIS_SEQ]];
     LH_TRY(lh_params_create(r->device != NULL ? r->device : r->count, coord, &r->params));
     LH_TRY(lh_model_declare(&d->model, &r->shape, r->params));
@@ -64,6 +90,31 @@ static lh_status rig_model(lh_rig *r, const int size[LH_AXES], const int coord[L
                        .training = d->training,
                        .first_sequence = coord[LH_AXIS_DATA] * r->shape.batch};
     if (d->valid != NULL) r->in.valid = d->valid + r->in.first_sequence;
+done:
+    return st;
+}
+
+/* Index in [batch, N, E] of element i of this rank's [B, s, E]. */
+static int64_t rig_hidden_index(const lh_rig *r, int64_t i)
+{
+    int64_t e = r->desc->model.width;
+    int64_t b = r->in.first_sequence + i / e / r->rows;
+    int64_t position = lh_layout_position(r->layout, r->mesh->coord[LH_AXIS_SEQ], i / e % r->rows);
+    return (b * r->desc->length + position) * e + i % e;
+}
+
+static lh_status rig_seed(lh_rig *r)
+{
+    lh_status st = LH_OK;
+    int64_t n = r->shape.batch * r->rows * r->desc->model.width;
+    size_t bytes = (size_t)n * sizeof(lh_real);
+    if (r->desc->hidden_seed == NULL) goto done;
+    LH_TRY(lh_device_alloc(r->device, bytes, &r->seed_device));
+    LH_TRY(lh_new(bytes, &r->seed_host));
+    LH_TRY(lh_new(bytes, &r->hidden));
+    for (int64_t i = 0; i < n; i++)
+        r->seed_host[i] = (lh_real)r->desc->hidden_seed[rig_hidden_index(r, i)];
+    lh_copy_in(r->device, r->seed_device, r->seed_host, bytes);
 done:
     return st;
 }
@@ -85,6 +136,7 @@ lh_status lh_rig_open(lh_rig *r, const lh_rig_desc *desc, lh_mesh *mesh)
     LH_TRY(lh_host_alloc(RIG_SEND * sizeof(lh_real), &r->send));
     r->in.tokens = r->tokens;
     r->in.labels = r->labels;
+    LH_TRY(rig_seed(r));
     LH_TRY(rig_count(r));
     LH_TRY(lh_device_alloc(r->device, lh_memory_bytes(r->memory, LH_SPACE_DEVICE), &r->arena));
     LH_TRY(lh_host_alloc(lh_memory_bytes(r->memory, LH_SPACE_HOST), &r->host_arena));
@@ -104,7 +156,10 @@ void lh_rig_close(lh_rig *r)
         lh_device_release(r->device, &r->labels);
         lh_device_release(r->device, &r->scratch);
         lh_device_release(r->device, &r->arena);
+        lh_device_release(r->device, &r->seed_device);
     }
+    lh_free(&r->seed_host);
+    lh_free(&r->hidden);
     lh_host_release(&r->host_arena);
     lh_host_release(&r->send);
     lh_free(&r->ids);
@@ -183,6 +238,26 @@ void lh_rig_load(lh_rig *r, const int32_t *tokens, const int32_t *labels)
     r->in.loss_scale = counted > 0 ? 1.0 / (double)counted : 0.0;
 }
 
+/* Keeps the hidden states; their sum times the seed, of this rank. */
+static double rig_objective(lh_rig *r, const void *data)
+{
+    double sum = 0.0;
+    int64_t n = r->shape.batch * r->rows * r->desc->model.width;
+    lh_copy_out(r->device, r->hidden, data, (size_t)n * sizeof *r->hidden);
+    for (int64_t i = 0; i < n; i++) sum += (double)r->hidden[i] * (double)r->seed_host[i];
+    return sum;
+}
+
+void lh_rig_hidden(lh_rig *r, double *whole)
+{
+    int64_t e = r->desc->model.width;
+    int64_t n = r->desc->batch * r->desc->length * e;
+    memset(whole, 0, (size_t)n * sizeof *whole);
+    for (int64_t i = 0; i < r->shape.batch * r->rows * e; i++)
+        whole[rig_hidden_index(r, i)] = (double)r->hidden[i];
+    lh_sum_f64(r->mesh->world, whole, n, LH_SEND_OTHER);
+}
+
 lh_status lh_rig_step(lh_rig *r, double *loss)
 {
     lh_status st = LH_OK;
@@ -193,8 +268,9 @@ lh_status lh_rig_step(lh_rig *r, double *loss)
     lh_memory_replay(r->memory, r->device, r->arena, r->host_arena);
     LH_TRY(rig_run(r, r->device, r->mesh, &var));
     LH_TRY(lh_var_data(r->tape, var, &data));
-    *loss = lh_read_scalar(r->device, data, LH_F64);
-    if (!r->desc->forward) LH_TRY(lh_tape_backward(r->tape, var));
+    *loss = r->desc->hidden_seed != NULL ? rig_objective(r, data)
+                                         : lh_read_scalar(r->device, data, LH_F64);
+    LH_TRY(rig_backward(r, var));
     if (!r->desc->forward) LH_TRY(lh_grads_reduce(r->mesh, r->params, r->send, RIG_SEND));
     lh_sum_f64(r->mesh->world, loss, 1, LH_SEND_OTHER);
 done:

@@ -22,6 +22,10 @@ typedef struct lh_rig_desc {
     int64_t labels_from,
         labels_to;        /* lh_rig_text labels positions labels_from .. labels_to - 1; to 0: all */
     const int64_t *valid; /* [batch] or NULL, as lh_batch */
+    const lh_row_list *global; /* of all sequences, or NULL, as lh_batch */
+    /* [batch, N, E] or NULL: gradient of the hidden states after the last norm; then lh_rig_step runs
+     * the model up to there and its "loss" is the sum of hidden states times this */
+    const double *hidden_seed;
 } lh_rig_desc;
 
 typedef struct lh_rig {
@@ -40,6 +44,10 @@ typedef struct lh_rig {
     int32_t *ids;                    /* host [B, s] */
     int64_t rows;
     lh_batch in;
+    lh_row_list global; /* of this rank's sequences; without arrays while counting */
+    void *seed_device;  /* [B, s, E]: this rank's part of desc->hidden_seed */
+    lh_real *seed_host; /* the same */
+    lh_real *hidden;    /* [B, s, E]: hidden states of the last step */
 } lh_rig;
 
 /* lh_rig_open - build everything and run the counting pass. Local (mesh: borrowed). The caller
@@ -64,6 +72,10 @@ void lh_rig_load(lh_rig *r, const int32_t *tokens, const int32_t *labels);
 /* lh_rig_step - forward, backward, reduction of gradients; *loss summed over ranks (its traffic:
  * LH_SEND_OTHER). Collective on the mesh. Errors, local: what the model gives. */
 LH_NODISCARD lh_status lh_rig_step(lh_rig *r, double *loss);
+
+/* lh_rig_hidden - with desc->hidden_seed: hidden states of the last step as the whole [batch, N, E].
+ * Collective on the mesh. */
+void lh_rig_hidden(lh_rig *r, double *whole);
 
 /* lh_rig_update - clip by the global norm and one AdamW step number t; *norm before clipping.
  * Collective on the mesh. */
