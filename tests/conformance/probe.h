@@ -55,6 +55,9 @@ int64_t document_begin(const probe *p, int64_t b, int64_t i, int64_t *end);
 /* is_global - is position i of sequence b a global token? */
 bool is_global(const probe *p, int64_t b, int64_t i);
 
+/* probe_name - VARIANT/FORM of a report, without spaces. */
+void probe_name(const probe *p, char text[160]);
+
 /* dense_agrees - outputs and gradients of p's last run against dense attention in double, on every
  * rank; says what differs. Collective (gradients of weights are summed). Errors: LH_ERR_MEMORY. */
 LH_NODISCARD lh_status dense_agrees(const probe *p, bool *same);
