@@ -360,6 +360,7 @@ static void check_states(lh_comm *c, const char *name, int data, const lh_rig_de
         lh_assert_all(c, states_same(&s, hidden));
         lh_assert_all_ok(c, golden_read(&s.g, &r, group, want));
         lh_assert_all_ok(c, lh_rig_get_all(&r, LH_RIG_GRAD, got));
+        (void)snprintf(group, sizeof group, "longformer/%s", name);
         report_grads(&r, group, got, want);
         lh_assert_all(c, lh_rig_grads_agree(r.params, got, want));
         lh_rig_close(&r);
