@@ -15,7 +15,7 @@ enum { BENCH_SETTINGS = 16, BENCH_ASSIGNMENT = 128, BENCH_WINDOW = 256 };
 
 /* What the command line says; LH_AUTO and NULL: nothing. */
 typedef struct bench_options {
-    const char *mechanism, *isa;
+    const char *mechanism, *isa, *layout;
     int64_t n, window, head_width, heads, kv_heads, batch, threads, repeats, seed, causal;
     const char *setting[BENCH_SETTINGS]; /* "KEY=VALUE" */
     int n_settings;
@@ -38,6 +38,7 @@ typedef struct bench_option {
 static const bench_option bench_table[] = {
     BENCH_WORD("--mechanism", mechanism),
     BENCH_WORD("--isa", isa),
+    BENCH_WORD("--layout", layout),
     BENCH_INT("--n", n, 1, (int64_t)1 << 40),
     BENCH_INT("--window", window, 0, (int64_t)1 << 40),
     BENCH_INT("--head-dim", head_width, 1, 4096),
@@ -93,14 +94,15 @@ void lh_bench_help(FILE *out)
         "  --threads T       threads of each rank (1)\n"
         "  --repeats R       measured repeats after one warm-up (7)\n"
         "  --isa NAME        auto, avx512, avx2 or portable (auto)\n"
-        "  --seed S          of the random inputs (1)\n\n"
+        "  --seed S          of the random inputs (1)\n"
+        "  --layout L        contiguous, or zigzag: balanced causal attention (contiguous)\n\n"
         "Mechanisms:");
     for (int i = 0; i < lh_attn_count(); i++) (void)fprintf(out, " %s", lh_attn_at(i)->name);
     (void)fprintf(
         out,
         "\n\nFields:\n"
         "  mechanism, n, ranks, threads (of each rank), batch, heads, kv_heads, head_dim, causal\n"
-        "  window                  null: no such setting\n"
+        "  layout, window          window null: no such setting\n"
         "  isa, precision          what ran\n"
         "  forward_s, backward_s   the slowest rank of each repeat, then the median of the "
         "repeats\n"
@@ -219,6 +221,7 @@ static lh_status bench_parse(bench_options *o, int argc, char **argv)
 {
     lh_status st = LH_OK;
     *o = (bench_options){.isa = "auto",
+                         .layout = "contiguous",
                          .n = LH_AUTO,
                          .window = LH_AUTO,
                          .causal = LH_AUTO,
@@ -319,6 +322,9 @@ static lh_status bench_case(const bench_options *o, const bench_default *def, lh
                           .repeats = (int)o->repeats,
                           .isa = o->isa,
                           .seed = (uint64_t)o->seed};
+    c->zigzag = strcmp(o->layout, "zigzag") == 0;
+    LH_CHECK(c->zigzag || strcmp(o->layout, "contiguous") == 0, LH_ERR_USAGE,
+             "bench: --layout: expected contiguous or zigzag, got '%s'", o->layout);
     LH_TRY(bench_mechanism(name, &c->ops));
     const lh_field *field = bench_window_field(c->ops);
     bool given = false;

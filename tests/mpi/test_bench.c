@@ -140,6 +140,7 @@ static void test_bench_refuses(void **state)
         {"attention --n 0", "'0'"},
         {"attention --n 12x", "'12x'"},
         {"attention --causal=2", "0 or 1"},
+        {"attention --layout zigzig", "contiguous or zigzag"},
         {"attention --mechanism fool", "did you mean 'full'"},
         {"attention --mechanism full --window 3", "has no setting 'window'"},
         {"attention --mechanism sliding_window --set windo=3", "did you mean 'window'"},
