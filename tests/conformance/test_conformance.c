@@ -558,8 +558,9 @@ static int64_t rows_travel(const probe *p, int64_t g, int rank, bool out)
     return rows;
 }
 
-/* Counted, predicted and brute-force bytes of this rank. Rows are kept for the backward pass if no
- * rank gets more than the largest shard; `full` always fetches them again. */
+/* "bytes VARIANT/FORM aligned|unaligned N RANKS RANK PURPOSE COUNTED PREDICTED BRUTE_FORCE" (-1: there
+ * is none). By brute force rows are kept for the backward pass if no rank gets more of them than the
+ * largest shard has; `full` always fetches them again. */
 static void report_bytes(const probe *p, const lh_cost *cost, bool unaligned)
 {
     const int64_t *sent = p->mesh->traffic->bytes;
