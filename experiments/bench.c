@@ -233,7 +233,8 @@ static lh_status bench_parse(bench_options *o, int argc, char **argv)
                          .repeats = 7,
                          .seed = 1};
     LH_CHECK(argc > 0, LH_ERR_USAGE,
-             "bench wants to know what to measure: longhaul bench attention [options]");
+             "bench wants to know what to measure: longhaul bench attention [options], or longhaul "
+             "bench features [options]");
     LH_CHECK(strcmp(argv[0], "attention") == 0, LH_ERR_USAGE,
              "bench: '%s' cannot be measured; this build measures: attention, features (see "
              "longhaul bench --help)",
