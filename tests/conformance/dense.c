@@ -241,7 +241,7 @@ static bool dense_close_to(const probe *p, double worst, const double *want, int
 {
     double largest = floor;
     for (int64_t i = 0; i < all; i++) largest = fmax(largest, fabs(want[i]));
-    double allowed = lh_tol_sum((double)p->desc.length) * largest;
+    double allowed = lh_tol_sum((double)(p->desc.length + p->desc.width)) * largest;
     char name[160];
     probe_name(p, name);
     lh_test_report("parity %s/%lld %s %.3g %.3g", name, (long long)p->desc.length, what,

@@ -15,6 +15,9 @@ typedef struct variant {
     /* softmax over this pattern; NULL: no softmax over a pattern, not compared with dense attention */
     bool (*sees)(bool causal, int64_t head, int64_t i, int64_t j);
     bool relative, zigzag, documents, valid;
+    /* no gradient passes through a maximum on which the output depends (Performer's stabiliser, by
+     * way of its epsilons, as published): no Taylor test here; `favor` has one with a fixed maximum */
+    bool detached;
     /* global tokens with projections of their own: the first position, or the task's */
     bool first, task;
 } variant;

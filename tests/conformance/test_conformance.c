@@ -3,7 +3,7 @@
  *
  *   the experiment file accepts its name and refuses what is no setting of it; it refuses what its caps deny;
  *   output and gradients equal dense softmax attention written out here, on any number of ranks;
- *   its gradient passes the Taylor test (double); a model of it is rank-invariant;
+ *   its gradient passes the Taylor test (double; not where a maximum is detached); a model of it is rank-invariant;
  *   bytes sent = predicted = counted without messages = brute force over the pattern;
  *   whichever allocation fails on one rank, all ranks get the error, and nothing leaks (the sanitizers look). */
 #include <math.h>
@@ -73,9 +73,12 @@ static const variant known[] = {
      .sees = sees_dilated,
      .task = true,
      .zigzag = true},
-    {.mechanism = "performer", .settings = ", features: 16"},
+    {.mechanism = "performer", .settings = ", features: 16", .detached = true},
     {.mechanism = "performer", .settings = ", features: 16, kernel: relu", .valid = true},
-    {.mechanism = "performer", .settings = ", features: 8, estimator: hyperbolic", .zigzag = true},
+    {.mechanism = "performer",
+     .settings = ", features: 8, estimator: hyperbolic",
+     .zigzag = true,
+     .detached = true},
     {.mechanism = "linformer", .settings = ", k: 8"},
     {.mechanism = "linformer", .settings = ", k: 8, sharing: none", .valid = true},
     {.mechanism = "linformer", .settings = ", k: 1, projection: mean"},
@@ -484,6 +487,7 @@ static void check_taylor(const form *f)
     enum { HALVINGS = 3 };
     probe p;
     double remainder[HALVINGS + 1];
+    if (f->variant->detached) return;
     lh_assert_all_ok(c, probe_open(&p, f, 101, true));
     lh_assert_all_ok(c, probe_run(&p, 0.0));
     double value = probe_value(&p);
@@ -494,11 +498,14 @@ static void check_taylor(const form *f)
         remainder[i] = fabs(probe_value(&p) - value - h * slope);
     }
     double order = log2(remainder[0] / remainder[HALVINGS]) / HALVINGS;
-    if (!(order >= LH_TOL_TAYLOR_SLOPE)) {
+    /* where the output is linear (one landmark: a softmax of one) nothing remains but rounding */
+    bool linear = remainder[0] <= 1e-12 * (fabs(value) + fabs(slope));
+    bool right = linear || order >= LH_TOL_TAYLOR_SLOPE;
+    if (!right) {
         describe(f, 101);
         print_error("the remainder falls with power %.3f of the step\n", order);
     }
-    lh_assert_all(c, order >= LH_TOL_TAYLOR_SLOPE);
+    lh_assert_all(c, right);
     probe_close(&p);
 }
 
