@@ -66,7 +66,7 @@ static lhi_global_spec window_global(const lh_window_settings *s)
                              .position = s->global.item};
 }
 
-/* A window beyond any sequence is no limit at all, so that the exchange treats it as such. */
+/* What a group of heads sees, for the formula. */
 static lh_band window_band(const lh_attn_desc *d, const window_group *g)
 {
     int64_t h = ((const lh_window_settings *)d->settings)->window;

@@ -68,6 +68,22 @@ static const bench_default bench_defaults[] = {
 };
 enum { BENCH_DEFAULTS = sizeof bench_defaults / sizeof bench_defaults[0] };
 
+static void bench_help_features(FILE *out)
+{
+    (void)fprintf(
+        out,
+        "\nlonghaul bench features [--n 256] [--head-dim 16] [--features 16,32,128] [--scale 0.6]\n"
+        "                        [--draws 60] [--seed 1]\n\n"
+        "Measures how well random features (mechanism performer) estimate softmax attention, for\n"
+        "queries and keys with entries scale N(0, 1). One object per estimator and number of\n"
+        "features: arm, features, n, head_dim, scale, draws, mse (of the output, mean over draws "
+        "of\n"
+        "inputs and projections), output_variance. Then the error of the estimated kernel for one\n"
+        "fixed pair and head_dim rows: kernel, rows, scale, draws, truth, mse, and its formula, "
+        "or\n"
+        "bound for orthogonal rows.\n");
+}
+
 void lh_bench_help(FILE *out)
 {
     (void)fprintf(
@@ -121,17 +137,8 @@ void lh_bench_help(FILE *out)
         "  sent_bytes              of one forward and backward, the mean over ranks\n"
         "  predicted_sent_bytes    the same by formula\n"
         "  comm_wait_s             of one forward and backward, spent waiting for messages, the\n"
-        "                          largest over ranks\n"
-        "\nlonghaul bench features [--n 256] [--head-dim 16] [--features 16,32,128] [--scale 0.6]\n"
-        "                        [--draws 60] [--seed 1]\n\n"
-        "Measures how well random features (mechanism performer) estimate softmax attention, for\n"
-        "queries and keys with entries scale N(0, 1). One object per estimator and number of\n"
-        "features: arm, features, n, head_dim, scale, draws, mse (of the output, mean over draws "
-        "of\n"
-        "inputs and projections), output_variance. Then the error of the estimated kernel for one\n"
-        "fixed pair and head_dim rows: kernel, rows, scale, draws, truth, mse, and its formula, "
-        "or\n"
-        "bound for orthogonal rows.\n");
+        "                          largest over ranks\n");
+    bench_help_features(out);
 }
 
 static lh_status bench_integer(const bench_option *option, const char *text, int64_t *out)

@@ -234,6 +234,9 @@ static lh_status check_made(const lh_node *root, const lh_config *c)
              "%s: key 'data.offsets': %lld distances need data.length >= %lld, and it is %lld",
              check_place(root, "data.offsets", p), (long long)d->offsets,
              (long long)(2 * d->offsets + 1), (long long)d->length);
+    LH_CHECK(d->valid_windows > 0 || c->train.eval_every == 0, LH_ERR_USAGE,
+             "%s: key 'data.valid_windows': expected at least 1, or train.eval_every 0",
+             check_place(root, "data.valid_windows", p));
     LH_CHECK(d->documents == LH_AUTO, LH_ERR_USAGE,
              "%s: key 'data.documents': task %s has no documents: leave it out",
              check_place(root, "data.documents", p), check_tasks[d->task].name);
