@@ -145,10 +145,12 @@ static lh_status linformer_check(const lh_attn_desc *d, const linformer_form *f)
              "attention.k %lld blocks of %lld positions: some would have nothing to take the mean "
              "of; make k smaller",
              (long long)f->most, (long long)f->length);
-    LH_CHECK(d->length <= f->length, LH_ERR_USAGE,
-             "a sequence of %lld positions, but Linformer's projections were made for %lld: no "
-             "columns for later positions were trained; train with a longer data.length",
-             (long long)d->length, (long long)f->length);
+    LH_CHECK(
+        d->length <= f->length, LH_ERR_USAGE,
+        "a sequence of %lld positions, but Linformer's projections were made for %lld: no "
+        "columns for later positions exist; shorten data.length, or raise model.max_length (auto: "
+        "data.length) before training",
+        (long long)d->length, (long long)f->length);
 done:
     return st;
 }

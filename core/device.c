@@ -136,7 +136,7 @@ void lh_host_release(void **ptr)
 size_t lh_attend_scratch(const lh_device *d, int64_t heads, int64_t kv_heads, int64_t width,
                          int64_t k_rows)
 {
-    return d->kernels->attend_scratch(kv_heads, heads, width, k_rows, d->threads);
+    return d->kernels->attend_scratch(heads, kv_heads, width, k_rows, d->threads);
 }
 
 double lh_gemm_flops(const lh_gemm_args *a)

@@ -481,7 +481,7 @@ typedef struct lh_kernels {
 #undef LH_KERNEL_SLOT
     /* scratch bytes for attend and attend_grad (the larger of both), for key blocks of up to k_rows
      * rows */
-    size_t (*attend_scratch)(int64_t kv_heads, int64_t heads, int64_t width, int64_t k_rows,
+    size_t (*attend_scratch)(int64_t heads, int64_t kv_heads, int64_t width, int64_t k_rows,
                              int threads);
 } lh_kernels;
 

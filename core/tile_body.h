@@ -333,11 +333,11 @@ static void work_place(const job *s, int thread, work *w)
     for (int i = 0; i < PIECE_COUNT; i++) w->piece[i] = s->scratch + thread * size + offset[i];
 }
 
-size_t TILE_SLOT(attend_scratch)(int64_t kv_heads, int64_t heads, int64_t width, int64_t k_rows,
+size_t TILE_SLOT(attend_scratch)(int64_t heads, int64_t kv_heads, int64_t width, int64_t k_rows,
                                  int threads)
 {
-    (void)kv_heads;
     (void)heads;
+    (void)kv_heads;
     int64_t offset[PIECE_COUNT];
     int64_t size = work_layout(round_up(width, LANES), k_rows, offset);
     return (size_t)size * sizeof(real) * (size_t)max_of(threads, 1);
@@ -975,14 +975,27 @@ static void run_item(const job *s, int thread, int64_t item, int64_t first, int6
 }
 
 #ifdef _OPENMP
+/* May two blocks of queries hold the same row? a does not begin behind b. Blocks of one dilation do
+ * not, where their residue classes differ. */
+static bool blocks_meet(const lh_tile *a, const lh_tile *b)
+{
+    int64_t stride = a->nq > 1 ? a->q_stride : b->q_stride;
+    if (stride < 1 || (a->nq > 1 && b->nq > 1 && b->q_stride != stride)) return true;
+    int64_t apart = b->q_row - a->q_row;
+    return apart <= (a->nq - 1) * stride && apart % stride == 0;
+}
+
 /* May threads share one item's query blocks? Not if two blocks might hold the same row. */
 static bool blocks_disjoint(const job *s)
 {
+    int64_t reach = 0; /* from a block's first row to its last, at most */
     for (int64_t i = 0; i < s->n_tiles; i++) {
         const lh_tile *t = s->tiles + i;
-        if (t->q_stride != 1) return false;
-        if (i > 0 && !same_queries(t, t - 1) && t->q_row < (t - 1)->q_row + (t - 1)->nq)
-            return false;
+        if (i > 0 && same_queries(t, t - 1)) continue;
+        if (i > 0 && t->q_row < (t - 1)->q_row) return false;
+        for (int64_t j = i - 1; j >= 0 && t->q_row - s->tiles[j].q_row <= reach; j--)
+            if (blocks_meet(s->tiles + j, t)) return false;
+        reach = max_of(reach, (int64_t)(t->nq - 1) * t->q_stride);
     }
     return true;
 }

@@ -73,7 +73,7 @@ static void bench_help_features(FILE *out)
     (void)fprintf(
         out,
         "\nlonghaul bench features [--n 256] [--head-dim 16] [--features 16,32,128] [--scale 0.6]\n"
-        "                        [--draws 60] [--seed 1]\n\n"
+        "                        [--draws 60] [--kernel-draws 262144] [--seed 1]\n\n"
         "Measures how well random features (mechanism performer) estimate softmax attention, for\n"
         "queries and keys with entries scale N(0, 1). One object per estimator and number of\n"
         "features: arm, features, n, head_dim, scale, draws, mse (of the output, mean over draws "
@@ -240,7 +240,8 @@ static lh_status bench_parse(bench_options *o, int argc, char **argv)
                          .repeats = 7,
                          .seed = 1};
     LH_CHECK(argc > 0, LH_ERR_USAGE,
-             "bench wants to know what to measure: longhaul bench attention [options]");
+             "bench wants to know what to measure: longhaul bench attention [options], or longhaul "
+             "bench features [options]");
     LH_CHECK(strcmp(argv[0], "attention") == 0, LH_ERR_USAGE,
              "bench: '%s' cannot be measured; this build measures: attention, features (see "
              "longhaul bench --help)",

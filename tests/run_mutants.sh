@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tests can fail (design 7.8): every tests/mutants/NAME.patch plants one error in a copy of a source; the test that the
-# patch names must pass without it and fail with it. Prints "mutant NAME: caught by TEST" for each.
+# Tests can fail (README, invariant 8): every tests/mutants/NAME.patch plants one error in a copy of a source; the test
+# that the patch names must pass without it and fail with it. Prints "mutant NAME: caught by TEST" for each.
 #
 # usage: run_mutants.sh BUILD_FOLDER FOLDER_OF_PROGRAMS LAUNCHER...   (the number of ranks follows the launcher)
 # A patch begins with one line that says what is wrong, then "Test: NAME" and "Ranks: N". A patch that does not apply, a

@@ -300,10 +300,14 @@ static void test_contradictions(void **state)
         {"data: {path: b, task: masked_text, documents: 0}\nmodel: {kind: encoder, layers: 1, "
          "width: 8, heads: 1, attention: [{mechanism: linformer, k: 4}]}\n",
          "key 'model.attention.0.mechanism': 'linformer' cannot stop at the ends of documents: "
-         "leave out data.documents: every landmark"},
+         "every landmark"},
+        {"data: {path: b, task: masked_text, documents: 0}\nmodel: {kind: encoder, layers: 1, "
+         "width: 8, heads: 1, attention: [{mechanism: linformer, k: 4}]}\n",
+         "distance to a landmark exists; leave out data.documents, or use full or sliding_window"},
         {"data: {path: b}\nmodel: {layers: 1, width: 8, heads: 1, position: relative, attention: "
          "{mechanism: performer}}\n",
-         "'performer' has no relative positions: use another model.position: it never sees"},
+         "'performer' has no relative positions: it never sees"},
+        {ATTN("{mechanism: linformer, k: 4}"), "exists; use full, sliding_window or performer"},
     };
     expect_refusals(bad, sizeof bad / sizeof bad[0]);
 }
@@ -712,7 +716,8 @@ static void test_lists_refused(void **state)
         {"{global: }", "key 'global': expected one of"},
         {"{dilation: none}", "expected an integer or a list of integers from 1 to 99, got 'none'"},
         {"{dilation: [1, 2]}",
-         "a list with 2 values; expected one value, or one for each of the 3"},
+         "a list with 2 values; expected one value, or one for each of the 3 layers (each may be a "
+         "list: one per head)"},
         {"{dilation: [1, [2, 0], 3]}",
          "l.yaml:1:20: key 'dilation': expected an integer or a list"},
         {"{dilation: [1, [2, [3]], 3]}", "l.yaml:1:20: key 'dilation': expected an integer or a"},

@@ -393,7 +393,7 @@ static void run_kernels(const scene *c, const variant *kernel, const arrays *in,
         else
             ((float *)m.max)[i] = -INFINITY;
     }
-    size_t scratch = kernel->scratch(c->kv_heads, c->heads, c->width, c->k_rows, threads);
+    size_t scratch = kernel->scratch(c->heads, c->kv_heads, c->width, c->k_rows, threads);
     m.scratch = new_zeroed(scratch);
     memset(m.scratch, 0xff, scratch + 64); /* NaN: nothing may rely on what was there */
     run_forward(c, &m, threads);
@@ -626,18 +626,34 @@ static void test_groups(void **unused)
     check_scene(&c);
 }
 
+/* Every third query in blocks of 50, in the order of their first rows, as a plan lists them. */
+static void add_dilated(scene *c)
+{
+    for (int q = 0; q < 2; q++)
+        for (int phase = 0; phase < 3; phase++) {
+            lh_tile *t = add_tile(c, 0, phase + q * 150, 50, phase, 100);
+            t->q_stride = t->k_stride = 3;
+            t->k_step = 3;
+            t->lo = q * 50 - 20;
+            t->hi = q * 50 + 4;
+        }
+}
+
 static void test_strides(void **unused)
 {
     (void)unused;
     scene c = new_scene("dilated", 2, 1, 33, 300, 302);
-    for (int phase = 0; phase < 3; phase++) {
-        for (int q = 0; q < 2; q++) {
-            lh_tile *t = add_tile(&c, 0, phase + q * 150, 50, phase, 100);
-            t->q_stride = 3;
-            t->k_stride = 3;
-            t->lo = q * 50 - 20;
-            t->hi = q * 50 + 4;
-        }
+    add_dilated(&c);
+    check_scene(&c);
+    c.name = "dilated, blocks that share queries"; /* threads must not work on them at once */
+    c.batch = 1;
+    for (int i = 0; i < 3; i++) c.tile[i].nq = 80;
+    check_scene(&c);
+    c.name = "dilated, single queries of others' blocks between";
+    for (int i = 0; i < 3; i++) c.tile[i].nq = 50;
+    for (int i = 3; i < 6; i++) {
+        c.tile[i].q_row = 90 + i;
+        c.tile[i].nq = c.tile[i].q_stride = 1;
     }
     check_scene(&c);
     c = new_scene("strided keys", 1, 1, 16, 100, 300);
@@ -781,18 +797,6 @@ static void test_limits(void **unused)
         free(c.bits);
         free(c.limits);
     }
-}
-
-static void add_dilated(scene *c)
-{
-    for (int phase = 0; phase < 3; phase++)
-        for (int q = 0; q < 2; q++) {
-            lh_tile *t = add_tile(c, 0, phase + q * 150, 50, phase, 100);
-            t->q_stride = t->k_stride = 3;
-            t->k_step = 3;
-            t->lo = q * 50 - 20;
-            t->hi = q * 50 + 4;
-        }
 }
 
 static void test_limits_strided(void **unused)
