@@ -76,10 +76,11 @@ lh_status lhi_global_declare(const lh_attn_desc *d, lh_params *p)
         LH_TRY(lh_params_add(p, global_name(name, d, i, "_global.weight"),
                              lh_shape_2(LH_REAL, out, d->width), lh_place_replicated(),
                              LH_INIT_NORMAL, 1.0 / sqrt((double)d->width), &w));
-        w->number = lh_name_number(global_name(name, d, i, ".weight"));
+        (void)global_name(w->like, d, i, ".weight");
         if (!d->bias) continue;
         LH_TRY(lh_params_add(p, global_name(name, d, i, "_global.bias"), lh_shape_1(LH_REAL, out),
-                             lh_place_replicated(), LH_INIT_ZERO, 0.0, NULL));
+                             lh_place_replicated(), LH_INIT_ZERO, 0.0, &w));
+        (void)global_name(w->like, d, i, ".bias");
     }
 done:
     return st;

@@ -34,7 +34,7 @@ static const lh_field fields_mesh[] = {
     {.name = "layout", .type = LH_FIELD_CHOICE, .offset = AT_MESH(layout), .fallback = "contiguous",
      .choices = "contiguous|zigzag",
      .help = "how positions lie over ranks; zigzag: one early and one late part each, so that "
-             "causal attention is the same work on all"},
+             "causal attention is the same work on all (to a chunk; with align none exactly)"},
     {.name = "align", .type = LH_FIELD_CHOICE, .offset = AT_MESH(align), .fallback = "chunk",
      .choices = "chunk|none", .help = "where shards are cut: at chunk edges, or anywhere"},
     {.name = "chunk", .type = LH_FIELD_INT, .offset = AT_MESH(chunk), .fallback = "512", .min = 1,
