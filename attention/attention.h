@@ -3,7 +3,13 @@
  *
  * A mechanism fills one const table lh_attn_ops and is named in attention/registry.def. It declares
  * settings and parameters, records its forward on the tape (so its backward follows), and predicts
- * its cost by its own formula. */
+ * its cost by its own formula. What it builds on:
+ *
+ *   pattern.h    who may see whom
+ *   plan.h       which rows travel and which tiles are computed
+ *   attend.h     softmax over patterns as an operation of the tape
+ *   favor.h      sums of features; landmarks.h: projections of the sequence
+ *   band_cost.h  the formula of bands */
 #include "attention/plan.h"
 #include "core/ops.h"
 #include "core/settings.h"

@@ -37,7 +37,7 @@ lh_status lhi_global_check(const lhi_global_spec *spec, const lh_attn_desc *d)
     if (spec->kind == LHI_GLOBAL_NONE) return LH_OK;
     LH_CHECK(
         spec->kind != LHI_GLOBAL_TASK || d->max_global > 0, LH_ERR_USAGE,
-        "global: task, but the task names no global tokens: give a list of positions, or first");
+        "attention.global: the task names no global tokens: give a list of positions, or first");
     LH_CHECK(!d->relative, LH_ERR_UNSUP,
              "global tokens with relative positions: distances to all positions would need a table "
              "of the whole sequence; use rotary, learned, sinusoidal or no positions");
@@ -45,11 +45,13 @@ lh_status lhi_global_check(const lhi_global_spec *spec, const lh_attn_desc *d)
              "global tokens see all positions, and packed documents forbid it: leave out "
              "data.documents or global");
     for (int64_t i = 0; i < spec->n; i++) {
-        LH_CHECK(spec->position[i] < d->length, LH_ERR_USAGE,
-                 "global position %lld is behind the end of a sequence of %lld positions",
-                 (long long)spec->position[i], (long long)d->length);
+        LH_CHECK(
+            spec->position[i] < d->length, LH_ERR_USAGE,
+            "attention.global: position %lld is behind the end of a sequence of %lld positions: "
+            "take it out of the list, or raise data.length",
+            (long long)spec->position[i], (long long)d->length);
         LH_CHECK(i == 0 || spec->position[i - 1] < spec->position[i], LH_ERR_USAGE,
-                 "global positions must ascend: %lld is followed by %lld",
+                 "attention.global: positions must ascend, and %lld is followed by %lld",
                  (long long)spec->position[i - 1], (long long)spec->position[i]);
     }
 done:
@@ -74,10 +76,11 @@ lh_status lhi_global_declare(const lh_attn_desc *d, lh_params *p)
         LH_TRY(lh_params_add(p, global_name(name, d, i, "_global.weight"),
                              lh_shape_2(LH_REAL, out, d->width), lh_place_replicated(),
                              LH_INIT_NORMAL, 1.0 / sqrt((double)d->width), &w));
-        w->number = lh_name_number(global_name(name, d, i, ".weight"));
+        (void)global_name(w->like, d, i, ".weight");
         if (!d->bias) continue;
         LH_TRY(lh_params_add(p, global_name(name, d, i, "_global.bias"), lh_shape_1(LH_REAL, out),
-                             lh_place_replicated(), LH_INIT_ZERO, 0.0, NULL));
+                             lh_place_replicated(), LH_INIT_ZERO, 0.0, &w));
+        (void)global_name(w->like, d, i, ".bias");
     }
 done:
     return st;

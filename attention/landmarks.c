@@ -46,16 +46,6 @@ static int64_t landmarks_below(int64_t begin, int64_t stride, int64_t end)
     return end > begin ? (end - begin + stride - 1) / stride : 0;
 }
 
-static int64_t landmarks_gcd(int64_t a, int64_t b)
-{
-    while (b != 0) {
-        int64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
 /* Addresses: head `h` of the group in row `row` of sequence b. */
 static int64_t landmarks_x_at(const landmarks_run *r, int64_t b, int64_t row, int64_t h)
 {
@@ -159,7 +149,7 @@ typedef struct landmarks_tap {
 static landmarks_tap landmarks_tap_of(const landmarks_run *r, const landmarks_rows *at, int64_t i)
 {
     int64_t kernel = r->d->length / r->d->blocks;
-    int64_t common = landmarks_gcd(kernel, at->stride);
+    int64_t common = lhi_gcd(kernel, at->stride);
     int64_t position = at->position + i * at->stride;
     int64_t row_step = kernel / common;
     return (landmarks_tap){.row = at->row + i,
@@ -174,7 +164,7 @@ static landmarks_tap landmarks_tap_of(const landmarks_run *r, const landmarks_ro
 static int64_t landmarks_taps(const landmarks_run *r, const landmarks_rows *at)
 {
     int64_t kernel = r->d->length / r->d->blocks;
-    return lhi_min(at->count, kernel / landmarks_gcd(kernel, at->stride));
+    return lhi_min(at->count, kernel / lhi_gcd(kernel, at->stride));
 }
 
 static void landmarks_conv(const landmarks_run *r, const landmarks_rows *at)

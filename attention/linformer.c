@@ -145,10 +145,12 @@ static lh_status linformer_check(const lh_attn_desc *d, const linformer_form *f)
              "attention.k %lld blocks of %lld positions: some would have nothing to take the mean "
              "of; make k smaller",
              (long long)f->most, (long long)f->length);
-    LH_CHECK(d->length <= f->length, LH_ERR_USAGE,
-             "a sequence of %lld positions, but Linformer's projections were made for %lld: no "
-             "columns for later positions were trained; train with a longer data.length",
-             (long long)d->length, (long long)f->length);
+    LH_CHECK(
+        d->length <= f->length, LH_ERR_USAGE,
+        "a sequence of %lld positions, but Linformer's projections were made for %lld: no "
+        "columns for later positions exist; shorten data.length, or raise model.max_length (auto: "
+        "data.length) before training",
+        (long long)d->length, (long long)f->length);
 done:
     return st;
 }
@@ -431,28 +433,6 @@ static bool linformer_moves(const lh_attn_desc *d, const linformer_form *f)
     return f->kind == LH_LANDMARK_LEARNED && f->table != d->layout;
 }
 
-/* Rows of E that this rank sends to, and receives from, other ranks for a shorter sequence. */
-static void linformer_moved(const lh_attn_desc *d, const linformer_form *f, int rank, int64_t *sent,
-                            int64_t *received)
-{
-    int64_t runs = 0;
-    const lh_run *run = lh_layout_runs(f->table, rank, &runs);
-    int64_t mine = d->layout->rows[rank];
-    int64_t stay = 0;
-    int64_t leave = 0;
-    for (int64_t i = 0; i < runs; i++)
-        for (int64_t j = 0; j < run[i].count; j++) {
-            int64_t position = run[i].start + j * run[i].stride;
-            if (position >= d->length) continue;
-            if (lh_layout_row(d->layout, rank, position) >= 0)
-                stay++;
-            else
-                leave++;
-        }
-    *sent = leave;
-    *received = mine - stay;
-}
-
 /* Multiply-adds of the projections for one position and sequence: forward; the backward has as many
  * for the rows and, with weights, as many for these. */
 static double linformer_work(const lh_attn_desc *d, const linformer_form *f)
@@ -480,7 +460,7 @@ static lh_status linformer_predict(const lh_attn_desc *d, int ranks, int rank, l
     int64_t landmarks = 2 * d->batch * f.rows * d->head_width * real;
     bool one = f.sharing == LINFORMER_KV || f.sharing == LINFORMER_LAYERWISE;
     int64_t row = (one ? 1 : 2) * f.columns * real; /* of E and F */
-    if (linformer_moves(d, &f)) linformer_moved(d, &f, rank, &sent, &received);
+    if (linformer_moves(d, &f)) lh_layout_moved(f.table, d->layout, rank, &sent, &received);
     c->forward_bytes = sent * row;
     c->backward_bytes = received * row;
     c->summary_bytes = ranks > 1 ? 2 * landmarks : 0;

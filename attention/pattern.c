@@ -53,16 +53,6 @@ lh_pattern lh_pattern_band(int64_t lo, int64_t hi)
 
 /* --- comb: a band of every step-th distance --- */
 
-static int64_t floor_div(int64_t a, int64_t b)
-{
-    return a / b - (a % b < 0);
-}
-
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return a / b + (a % b > 0);
-}
-
 /* The distance of o steps, no farther than LH_FAR. */
 static int64_t comb_reach(int64_t o, int64_t step)
 {
@@ -80,8 +70,8 @@ static lh_cover comb_cover(const lh_pattern *p, lh_range q, lh_range k)
     if (q.begin >= q.end || k.begin >= k.end) return LH_EMPTY;
     int64_t nearest = k.begin - (q.end - 1); /* every j - i from here to farthest occurs */
     int64_t farthest = k.end - 1 - q.begin;
-    int64_t first = lhi_max(p->arg[0], ceil_div(nearest, p->arg[2]));
-    int64_t last = lhi_min(p->arg[1], floor_div(farthest, p->arg[2]));
+    int64_t first = lhi_max(p->arg[0], lhi_ceil_div(nearest, p->arg[2]));
+    int64_t last = lhi_min(p->arg[1], lhi_floor_div(farthest, p->arg[2]));
     if (first > last) return LH_EMPTY;
     return nearest == farthest ? LH_FULL : LH_MIXED;
 }
@@ -98,8 +88,8 @@ static lh_status comb_needs(const lh_pattern *p, lh_range q, int64_t n, lh_runs 
         if (begin < end) LH_TRY(lh_runs_add(out, begin, end - begin, 1));
         goto done;
     }
-    int64_t first = lhi_max(p->arg[0], ceil_div(-(q.end - 1), step));
-    int64_t last = lhi_min(p->arg[1], floor_div(n - 1 - q.begin, step));
+    int64_t first = lhi_max(p->arg[0], lhi_ceil_div(-(q.end - 1), step));
+    int64_t last = lhi_min(p->arg[1], lhi_floor_div(n - 1 - q.begin, step));
     for (int64_t o = first; o <= last; o++) {
         int64_t begin = lhi_max(0, q.begin + o * step);
         int64_t end = lhi_min(n, q.end + o * step);
@@ -301,19 +291,14 @@ static bool and_combs(const lh_pattern *a, const lh_pattern *b, lh_pattern *out)
     int64_t step[2];
     if (!lh_pattern_is_comb(a, &lo[0], &hi[0], &step[0])) return false;
     if (!lh_pattern_is_comb(b, &lo[1], &hi[1], &step[1])) return false;
-    int64_t x = step[0];
-    for (int64_t y = step[1]; y != 0;) { /* Euclid: x becomes the greatest common divisor */
-        int64_t rest = x % y;
-        x = y;
-        y = rest;
-    }
+    int64_t x = lhi_gcd(step[0], step[1]);
     /* NOLINTNEXTLINE(clang-analyzer-core.DivideZero): x divides the steps, which are at least 1 */
     if (step[0] / x > LH_FAR / step[1]) return false;
     int64_t both = step[0] / x * step[1];
     int64_t low = lhi_max(comb_reach(lo[0], step[0]), comb_reach(lo[1], step[1]));
     int64_t high = lhi_min(comb_reach(hi[0], step[0]), comb_reach(hi[1], step[1]));
-    *out = lh_pattern_dilated(low <= -LH_FAR ? -LH_FAR : ceil_div(low, both),
-                              high >= LH_FAR ? LH_FAR : floor_div(high, both), both);
+    *out = lh_pattern_dilated(low <= -LH_FAR ? -LH_FAR : lhi_ceil_div(low, both),
+                              high >= LH_FAR ? LH_FAR : lhi_floor_div(high, both), both);
     return true;
 }
 

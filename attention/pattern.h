@@ -3,7 +3,7 @@
  *
  * A pattern answers for two positions, for two ranges of positions (EMPTY, MIXED or FULL), and
  * gives for a range of queries the runs of keys that they may see. Patterns compose by AND and OR.
- * They are pure values: a band with operands borrowed from whoever declares them. */
+ * They are pure values, whose operands and lists are borrowed from whoever declares them. */
 #include "core/layout.h"
 
 typedef enum lh_cover { LH_EMPTY, LH_MIXED, LH_FULL } lh_cover;

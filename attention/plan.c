@@ -34,16 +34,6 @@ static plan_list plan_part(const plan_list *l, int64_t from, int64_t every, int6
                        l->position + from * l->stride, l->stride * every};
 }
 
-static int64_t floor_div(int64_t a, int64_t b)
-{
-    return a / b - (a % b < 0);
-}
-
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return a / b + (a % b > 0);
-}
-
 static int32_t plan_clamp(int64_t x)
 {
     return (int32_t)lhi_max(-LH_TILE_FAR, lhi_min(LH_TILE_FAR, x));
@@ -53,7 +43,7 @@ static int32_t plan_clamp(int64_t x)
 
 static int64_t span_residue(const plan_span *s)
 {
-    return s->start - floor_div(s->start, s->stride) * s->stride;
+    return s->start - lhi_floor_div(s->start, s->stride) * s->stride;
 }
 
 /* By stride, residue class, start. */
@@ -198,8 +188,8 @@ static lh_status plan_band(plan_make *m, const plan_list *q, const plan_list *k)
     lh_status st = LH_OK;
     int64_t steps = k->stride / m->step;
     int64_t shift = (k->position - q->position) / m->step;
-    int64_t lo = ceil_div(m->lo - shift, steps); /* of j - i */
-    int64_t hi = floor_div(m->hi - shift, steps);
+    int64_t lo = lhi_ceil_div(m->lo - shift, steps); /* of j - i */
+    int64_t hi = lhi_floor_div(m->hi - shift, steps);
     int64_t begin = lhi_max(0, lo);
     int64_t end = lhi_min(k->count, q->count + hi);
     int64_t chunk = m->keys->chunk;
@@ -207,7 +197,7 @@ static lh_status plan_band(plan_make *m, const plan_list *q, const plan_list *k)
         int64_t position = k->position + begin * k->stride;
         int64_t edge = position / chunk + 1; /* in chunks */
         bool first = position < k->stride || (position - k->stride) / chunk < position / chunk;
-        int64_t next = ceil_div(edge * chunk - k->position, k->stride);
+        int64_t next = lhi_ceil_div(edge * chunk - k->position, k->stride);
         int64_t stop = first ? end : lhi_min(end, next);
         plan_list part = plan_part(k, begin, 1, stop - begin);
         lh_tile t = plan_tile(q, &part);
@@ -274,7 +264,7 @@ static lh_status plan_run_bits(plan_make *m, const plan_list *q, const plan_list
     for (int64_t j = 0; j < k->count;) {
         int64_t position = k->position + j * k->stride;
         int64_t room = chunk - position % chunk; /* positions to the edge */
-        int64_t count = lhi_min(k->count - j, ceil_div(room, k->stride));
+        int64_t count = lhi_min(k->count - j, lhi_ceil_div(room, k->stride));
         count = lhi_min(count, PLAN_TILE_K);
         if (q->count > 1 && q->stride != k->stride) count = 1;
         plan_list part = plan_part(k, j, 1, count);
@@ -301,8 +291,8 @@ static lh_status plan_stretch_bits(plan_make *m, const plan_list *q, const plan_
     }
     for (; low < m->needs.count; low++) {
         const lh_run *r = &m->needs.run[low];
-        int64_t begin = lhi_max(0, ceil_div(r->start - k->position, k->stride));
-        int64_t end = lhi_min(k->count, ceil_div(r->start + r->count - k->position, k->stride));
+        int64_t begin = lhi_max(0, lhi_ceil_div(r->start - k->position, k->stride));
+        int64_t end = lhi_min(k->count, lhi_ceil_div(r->start + r->count - k->position, k->stride));
         if (begin >= k->count) break;
         plan_list part = plan_part(k, begin, 1, end - begin);
         if (begin < end) LH_TRY(plan_run_bits(m, q, &part));
@@ -315,14 +305,7 @@ done:
  * again whole steps apart. */
 static int64_t plan_classes(const plan_make *m, int64_t stride)
 {
-    int64_t a = m->step;
-    int64_t b = stride;
-    while (b != 0) {
-        int64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return m->step / a;
+    return m->step / lhi_gcd(m->step, stride);
 }
 
 /* The keys of a stretch that lie whole steps from the query block, spaced as it is. Returns false

@@ -66,7 +66,7 @@ static lhi_global_spec window_global(const lh_window_settings *s)
                              .position = s->global.item};
 }
 
-/* A window beyond any sequence is no limit at all, so that the exchange treats it as such. */
+/* What a group of heads sees, for the formula. */
 static lh_band window_band(const lh_attn_desc *d, const window_group *g)
 {
     int64_t h = ((const lh_window_settings *)d->settings)->window;
@@ -84,22 +84,25 @@ static lh_status window_groups(const lh_attn_desc *d, window_group *group, int *
     const lh_int_list *list = &((const lh_window_settings *)d->settings)->dilation;
     int64_t per_kv = d->heads / d->kv_heads;
     *n = 0;
-    LH_CHECK(list->count == 1 || list->count == d->heads, LH_ERR_USAGE,
-             "dilation has %d values: give one, or one for each of the %lld heads", list->count,
-             (long long)d->heads);
+    LH_CHECK(
+        list->count == 1 || list->count == d->heads, LH_ERR_USAGE,
+        "attention.dilation has %d values for one layer: give one number, or one for each of the "
+        "%lld query heads",
+        list->count, (long long)d->heads);
     for (int64_t h = 0; h < d->heads; h++) {
         int64_t step = list->item[list->count == 1 ? 0 : h];
         if (*n > 0 && group[*n - 1].step == step) {
             group[*n - 1].n_heads++;
             continue;
         }
-        LH_CHECK(
-            h % per_kv == 0, LH_ERR_USAGE,
-            "dilation changes at head %lld, inside the %lld query heads that share a key/value "
-            "head: give these the same dilation",
-            (long long)h, (long long)per_kv);
+        LH_CHECK(h % per_kv == 0, LH_ERR_USAGE,
+                 "attention.dilation changes at head %lld, inside the %lld query heads that share "
+                 "a key/value "
+                 "head: give these the same dilation",
+                 (long long)h, (long long)per_kv);
         LH_CHECK(*n < WINDOW_GROUPS, LH_ERR_USAGE,
-                 "dilation changes more than %d times from head to head: put heads with the same "
+                 "attention.dilation changes more than %d times from head to head: put heads with "
+                 "the same "
                  "dilation side by side",
                  WINDOW_GROUPS - 1);
         group[(*n)++] = (window_group){.head = h, .n_heads = 1, .step = step};
@@ -195,8 +198,8 @@ done:
 
 const lh_attn_ops lh_attn_sliding_window = {
     .name = "sliding_window",
-    .help = "a band of `window` positions around the query, dilated per head, with global tokens "
-            "(halo exchange over ranks)",
+    .help = "a band of `window` positions around the query, dilated per head, with global tokens: "
+            "Longformer (halo exchange over ranks)",
     .settings = window_fields,
     .settings_bytes = sizeof(lh_window_settings),
     .caps = LH_ATTN_CAUSAL | LH_ATTN_BIDIRECTIONAL | LH_ATTN_GQA | LH_ATTN_RELATIVE |

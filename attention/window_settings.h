@@ -11,7 +11,6 @@ typedef struct lh_window_settings {
 /* lh_window_plain - a window without dilation and global tokens. Local. */
 static inline lh_window_settings lh_window_plain(int64_t window)
 {
-    return (lh_window_settings){.window = window,
-                                .dilation = {.word = -1, .count = 1, .item = {1}},
-                                .global = {.word = 0}};
+    return (lh_window_settings){
+        .window = window, .dilation = {.word = -1, .count = 1, .item = {1}}, .global = {.word = 0}};
 }

@@ -161,14 +161,17 @@ done:
     return st;
 }
 
-/* n positions in whole units over blocks as evenly as possible: sizes [blocks]. The first blocks get
- * one unit more; only the last unit of all can be short. */
-static void layout_spread(int64_t n, int64_t unit, int64_t blocks, int64_t *sizes)
+/* n positions in whole units over blocks as evenly as possible: sizes [blocks]. Of the blocks that get
+ * one unit more, at most `lead` are the first ones and the others the last ones; only the last unit of
+ * all can be short. */
+static void layout_spread(int64_t n, int64_t unit, int64_t blocks, int64_t lead, int64_t *sizes)
 {
     int64_t placed = 0;
     int64_t units = n / unit + (n % unit != 0);
+    int64_t first = lhi_min(units % blocks, lead);
+    int64_t last = units % blocks - first;
     for (int64_t b = 0; b < blocks; b++) {
-        int64_t mine = units / blocks + (b < units % blocks);
+        int64_t mine = units / blocks + (b < first || b >= blocks - last);
         sizes[b] = mine > (n - placed) / unit ? n - placed : mine * unit;
         placed += sizes[b];
     }
@@ -182,7 +185,7 @@ lh_status lh_layout_contiguous(int64_t n, int ranks, int64_t chunk, bool align_c
     *out = NULL;
     LH_TRY(layout_check_size(n, ranks, chunk));
     LH_TRY(lh_new((size_t)ranks * sizeof *sizes, &sizes));
-    layout_spread(n, align_chunk ? chunk : 1, ranks, sizes);
+    layout_spread(n, align_chunk ? chunk : 1, ranks, ranks, sizes);
     LH_TRY(lh_layout_from_sizes(sizes, ranks, chunk, out));
 done:
     lh_free(&sizes);
@@ -200,7 +203,7 @@ lh_status lh_layout_zigzag(int64_t n, int ranks, int64_t chunk, bool align_chunk
     *out = NULL;
     LH_TRY(layout_check_size(n, ranks, chunk));
     LH_TRY(lh_new((size_t)blocks * sizeof *sizes, &sizes));
-    layout_spread(n, align_chunk ? chunk : 1, blocks, sizes);
+    layout_spread(n, align_chunk ? chunk : 1, blocks, ranks, sizes);
     LH_TRY(layout_new(n, ranks, chunk, "zigzag", blocks, &l));
     for (int r = 0; r < ranks; r++) {
         int64_t used = l->first[r];

@@ -40,8 +40,10 @@ LH_NODISCARD lh_status lh_layout_contiguous(int64_t n, int ranks, int64_t chunk,
 
 /* lh_layout_zigzag - positions are cut into 2 ranks blocks; rank r holds block r and block 2 ranks -
  * 1 - r, so that causal attention is the same work on every rank (Zhu 2024, "ring flash attention").
- * align_chunk: blocks are whole chunks, as even as possible; otherwise as even as possible. Runs of a
- * rank: at most two, ascending; empty blocks make none. Local, pure. */
+ * align_chunk: blocks are whole chunks, as even as possible; otherwise as even as possible. Where they
+ * cannot be equal, the early blocks of the first ranks get one chunk more, then their late ones: the
+ * busiest rank has at most one chunk's share more rows, and work, than the mean. Runs of a rank: at
+ * most two, ascending; empty blocks make none. Local, pure. */
 LH_NODISCARD lh_status lh_layout_zigzag(int64_t n, int ranks, int64_t chunk, bool align_chunk,
                                         lh_layout **out);
 

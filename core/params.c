@@ -84,7 +84,6 @@ lh_status lh_params_add(lh_params *p, const char *name, lh_shape whole, lh_place
     q->grad_place = lh_place_dual(&place);
     q->init = init;
     q->std = std;
-    q->number = lh_name_number(name);
     q->decay = whole.ndim >= 2;
     LH_TRY(param_localise(q, p->coord));
     LH_TRY(lh_grow(&p->item, &p->capacity, p->count + 1, sizeof(lh_param *)));
@@ -184,7 +183,8 @@ static int64_t param_global_index(const lh_param *q, int rank, int64_t i)
 static void param_normal(const lh_params *p, int64_t number, uint64_t seed, lh_real *host)
 {
     const lh_param *q = p->item[number];
-    const uint64_t stream = lh_stream_id(LH_STREAM_PARAMETER, q->number);
+    const char *source = q->like[0] != '\0' ? q->like : q->name;
+    const uint64_t stream = lh_stream_id(LH_STREAM_PARAMETER, lh_name_number(source));
     int64_t n = lh_shape_count(&q->shape);
     for (int64_t done = 0; done < n; done += PARAMS_PIECE) {
         int64_t piece = n - done < PARAMS_PIECE ? n - done : PARAMS_PIECE;
@@ -207,7 +207,7 @@ lh_status lh_params_initialise(lh_params *p, uint64_t seed)
     for (int64_t i = 0; i < p->count; i++) {
         lh_param *q = p->item[i];
         if (q->init == LH_INIT_FUNCTION) {
-            LH_TRY(lh_params_draw(p, q, seed, q->number));
+            LH_TRY(lh_params_draw(p, q, seed, lh_name_number(q->name)));
             continue;
         }
         if (q->init == LH_INIT_NORMAL) {

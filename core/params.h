@@ -28,8 +28,9 @@ typedef struct lh_param {
     lh_place place;
     lh_init_kind init;
     double std; /* LH_INIT_NORMAL */
-    /* of the initial values: lh_name_number(name); that of another name: a copy of its values */
-    uint32_t number;
+    /* name of the parameter of the same shape that this one starts as a copy of: in initial values, and
+     * in a checkpoint that lacks this one; "": none */
+    char like[96];
     bool decay; /* weight decay applies: two or more dimensions */
     /* a value that is not learned (a random projection): its gradient and moments stay zero, and
      * lh_params_total leaves it out; checkpoints hold it, one without it leaves it as drawn */

@@ -15,7 +15,7 @@ enum { BENCH_SETTINGS = 16, BENCH_ASSIGNMENT = 128, BENCH_WINDOW = 256 };
 
 /* What the command line says; LH_AUTO and NULL: nothing. */
 typedef struct bench_options {
-    const char *mechanism, *isa;
+    const char *mechanism, *isa, *layout;
     int64_t n, window, head_width, heads, kv_heads, batch, threads, repeats, seed, causal;
     const char *setting[BENCH_SETTINGS]; /* "KEY=VALUE" */
     int n_settings;
@@ -38,6 +38,7 @@ typedef struct bench_option {
 static const bench_option bench_table[] = {
     BENCH_WORD("--mechanism", mechanism),
     BENCH_WORD("--isa", isa),
+    BENCH_WORD("--layout", layout),
     BENCH_INT("--n", n, 1, (int64_t)1 << 40),
     BENCH_INT("--window", window, 0, (int64_t)1 << 40),
     BENCH_INT("--head-dim", head_width, 1, 4096),
@@ -67,6 +68,22 @@ static const bench_default bench_defaults[] = {
 };
 enum { BENCH_DEFAULTS = sizeof bench_defaults / sizeof bench_defaults[0] };
 
+static void bench_help_features(FILE *out)
+{
+    (void)fprintf(
+        out,
+        "\nlonghaul bench features [--n 256] [--head-dim 16] [--features 16,32,128] [--scale 0.6]\n"
+        "                        [--draws 60] [--kernel-draws 262144] [--seed 1]\n\n"
+        "Measures how well random features (mechanism performer) estimate softmax attention, for\n"
+        "queries and keys with entries scale N(0, 1). One object per estimator and number of\n"
+        "features: arm, features, n, head_dim, scale, draws, mse (of the output, mean over draws "
+        "of\n"
+        "inputs and projections), output_variance. Then the error of the estimated kernel for one\n"
+        "fixed pair and head_dim rows: kernel, rows, scale, draws, truth, mse, and its formula, "
+        "or\n"
+        "bound for orthogonal rows.\n");
+}
+
 void lh_bench_help(FILE *out)
 {
     (void)fprintf(
@@ -93,14 +110,15 @@ void lh_bench_help(FILE *out)
         "  --threads T       threads of each rank (1)\n"
         "  --repeats R       measured repeats after one warm-up (7)\n"
         "  --isa NAME        auto, avx512, avx2 or portable (auto)\n"
-        "  --seed S          of the random inputs (1)\n\n"
+        "  --seed S          of the random inputs (1)\n"
+        "  --layout L        contiguous, or zigzag: balanced causal attention (contiguous)\n\n"
         "Mechanisms:");
     for (int i = 0; i < lh_attn_count(); i++) (void)fprintf(out, " %s", lh_attn_at(i)->name);
     (void)fprintf(
         out,
         "\n\nFields:\n"
         "  mechanism, n, ranks, threads (of each rank), batch, heads, kv_heads, head_dim, causal\n"
-        "  window                  null: no such setting\n"
+        "  layout, window          window null: no such setting\n"
         "  isa, precision          what ran\n"
         "  forward_s, backward_s   the slowest rank of each repeat, then the median of the "
         "repeats\n"
@@ -119,17 +137,8 @@ void lh_bench_help(FILE *out)
         "  sent_bytes              of one forward and backward, the mean over ranks\n"
         "  predicted_sent_bytes    the same by formula\n"
         "  comm_wait_s             of one forward and backward, spent waiting for messages, the\n"
-        "                          largest over ranks\n"
-        "\nlonghaul bench features [--n 256] [--head-dim 16] [--features 16,32,128] [--scale 0.6]\n"
-        "                        [--draws 60] [--seed 1]\n\n"
-        "Measures how well random features (mechanism performer) estimate softmax attention, for\n"
-        "queries and keys with entries scale N(0, 1). One object per estimator and number of\n"
-        "features: arm, features, n, head_dim, scale, draws, mse (of the output, mean over draws "
-        "of\n"
-        "inputs and projections), output_variance. Then the error of the estimated kernel for one\n"
-        "fixed pair and head_dim rows: kernel, rows, scale, draws, truth, mse, and its formula, "
-        "or\n"
-        "bound for orthogonal rows.\n");
+        "                          largest over ranks\n");
+    bench_help_features(out);
 }
 
 static lh_status bench_integer(const bench_option *option, const char *text, int64_t *out)
@@ -219,6 +228,7 @@ static lh_status bench_parse(bench_options *o, int argc, char **argv)
 {
     lh_status st = LH_OK;
     *o = (bench_options){.isa = "auto",
+                         .layout = "contiguous",
                          .n = LH_AUTO,
                          .window = LH_AUTO,
                          .causal = LH_AUTO,
@@ -230,7 +240,8 @@ static lh_status bench_parse(bench_options *o, int argc, char **argv)
                          .repeats = 7,
                          .seed = 1};
     LH_CHECK(argc > 0, LH_ERR_USAGE,
-             "bench wants to know what to measure: longhaul bench attention [options]");
+             "bench wants to know what to measure: longhaul bench attention [options], or longhaul "
+             "bench features [options]");
     LH_CHECK(strcmp(argv[0], "attention") == 0, LH_ERR_USAGE,
              "bench: '%s' cannot be measured; this build measures: attention, features (see "
              "longhaul bench --help)",
@@ -319,6 +330,9 @@ static lh_status bench_case(const bench_options *o, const bench_default *def, lh
                           .repeats = (int)o->repeats,
                           .isa = o->isa,
                           .seed = (uint64_t)o->seed};
+    c->zigzag = strcmp(o->layout, "zigzag") == 0;
+    LH_CHECK(c->zigzag || strcmp(o->layout, "contiguous") == 0, LH_ERR_USAGE,
+             "bench: --layout: expected contiguous or zigzag, got '%s'", o->layout);
     LH_TRY(bench_mechanism(name, &c->ops));
     const lh_field *field = bench_window_field(c->ops);
     bool given = false;

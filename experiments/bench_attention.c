@@ -126,6 +126,8 @@ static lh_status bench_mechanism_create(bench *b)
                              .batch = c->batch,
                              .length = c->n,
                              .layout = b->layout,
+                             .max_length = c->n,
+                             .table = b->layout,
                              .settings = c->settings,
                              .seed = c->seed};
     LH_TRY(lh_attn_check(c->ops, &b->desc));
@@ -192,7 +194,10 @@ static lh_status bench_create(bench *b)
     LH_TRY(lh_mesh_create_counting(1, ranks, lh_comm_rank(b->world), &b->counting_mesh));
     LH_TRY(lh_device_create_cpu(c->isa, c->threads, &b->device));
     LH_TRY(lh_device_create_count(c->isa, c->threads, &b->counting_device));
-    LH_TRY(lh_layout_contiguous(c->n, ranks, BENCH_CHUNK, true, &b->layout));
+    if (c->zigzag)
+        LH_TRY(lh_layout_zigzag(c->n, ranks, BENCH_CHUNK, true, &b->layout));
+    else
+        LH_TRY(lh_layout_contiguous(c->n, ranks, BENCH_CHUNK, true, &b->layout));
     LH_TRY(bench_mechanism_create(b));
     LH_TRY(bench_gemm_create(b));
     LH_TRY(bench_inputs(b));
@@ -334,6 +339,7 @@ static void bench_json(const bench *b, const bench_result *r, lh_json *j)
     lh_json_int(j, "kv_heads", c->kv_heads);
     lh_json_int(j, "head_dim", c->head_width);
     lh_json_bool(j, "causal", c->causal);
+    lh_json_string(j, "layout", b->layout->name);
     if (lhi_bench_window(c, &window))
         lh_json_int(j, "window", window);
     else

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/integer.h"
 #include "core/random.h"
 #include "experiments/bench_internal.h"
 #include "io/metrics.h"
@@ -14,8 +15,8 @@
 
 enum {
     FEATURES_LIST = 16,
-    FEATURES_KERNEL = 1 << 20, /* rows of one projection for the kernel's error */
-    FEATURES_KERNEL_DRAWS = 4  /* such projections */
+    FEATURES_KERNEL_ROWS = 1 << 20, /* rows of one projection for the kernel's error, at most */
+    FEATURES_KERNEL_DRAWS = 4       /* such projections, each of many independent draws */
 };
 enum { FEATURES_Q, FEATURES_K, FEATURES_V, FEATURES_INPUTS };
 
@@ -51,7 +52,7 @@ static const features_arm features_kernels[] = {
 enum { FEATURES_KERNELS = sizeof features_kernels / sizeof features_kernels[0] };
 
 typedef struct features_options {
-    int64_t n, head_width, draws, seed;
+    int64_t n, head_width, draws, seed, kernel_draws;
     double scale;
     int count;
     int64_t features[FEATURES_LIST];
@@ -119,17 +120,18 @@ done:
 static lh_status features_option(features_options *o, const char *name, const char *value)
 {
     lh_status st = LH_OK;
-    enum { SCALE = 4, OPTIONS = 5 };
-    static const char *const names[] = {"--n", "--head-dim", "--draws", "--seed", "--scale"};
-    static const double most[] = {1 << 16, 1024, 1 << 20, 1e15, 100};
-    int64_t *const member[] = {&o->n, &o->head_width, &o->draws, &o->seed};
+    enum { SCALE = 5, OPTIONS = 6 };
+    static const char *const names[] = {"--n",    "--head-dim",     "--draws",
+                                        "--seed", "--kernel-draws", "--scale"};
+    static const double most[] = {1 << 16, 1024, 1 << 20, 1e15, 1 << 24, 100};
+    int64_t *const member[] = {&o->n, &o->head_width, &o->draws, &o->seed, &o->kernel_draws};
     double number = 0.0;
     int k = 0;
     if (strcmp(name, "--features") == 0) return features_list(o, value);
     while (k < OPTIONS && strcmp(name, names[k]) != 0) k++;
     LH_CHECK(k < OPTIONS, LH_ERR_USAGE,
              "bench features: unknown option '%s'; expected --n, --head-dim, --features, --scale, "
-             "--draws or --seed",
+             "--draws, --kernel-draws or --seed",
              name);
     LH_TRY(features_number(name, value, k == SCALE ? 0.0 : 1.0, most[k], &number));
     if (k == SCALE)
@@ -144,6 +146,7 @@ static lh_status features_parse(features_options *o, int argc, char **argv)
 {
     lh_status st = LH_OK;
     *o = (features_options){.n = 256, .head_width = 16, .draws = 60, .seed = 1, .scale = 0.6};
+    o->kernel_draws = 1 << 18;
     LH_TRY(features_list(o, "16,32,128"));
     for (int i = 0; i < argc; i += 2)
         LH_TRY(features_option(o, argv[i], i + 1 < argc ? argv[i + 1] : NULL));
@@ -386,7 +389,8 @@ static lh_status kernel_open(features_kernel *k)
 {
     lh_status st = LH_OK;
     int64_t d = k->run.o->head_width;
-    k->groups = FEATURES_KERNEL / d;
+    int64_t wanted = (k->run.o->kernel_draws + FEATURES_KERNEL_DRAWS - 1) / FEATURES_KERNEL_DRAWS;
+    k->groups = lhi_min(wanted, FEATURES_KERNEL_ROWS / d);
     k->numbers = d * k->run.arm->numbers;
     LH_TRY(features_mechanism(&k->run, k->groups * d));
     lh_device *device = k->run.device;

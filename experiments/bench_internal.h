@@ -8,7 +8,7 @@ typedef struct lhi_bench_case {
     const lh_attn_ops *ops;
     const void *settings; /* of the mechanism, filled */
     int64_t n, batch, heads, kv_heads, head_width;
-    bool causal;
+    bool causal, zigzag;
     int threads, repeats;
     const char *isa;
     uint64_t seed;

@@ -74,30 +74,49 @@ done:
     return st;
 }
 
+/* "full, sliding_window or performer": the mechanisms that accept it. */
+static const char *check_others(uint32_t cap, char *text, size_t bytes)
+{
+    int left = 0;
+    size_t used = 0;
+    for (int i = 0; i < lh_attn_count(); i++) left += (lh_attn_at(i)->caps & cap) != 0;
+    text[0] = '\0';
+    for (int i = 0; i < lh_attn_count() && used < bytes; i++) {
+        if ((lh_attn_at(i)->caps & cap) == 0) continue;
+        left--;
+        used += (size_t)snprintf(text + used, bytes - used, "%s%s", lh_attn_at(i)->name,
+                                 left > 1    ? ", "
+                                 : left == 1 ? " or "
+                                             : "");
+    }
+    return text;
+}
+
 /* What a mechanism refuses by its table; what depends on settings, lengths and ranks it refuses
  * itself, later. */
 static lh_status check_mechanism(const lh_node *root, const lh_config *c, int layer)
 {
     lh_status st = LH_OK;
-    char p[LH_PLACE_MAX], key[64];
+    char p[LH_PLACE_MAX], key[64], others[300];
     const lh_model_desc *m = &c->model;
     const lh_attn_ops *ops = m->attention[layer].ops;
     bool causal = m->kind == LH_MODEL_DECODER;
     const struct {
         bool wanted;
         uint32_t cap;
-        const char *lacks;
+        const char *lacks, *instead;
     } wish[] = {
-        {causal, LH_ATTN_CAUSAL, "has no causal form, which model.kind decoder needs"},
+        {causal, LH_ATTN_CAUSAL, "has no causal form, which model.kind decoder needs", ""},
         {!causal, LH_ATTN_BIDIRECTIONAL,
-         "has no bidirectional form, which model.kind encoder needs"},
-        {m->kv_heads != m->heads, LH_ATTN_GQA,
-         "needs as many key/value heads as query heads: leave out model.kv_heads"},
-        {m->position == LH_POSITION_RELATIVE, LH_ATTN_RELATIVE,
-         "has no relative positions: use another model.position"},
-        {c->data.documents != LH_AUTO, LH_ATTN_DOCUMENTS,
-         "cannot stop at the ends of documents: leave out data.documents"},
-        {c->mesh.layout != LH_LAYOUT_CONTIGUOUS, LH_ATTN_LAYOUTS, "needs mesh.layout contiguous"},
+         "has no bidirectional form, which model.kind encoder needs", ""},
+        {m->kv_heads != m->heads, LH_ATTN_GQA, "needs as many key/value heads as query heads",
+         "leave out model.kv_heads, or "},
+        {m->position == LH_POSITION_RELATIVE, LH_ATTN_RELATIVE, "has no relative positions",
+         "use another model.position, or "},
+        {c->data.documents != LH_AUTO, LH_ATTN_DOCUMENTS, "cannot stop at the ends of documents",
+         "leave out data.documents, or "},
+        {c->mesh.layout != LH_LAYOUT_CONTIGUOUS, LH_ATTN_LAYOUTS, "needs mesh.layout contiguous",
+         "leave out mesh.layout, or "},
     };
     if (lh_node_at(root, "model.attention")->kind == LH_NODE_LIST)
         (void)snprintf(key, sizeof key, "model.attention.%d.mechanism", layer);
@@ -105,9 +124,10 @@ static lh_status check_mechanism(const lh_node *root, const lh_config *c, int la
         (void)snprintf(key, sizeof key, "model.attention.mechanism");
     for (size_t i = 0; i < sizeof wish / sizeof wish[0]; i++)
         LH_CHECK(!wish[i].wanted || (ops->caps & wish[i].cap) != 0, LH_ERR_USAGE,
-                 "%s: key '%s': '%s' %s%s%s", check_place(root, key, p), key, ops->name,
+                 "%s: key '%s': '%s' %s%s%s; %suse %s", check_place(root, key, p), key, ops->name,
                  wish[i].lacks, ops->refuses != NULL ? ": " : "",
-                 ops->refuses != NULL ? ops->refuses : "");
+                 ops->refuses != NULL ? ops->refuses : "", wish[i].instead,
+                 check_others(wish[i].cap, others, sizeof others));
 done:
     return st;
 }
@@ -214,6 +234,9 @@ static lh_status check_made(const lh_node *root, const lh_config *c)
              "%s: key 'data.offsets': %lld distances need data.length >= %lld, and it is %lld",
              check_place(root, "data.offsets", p), (long long)d->offsets,
              (long long)(2 * d->offsets + 1), (long long)d->length);
+    LH_CHECK(d->valid_windows > 0 || c->train.eval_every == 0, LH_ERR_USAGE,
+             "%s: key 'data.valid_windows': expected at least 1, or train.eval_every 0",
+             check_place(root, "data.valid_windows", p));
     LH_CHECK(d->documents == LH_AUTO, LH_ERR_USAGE,
              "%s: key 'data.documents': task %s has no documents: leave it out",
              check_place(root, "data.documents", p), check_tasks[d->task].name);

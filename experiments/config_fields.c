@@ -34,7 +34,7 @@ static const lh_field fields_mesh[] = {
     {.name = "layout", .type = LH_FIELD_CHOICE, .offset = AT_MESH(layout), .fallback = "contiguous",
      .choices = "contiguous|zigzag",
      .help = "how positions lie over ranks; zigzag: one early and one late part each, so that "
-             "causal attention is the same work on all"},
+             "causal attention is the same work on all (to a chunk; with align none exactly)"},
     {.name = "align", .type = LH_FIELD_CHOICE, .offset = AT_MESH(align), .fallback = "chunk",
      .choices = "chunk|none", .help = "where shards are cut: at chunk edges, or anywhere"},
     {.name = "chunk", .type = LH_FIELD_INT, .offset = AT_MESH(chunk), .fallback = "512", .min = 1,
@@ -67,7 +67,8 @@ static const lh_field fields_data[] = {
      .min = LH_ABOVE_ZERO, .max = 1, .help = "masked_text: share of positions to predict"},
     {.name = "documents", .type = LH_FIELD_INT, .offset = AT_DATA(documents), .fallback = "none",
      .min = 0, .max = 255, .automatic = "none",
-     .help = "texts: the byte that ends a document (10: a line); attention stops there"},
+     .help = "texts: the byte that ends a document (10: a line); attention stops there, and what "
+             "follows is not predicted from it"},
     {.name = "vocab", .type = LH_FIELD_INT, .offset = AT_DATA(vocab), .fallback = "16", .min = 2,
      .max = 65536, .help = "lag, recall: number of symbols"},
     {.name = "lag", .type = LH_FIELD_INT, .offset = AT_DATA(lag), .fallback = "8", .min = 0,
@@ -111,7 +112,8 @@ static const lh_field fields_model[] = {
      .help = "how positions are told; relative: a term of the scores (Dai et al. 2019)"},
     {.name = "max_length", .type = LH_FIELD_INT, .offset = AT_MODEL(max_length),
      .fallback = "auto", .min = 1, .max = 2147483646, .automatic = "auto",
-     .help = "positions for which tables by position are made; auto: data.length"},
+     .help = "positions for which tables by position are made (learned positions, Linformer's "
+             "projections); auto: data.length"},
     {.name = "tie_embeddings", .type = LH_FIELD_BOOL, .offset = AT_MODEL(tie_embeddings),
      .fallback = "true", .help = "the head shares the token embedding's weights"},
     {.name = "bias", .type = LH_FIELD_BOOL, .offset = AT_MODEL(bias), .fallback = "true",

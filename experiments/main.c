@@ -60,7 +60,7 @@ static void main_help(FILE *out)
         "                                                             newest good checkpoint\n"
         "  longhaul eval  RUN_DIR   [--set KEY=VALUE]...              loss, bits per byte, "
         "accuracy\n"
-        "  longhaul bench attention [options]                         one JSON object per measured "
+        "  longhaul bench attention|features [options]                one JSON object per measured "
         "case\n"
         "  longhaul plan  FILE.yaml [--ranks P] [--json]              what a step costs, without "
         "running it\n"

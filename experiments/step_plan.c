@@ -47,6 +47,8 @@ static lh_status plan_formula(lh_step_plan *p, const lh_session *s, lh_cost *cos
     }
     const lh_cost tables = lh_model_predict_tables(&s->config->model, lh_model_shape_of(s->model),
                                                    s->mesh->coord[LH_AXIS_SEQ]);
+    p->rest.forward_bytes += (double)(s->passes * tables.forward_bytes);
+    p->rest.backward_bytes += (double)(s->passes * tables.backward_bytes);
     all->bytes[LH_SEND_FORWARD] += s->passes * tables.forward_bytes;
     all->bytes[LH_SEND_BACKWARD] += s->passes * tables.backward_bytes;
     all->bytes[LH_SEND_PARAMETER] = lh_grads_bytes(s->params, s->mesh->size);
@@ -139,7 +141,10 @@ static void plan_finish(lh_step_plan *p)
     p->sent_bytes /= sequence;
     for (int k = 0; k < LH_PURPOSES; k++) p->purpose[k] /= sequence;
     p->rest.flops *= (double)p->data;
-    p->rest.sent_bytes = p->purpose[LH_SEND_PARAMETER] + p->purpose[LH_SEND_CONTROL];
+    p->rest.forward_bytes /= sequence;
+    p->rest.backward_bytes /= sequence;
+    p->rest.sent_bytes = p->rest.forward_bytes + p->rest.backward_bytes +
+                         p->purpose[LH_SEND_PARAMETER] + p->purpose[LH_SEND_CONTROL];
     for (int i = 0; i < p->layers; i++) {
         lh_layer_plan *l = &p->layer[i];
         l->flops *= (double)p->data;

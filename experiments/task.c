@@ -194,7 +194,7 @@ static void task_blank(const lh_layout *layout, int rank, int64_t valid, lh_rows
     out->n_global = 0;
 }
 
-/* n rows from local row `row`, at consecutive positions of a window. */
+/* The rows of a piece that exist, from the file or made. */
 static lh_status task_read_piece(const lh_task *t, lh_split split, int64_t window, int64_t draw,
                                  lh_piece p, lh_rows *out)
 {

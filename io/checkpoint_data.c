@@ -31,6 +31,16 @@ static bool data_absent(lh_h5 *file, const lh_param *p, const char *name)
     return p->frozen && !lh_h5_has(file, name);
 }
 
+/* Where a checkpoint that is read holds the tensor: a parameter that the file lacks takes the one it
+ * starts as a copy of. */
+static void data_source(lh_h5 *file, char name[data_name_max], int set, const lh_param *p)
+{
+    data_name(name, set, p);
+    if (set > 0 || p->like[0] == '\0' || lh_h5_has(file, name)) return;
+    (void)snprintf(name, data_name_max, "%s/%s", lhi_checkpoint_group(set), p->like);
+    if (!lh_h5_has(file, name)) data_name(name, set, p);
+}
+
 /* Moments are whole tensors of the parameter's shape; a scalar becomes one element in one
  * dimension. */
 static int data_dims(const lh_shape *shape, int64_t dim[LH_MAX_DIMS])
@@ -238,8 +248,11 @@ static lh_status data_tensor(data_stage *s, lh_h5 *file, const lh_param *p, int 
     lh_status st = LH_OK;
     char name[data_name_max];
     lh_h5_data data = {.id = -1};
-    data_name(name, set, p);
     if (!data_belongs(p, set)) return LH_OK;
+    if (s->pass == LHI_CHECKPOINT_STORE)
+        data_name(name, set, p);
+    else
+        data_source(file, name, set, p);
     if (s->pass != LHI_CHECKPOINT_STORE && data_absent(file, p, name)) return LH_OK;
     if (!s->bad) st = lh_h5_find(file, name, &data);
     if (st != LH_OK) s->bad = true;
@@ -259,7 +272,7 @@ static lh_status data_compare_one(lh_h5 *file, const lh_param *p, int set, uint6
     lh_status st = LH_OK;
     char name[data_name_max], want[24];
     char *have = NULL;
-    data_name(name, set, p);
+    data_source(file, name, set, p);
     if (!data_belongs(p, set) || data_absent(file, p, name)) return LH_OK;
     (void)snprintf(want, sizeof want, "%016llx", (unsigned long long)sum);
     LH_TRY(lh_h5_get_text(file, name, "checksum", &have));
@@ -396,7 +409,7 @@ static lh_status data_match_one(lh_h5 *file, const lh_param *p, int set, data_di
     char name[data_name_max], have[96], want[96], more[256];
     int64_t dim[LH_MAX_DIMS];
     lh_h5_data data = {.id = -1};
-    data_name(name, set, p);
+    data_source(file, name, set, p);
     if (!data_belongs(p, set) || data_absent(file, p, name)) return LH_OK;
     if (!lh_h5_has(file, name)) {
         data_differs(diff, "missing in the file:", name, "");

@@ -66,8 +66,11 @@ static lh_status fill_layer(const lh_fill *how, lhi_value *v)
     if (!v->field->per_layer || how->layers == 0 || v->node->kind != LH_NODE_LIST) return LH_OK;
     LH_CHECK(v->node->count == how->layers, LH_ERR_USAGE,
              "%s: key '%s': a list with %lld values; expected one value, or one for each of the %d "
-             "layers",
-             lh_node_place(v->node, place), v->key, (long long)v->node->count, how->layers);
+             "layers%s",
+             lh_node_place(v->node, place), v->key, (long long)v->node->count, how->layers,
+             v->field->type == LH_FIELD_INTS || v->field->type == LH_FIELD_REALS
+                 ? " (each may be a list: one per head)"
+                 : "");
     v->node = v->node->item[how->layer];
 done:
     return st;

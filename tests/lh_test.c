@@ -1,6 +1,8 @@
 #include "tests/lh_test.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 void lh_test_status(lh_status got, lh_status want, const char *call, const char *file, int line)
@@ -33,4 +35,21 @@ void lh_test_close(double actual, double expected, double relative, double absol
     print_error("%s: %.17g, expected %.17g; difference %.3g, allowed %.3g\n", what, actual,
                 expected, fabs(actual - expected), relative * fabs(expected) + absolute);
     _fail(file, line);
+}
+
+bool lh_test_reports(void)
+{
+    const char *asked = getenv("LH_TEST_REPORT");
+    return asked != NULL && strcmp(asked, "1") == 0;
+}
+
+void lh_test_report(const char *format, ...)
+{
+    char line[512]; /* written at once: ranks share the stream */
+    va_list args;
+    if (!lh_test_reports()) return;
+    va_start(args, format);
+    (void)vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    (void)fprintf(stderr, "%s\n", line);
 }

@@ -34,6 +34,13 @@
 /* lh_test_within - the comparison of lh_assert_close; false when a value is not finite. Local. */
 bool lh_test_within(double actual, double expected, double relative, double absolute);
 
+/* lh_test_reports - does the environment ask for figures (LH_TEST_REPORT=1)? Local. */
+bool lh_test_reports(void);
+
+/* lh_test_report - one line of figures on standard error, where they are asked for: "parity CASE
+ * QUANTITY ERROR TOLERANCE" or "bytes ..."; the ranks print for themselves. Local. */
+void lh_test_report(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
 /* What the macros above call. Local. */
 void lh_test_status(lh_status got, lh_status want, const char *call, const char *file, int line);
 void lh_test_error(lh_status got, lh_status want, const char *text, const char *call,

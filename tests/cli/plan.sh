@@ -69,22 +69,47 @@ same "layers" "$(of_layers mechanism | tr '\n' ' ')" '"sliding_window" "sliding_
 
 # --- many ranks, in one process and little time ---
 
-# what a window sends does not grow with the length
-for length in 4096 16384 262144; do
-    expect 0 0 plan tiny.yaml --set data.length="$length" --set mesh.chunk=512 --ranks 8 --json
-    of_layers sent_bytes_step >"layers.$length"
-    of_ranks sent_bytes_step >"ranks.$length"
-done
-for length in 16384 262144; do
-    same_file "layers.$length" layers.4096
-    same_file "ranks.$length" ranks.4096
-done
-holds "a window sends something" "$(head -n 1 layers.4096) > 0"
+# steady NAME ARGUMENTS...: what the layers, and each rank, send does not grow with the length
+steady() {
+    local name=$1
+    shift
+    for length in 4096 16384 262144; do
+        expect 0 0 plan tiny.yaml "$@" --set data.length="$length" --set mesh.chunk=512 --ranks 8 --json
+        of_layers sent_bytes_step >"layers.$name.$length"
+        of_ranks sent_bytes_step >"ranks.$name.$length"
+    done
+    for length in 16384 262144; do
+        same_file "layers.$name.$length" "layers.$name.4096"
+        same_file "ranks.$name.$length" "ranks.$name.4096"
+    done
+    holds "$name sends something" "$(head -n 1 "layers.$name.4096") > 0"
+}
+encoder='--set model.kind=encoder --set data.task=masked_text'
+steady window
+steady window512 --set model.attention.window=512
+steady performer --set 'model.attention={mechanism: performer, features: 256}'
+steady performer_encoder $encoder --set 'model.attention={mechanism: performer, features: 256}'
+steady linformer $encoder --set 'model.attention={mechanism: linformer, k: 256}'
 # exact attention's does, and so does its share of work and memory by rank
 expect 0 0 plan tiny.yaml --set data.length=4096 --ranks 8 --set 'model.attention={mechanism: full}' --json
 short=$(of_layers sent_bytes_step | head -n 1)
 expect 0 0 plan tiny.yaml --set data.length=8192 --ranks 8 --set 'model.attention={mechanism: full}' --json
 same "full attention sends in proportion" "$(of_layers sent_bytes_step | head -n 1)" "$((2 * short))"
+# causal attention in zigzag order: three quarters of the full ring's rows, and every rank works as much
+spread() {
+    of_ranks flops_step | awk 'NR == 1 { a = b = $1 } { s += $1; if ($1 < a) a = $1; if ($1 > b) b = $1 }
+        END { printf "%.6f", (b - a) / (s / NR) }'
+}
+for ranks in 4 8; do
+    exact="--set data.length=16384 --set mesh.chunk=512 --ranks $ranks --json"
+    expect 0 0 plan tiny.yaml $exact $encoder --set 'model.attention={mechanism: full}'
+    ring=$(first forward_bytes)
+    expect 0 0 plan tiny.yaml $exact --set 'model.attention={mechanism: full}' --set mesh.layout=zigzag
+    same "zigzag on $ranks ranks: rows" "$((4 * $(first forward_bytes)))" "$((3 * ring))"
+    holds "zigzag on $ranks ranks: work" "$(spread) <= 0.05"
+    expect 0 0 plan tiny.yaml $exact --set 'model.attention={mechanism: full}'
+    holds "contiguous on $ranks ranks: work" "$(spread) > 0.5"
+done
 
 many=1024
 [ -n "${ASAN_OPTIONS:-}" ] && many=64 # sanitizers take their time

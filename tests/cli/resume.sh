@@ -31,6 +31,22 @@ same "metrics of the resumed run" "$(results runs/run)" "$(results runs/straight
 same "lines moved aside" "$(value step runs/run/metrics-1.jsonl | tr '\n' ' ')" '9 10 10 '
 same_file out straight.out
 
+# --- a random projection that is drawn again every 3 steps: step 9 draws, whether or not the run was stopped ---
+mv runs/straight runs/window
+redraw=("${ten[@]}" --set 'model.attention={mechanism: performer, features: 12, redraw: 3}')
+rm -rf runs/run
+train 2 run "${redraw[@]}"
+mv runs/run runs/straight
+as_if_stopped_after 8
+train 2 run --resume "${redraw[@]}"
+says err 'after step 8'
+same_file "$(checkpoint runs/run 10)" "$(checkpoint runs/straight 10)"
+as_if_stopped_after 4
+train 2 run --resume "${redraw[@]}"
+same_file "$(checkpoint runs/run 10)" "$(checkpoint runs/straight 10)"
+rm -rf runs/straight
+mv runs/window runs/straight
+
 # --- other numbers of ranks ---
 for ranks in 1 3 5; do
     as_if_stopped_after 8

@@ -241,9 +241,12 @@ static bool dense_close_to(const probe *p, double worst, const double *want, int
 {
     double largest = floor;
     for (int64_t i = 0; i < all; i++) largest = fmax(largest, fabs(want[i]));
-    /* a gradient sums over keys what are sums over a head's width: scores, and dO . V */
-    double terms = (double)(p->desc.length + 2 * p->desc.head_width);
-    double allowed = lh_tol_sum(terms) * largest;
+    double allowed = lh_tol_sum((double)(p->desc.length + p->desc.width)) * largest;
+    char name[160];
+    probe_name(p, name);
+    lh_test_report("parity %s/%lld %s %.3g %.3g", name, (long long)p->desc.length, what,
+                   largest > 0.0 ? worst / largest : worst,
+                   lh_tol_sum((double)(p->desc.length + p->desc.width)));
     if (!(worst <= allowed)) print_error("%s: off by %.3g, allowed %.3g\n", what, worst, allowed);
     return worst <= allowed;
 }
@@ -294,7 +297,7 @@ done:
 
 lh_status dense_agrees(const probe *p, bool *same)
 {
-    static const char *const names[] = {"dq", "dk", "dv", "dx", "du", "dv (positions)", "dW"};
+    static const char *const names[] = {"dq", "dk", "dv", "dx", "du", "dv_positions", "dW"};
     lh_status st = LH_OK;
     const lh_attn_desc *d = &p->desc;
     dense e;

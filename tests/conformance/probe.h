@@ -15,6 +15,9 @@ typedef struct variant {
     /* softmax over this pattern; NULL: no softmax over a pattern, not compared with dense attention */
     bool (*sees)(bool causal, int64_t head, int64_t i, int64_t j);
     bool relative, zigzag, documents, valid;
+    /* no gradient passes through a maximum on which the output depends (Performer's stabiliser, by
+     * way of its epsilons, as published): no Taylor test here; `favor` has one with a fixed maximum */
+    bool detached;
     /* global tokens with projections of their own: the first position, or the task's */
     bool first, task;
 } variant;
@@ -54,6 +57,9 @@ int64_t document_begin(const probe *p, int64_t b, int64_t i, int64_t *end);
 
 /* is_global - is position i of sequence b a global token? */
 bool is_global(const probe *p, int64_t b, int64_t i);
+
+/* probe_name - VARIANT/FORM of a report, without spaces. */
+void probe_name(const probe *p, char text[160]);
 
 /* dense_agrees - outputs and gradients of p's last run against dense attention in double, on every
  * rank; says what differs. Collective (gradients of weights are summed). Errors: LH_ERR_MEMORY. */

@@ -1,6 +1,6 @@
 /* A mechanism that only this test has: a query sees the hub, position 0, and what came before it on
  * its own piece of the rim, `rim` positions long. No band, one far column, causal only, no shared
- * key heads: what the two mechanisms of the library are not. */
+ * key heads: what the mechanisms of the library are not. */
 #include <stddef.h>
 
 #include "attention/attend.h"

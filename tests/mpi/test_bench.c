@@ -3,6 +3,7 @@
 #include "experiments/bench.h"
 #include "tests/lh_test_mpi.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -128,6 +129,37 @@ static void test_bench_window(void **state)
                           field_is(text, "threads", "2") && field_is(text, "isa", "\"portable\"")));
 }
 
+/* The line after the one in which `arm` or `kernel` is this; "" when there is none. */
+static const char *features_line(const char *text, const char *name, const char *value)
+{
+    char wanted[96];
+    (void)snprintf(wanted, sizeof wanted, "\"%s\":\"%s\"", name, value);
+    const char *at = strstr(text, wanted);
+    return at != NULL ? at : "";
+}
+
+/* Six estimators and four kernels; errors that the theory gives, within the noise of few draws. */
+static void test_bench_features(void **state)
+{
+    lh_comm *c = *state;
+    char text[OUTPUT];
+    lh_assert_all_ok(
+        c, run_bench(c, "features --n 48 --features 32 --draws 20 --kernel-draws 16384", text));
+    double trig = number(features_line(text, "arm", "trig iid"), "mse");
+    double positive = number(features_line(text, "arm", "positive iid"), "mse");
+    double regularised = number(features_line(text, "arm", "regularised orthogonal"), "mse");
+    const char *kernel = features_line(text, "kernel", "hyperbolic iid");
+    double formula = number(kernel, "formula");
+    bool first = lh_comm_rank(c) == 0;
+    lh_assert_all(c, !first || (trig > 0.0 && trig > positive && positive > regularised &&
+                                regularised > 0.0));
+    lh_assert_all(c, !first || fabs(number(kernel, "mse") - formula) < 0.2 * formula);
+    lh_assert_all(c, first || text[0] == '\0');
+    lh_assert_all_code(c, lh_bench_main(c, 3, (char *[]){"features", "--features", "3"}),
+                       LH_ERR_USAGE);
+    lh_error_clear();
+}
+
 static void test_bench_refuses(void **state)
 {
     static const struct {
@@ -140,6 +172,7 @@ static void test_bench_refuses(void **state)
         {"attention --n 0", "'0'"},
         {"attention --n 12x", "'12x'"},
         {"attention --causal=2", "0 or 1"},
+        {"attention --layout zigzig", "contiguous or zigzag"},
         {"attention --mechanism fool", "did you mean 'full'"},
         {"attention --mechanism full --window 3", "has no setting 'window'"},
         {"attention --mechanism sliding_window --set windo=3", "did you mean 'window'"},
@@ -164,6 +197,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bench_full),
         cmocka_unit_test(test_bench_window),
+        cmocka_unit_test(test_bench_features),
         cmocka_unit_test(test_bench_refuses),
     };
     return lh_test_mpi_main(argc, argv, "bench", tests, sizeof tests / sizeof tests[0]);

@@ -110,6 +110,7 @@ typedef struct options {
     int data, way;
     bool large, poison, frozen;
     bool drawn; /* one parameter is not learned */
+    bool copy;  /* one parameter more, which starts as a copy of the first */
     int odd;    /* 1: one parameter more, 2: one less, 3: another shape */
 } options;
 
@@ -144,6 +145,12 @@ static fixture open_fixture(lh_comm *c, options o)
         add(&f, c, "long", lh_shape_2(LH_REAL, 600001, 1), -1);
         add(&f, c, "slices", lh_shape_3(LH_REAL, 2, 180000, 3), -1);
         add(&f, c, "spread", lh_shape_3(LH_REAL, N, 2, 270000), 0);
+    }
+    if (o.copy) {
+        lh_param *p = NULL;
+        add(&f, c, "copy", lh_shape_2(LH_REAL, 7, 5), -1);
+        p = lh_params_find(f.params, "copy");
+        (void)snprintf(p->like, sizeof p->like, "layer.0.weight");
     }
     if (o.drawn)
         lh_assert_all_ok(c, lh_params_add_drawn(f.params, "drawn", lh_shape_2(LH_REAL, 3, 4),
@@ -404,6 +411,33 @@ static void test_drawn(void **state)
                        LH_ERR_USAGE);
     lh_assert_all(c, says("only in the file: parameters/drawn"));
     close_fixture(&h);
+    close_fixture(&g);
+    close_fixture(&f);
+}
+
+/* A parameter that the file lacks takes the weights that it starts as a copy of; moments have no such
+ * source. */
+static void test_copy(void **state)
+{
+    lh_comm *c = *state;
+    char path[LH_PATH_MAX];
+    begin(c);
+    fixture f = open_fixture(c, (options){0});
+    fill(&f);
+    lh_assert_all_ok(c, write_step(&f, 1, 9));
+    fixture g = open_fixture(c, (options){.copy = true});
+    lh_assert_all_ok(c, lh_checkpoint_read(g.mesh, in(path, "step-00000001.h5"),
+                                           LH_CHECKPOINT_WEIGHTS, g.params, NULL));
+    const lh_param *of = lh_params_find(f.params, "layer.0.weight");
+    size_t bytes = lh_shape_bytes(&of->shape);
+    unsigned char want[7 * 5 * sizeof(double)];
+    unsigned char have[7 * 5 * sizeof(double)];
+    lh_copy_out(f.device, want, of->value, bytes);
+    lh_copy_out(g.device, have, lh_params_find(g.params, "copy")->value, bytes);
+    lh_assert_all(c, memcmp(want, have, bytes) == 0);
+    lh_assert_all_code(c, lh_checkpoint_read(g.mesh, path, LH_CHECKPOINT_ALL, g.params, NULL),
+                       LH_ERR_USAGE);
+    lh_assert_all(c, says("missing in the file: optimizer/m/copy"));
     close_fixture(&g);
     close_fixture(&f);
 }
@@ -784,12 +818,19 @@ static void test_without_memory(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_other_splits),
-        cmocka_unit_test(test_other_ranks),    cmocka_unit_test(test_weights_alone),
-        cmocka_unit_test(test_other_model),    cmocka_unit_test(test_drawn),
-        cmocka_unit_test(test_keep),           cmocka_unit_test(test_damaged),
-        cmocka_unit_test(test_checksum),       cmocka_unit_test(test_other_precision),
-        cmocka_unit_test(test_unwritable),     cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_other_splits),
+        cmocka_unit_test(test_other_ranks),
+        cmocka_unit_test(test_weights_alone),
+        cmocka_unit_test(test_other_model),
+        cmocka_unit_test(test_drawn),
+        cmocka_unit_test(test_copy),
+        cmocka_unit_test(test_keep),
+        cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_checksum),
+        cmocka_unit_test(test_other_precision),
+        cmocka_unit_test(test_unwritable),
+        cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_without_memory),
     };
     return lh_test_mpi_main(argc, argv, "checkpoint", tests, sizeof tests / sizeof tests[0]);

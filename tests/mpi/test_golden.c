@@ -96,7 +96,36 @@ done:
     return st;
 }
 
-static void check_first(lh_comm *c, golden *g, lh_rig *r, double *want, double *got)
+/* The largest relative error of a gradient, in terms of lh_rig_grads_agree. */
+static void report_grads(const lh_rig *r, const char *name, const double *got, const double *want)
+{
+    double all = 0.0;
+    double worst = 0.0;
+    if (!lh_test_reports() || lh_comm_rank(r->mesh->world) != 0) return;
+    for (int64_t i = 0; i < lh_params_total(r->params); i++) all += want[i] * want[i];
+    for (int64_t i = 0; i < r->params->count; i++) {
+        const lh_param *p = r->params->item[i];
+        double sum[2] = {0.0, 0.0};
+        if (p->frozen) continue;
+        for (int64_t n = lh_shape_count(&p->whole); n > 0; n--, got++, want++) {
+            sum[0] += (*got - *want) * (*got - *want);
+            sum[1] += *want * *want;
+        }
+        double allowed = LH_TOL_GRAD * sqrt(sum[1]) + LH_TOL_GRAD_ALL * sqrt(all);
+        double error = sqrt(sum[0]) / allowed * LH_TOL_GRAD;
+        if (!(error <= worst)) worst = error; /* NaN too */
+    }
+    lh_test_report("parity %s gradients %.3g %g", name, worst, LH_TOL_GRAD);
+}
+
+static void report_loss(const lh_rig *r, const char *name, double got, double want, double allowed)
+{
+    if (lh_comm_rank(r->mesh->world) == 0)
+        lh_test_report("parity %s loss %.3g %g", name, fabs(got - want) / fabs(want), allowed);
+}
+
+static void check_first(lh_comm *c, const char *name, golden *g, lh_rig *r, double *want,
+                        double *got)
 {
     double loss = 0.0;
     lh_assert_all_ok(c, golden_same_names(g, r, "parameters"));
@@ -104,9 +133,11 @@ static void check_first(lh_comm *c, golden *g, lh_rig *r, double *want, double *
     lh_assert_all_ok(c, golden_set(r, want));
     lh_rig_load(r, g->tokens, g->labels);
     lh_assert_all_ok(c, lh_rig_step(r, &loss));
+    report_loss(r, name, loss, g->losses[0], LH_TOL_GOLDEN_LOSS);
     lh_assert_all_close(c, loss, g->losses[0], LH_TOL_GOLDEN_LOSS, 0.0);
     lh_assert_all_ok(c, golden_read(g, r, "gradients", want));
     lh_assert_all_ok(c, lh_rig_get_all(r, LH_RIG_GRAD, got));
+    report_grads(r, name, got, want);
     lh_assert_all(c, lh_rig_grads_agree(r->params, got, want));
 }
 
@@ -147,7 +178,7 @@ static void check(lh_comm *c, const char *name, int data, bool unaligned)
         size_t bytes = (size_t)lh_params_total(r.params) * sizeof *want;
         lh_assert_all_ok(c, lh_new(bytes, &want));
         lh_assert_all_ok(c, lh_new(bytes, &got));
-        check_first(c, &g, &r, want, got);
+        check_first(c, name, &g, &r, want, got);
         check_steps(c, &g, &r);
         lh_rig_close(&r);
         lh_mesh_destroy(&mesh);
@@ -288,6 +319,8 @@ static bool states_same(const states *s, const double *got)
             sum[1] += s->hidden[i] * s->hidden[i];
         }
     }
+    lh_test_report("parity longformer/%s hidden %.3g %g", s->name, sqrt(sum[0] / sum[1]),
+                   LH_TOL_GRAD);
     bool same = sum[1] > 0.0 && sqrt(sum[0]) <= LH_TOL_GRAD * sqrt(sum[1]);
     if (!same)
         print_error("hidden states of '%s': off by %.3g of %.3g\n", s->name, sqrt(sum[0]),
@@ -327,6 +360,8 @@ static void check_states(lh_comm *c, const char *name, int data, const lh_rig_de
         lh_assert_all(c, states_same(&s, hidden));
         lh_assert_all_ok(c, golden_read(&s.g, &r, group, want));
         lh_assert_all_ok(c, lh_rig_get_all(&r, LH_RIG_GRAD, got));
+        (void)snprintf(group, sizeof group, "longformer/%s", name);
+        report_grads(&r, group, got, want);
         lh_assert_all(c, lh_rig_grads_agree(r.params, got, want));
         lh_rig_close(&r);
         lh_mesh_destroy(&mesh);

@@ -343,6 +343,10 @@ static bool agrees(layer *a, const char *folder, const char *name, const lh_shap
     double error = sqrt(sum[0]);
     double size = sqrt(sum[1]);
     double allowed = LH_TOL_GRAD * size + (folder[0] == '\0' ? 0.0 : LH_TOL_GRAD_ALL * a->all);
+    if (a->mesh->coord[LH_AXIS_SEQ] == 0)
+        lh_test_report("parity %s%s/%s %s%s %.3g %g", a->ops->name,
+                       a->desc.relative ? ",relative" : "", a->name, folder[0] != '\0' ? "d" : "",
+                       name, error / allowed * LH_TOL_GRAD, LH_TOL_GRAD);
     if (st == LH_OK && size > 0.0 && error <= allowed) return true;
     print_error("%s of %s (%s): off by %.3g, allowed %.3g (norm %.3g) %s\n", name, a->name,
                 a->layout->name, error, allowed, size, st != LH_OK ? lh_error_text() : "");

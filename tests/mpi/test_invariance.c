@@ -100,7 +100,7 @@ static void check(lh_comm *c, const invariance_case *v)
     }
 }
 
-/* For both mechanisms: full, and windows shorter than a shard, longer than a shard, longer than the
+/* For full attention, and for windows shorter than a shard, longer than a shard, longer than the
  * sequence. */
 static void check_mechanisms(lh_comm *c, invariance_case v)
 {

@@ -979,7 +979,7 @@ static const wrong wrongs[] = {
     {{SIZES(1, 60, 8, 2, 2, 8, LH_TEST_EVEN), .made = 50},
      "4",
      LH_ERR_USAGE,
-     "no columns for later positions"},
+     "raise model.max_length"},
     {{SIZES(1, 60, 8, 14, 14, 8, LH_TEST_EVEN), .sharing = NONE},
      "[[1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2]]",
      LH_ERR_UNSUP,

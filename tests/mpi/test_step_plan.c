@@ -15,7 +15,13 @@ static const char *const kinds[] = {
     "  attention: {mechanism: sliding_window, window: [5, 40]}\n  kv_heads: 1\n",
     "  attention: [{mechanism: full}, {mechanism: sliding_window, window: 20}]\n"
     "  position: learned\n  norm: post\n  tie_embeddings: false\n",
+    "  position: learned\n  max_length: 150\n"
+    "  attention: {mechanism: sliding_window, window: 3, dilation: [[1, 4], 2], global: first}\n",
+    "  attention: {mechanism: performer, features: 9, redraw: 1}\n",
+    "  position: relative\n  attention: {mechanism: full}\n",
+    "  max_length: 90\n  attention: {mechanism: linformer, k: 7, sharing: layerwise}\n",
 };
+enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
 typedef struct scene {
     int64_t data, accumulate;
@@ -105,8 +111,9 @@ static void test_plans_are_what_runs(void **state)
     lh_comm *c = *state;
     for (int64_t data = 1; data <= lh_comm_size(c); data++) {
         if (lh_comm_size(c) % data != 0 || SEQUENCES % (2 * data) != 0) continue;
-        for (int i = 0; i < 6; i++)
-            check_scene(c, &(scene){data, 1 + i % 2, i / 2, i % 2 == 0, i == 3});
+        for (int i = 0; i < 2 * KINDS; i++) /* the last has no causal form */
+            check_scene(c, &(scene){data, 1 + i % 2, i / 2, i % 2 == 0,
+                                    i == 3 || i / 2 == KINDS - 1 || i == 8});
     }
 }
 

@@ -300,10 +300,22 @@ static void test_contradictions(void **state)
         {"data: {path: b, task: masked_text, documents: 0}\nmodel: {kind: encoder, layers: 1, "
          "width: 8, heads: 1, attention: [{mechanism: linformer, k: 4}]}\n",
          "key 'model.attention.0.mechanism': 'linformer' cannot stop at the ends of documents: "
-         "leave out data.documents: every landmark"},
+         "every landmark"},
+        {"data: {path: b, task: masked_text, documents: 0}\nmodel: {kind: encoder, layers: 1, "
+         "width: 8, heads: 1, attention: [{mechanism: linformer, k: 4}]}\n",
+         "distance to a landmark exists; leave out data.documents, or use full or sliding_window"},
         {"data: {path: b}\nmodel: {layers: 1, width: 8, heads: 1, position: relative, attention: "
          "{mechanism: performer}}\n",
-         "'performer' has no relative positions: use another model.position: it never sees"},
+         "'performer' has no relative positions: it never sees"},
+        {ATTN("{mechanism: linformer, k: 4}"), "exists; use full, sliding_window or performer"},
+    };
+    expect_refusals(bad, sizeof bad / sizeof bad[0]);
+}
+
+static void test_contradictions_of_tasks(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
         {TASK("task: lag, lag: 20, length: 20"),
          "a.yaml:1:24: key 'data.lag': no position has an answer: expected less than data.length = "
          "20, got 20"},
@@ -315,6 +327,16 @@ static void test_contradictions(void **state)
         {ENCODER("task: lag"), "data.task': lag needs model.kind decoder, and it is encoder"},
         {TASK("task: markers"), "data.task': markers needs model.kind encoder, and it is decoder"},
         {TASK("task: recall"), "data.task': recall needs model.kind encoder, and it is decoder"},
+        {TASK("task: lag, valid_windows: 0"),
+         "a.yaml:1:34: key 'data.valid_windows': expected at least 1, or train.eval_every 0"},
+    };
+    expect_refusals(bad, sizeof bad / sizeof bad[0]);
+}
+
+static void test_run_names(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
         {SMALL "run: {name: a/b}\n", "a.yaml:3:13: key 'run.name': expected a plain file name"},
         {SMALL "run: {name: ..}\n", "key 'run.name': expected a plain file name"},
         {SMALL "run: {name: .hidden}\n", "key 'run.name': expected a plain file name"},
@@ -694,7 +716,8 @@ static void test_lists_refused(void **state)
         {"{global: }", "key 'global': expected one of"},
         {"{dilation: none}", "expected an integer or a list of integers from 1 to 99, got 'none'"},
         {"{dilation: [1, 2]}",
-         "a list with 2 values; expected one value, or one for each of the 3"},
+         "a list with 2 values; expected one value, or one for each of the 3 layers (each may be a "
+         "list: one per head)"},
         {"{dilation: [1, [2, 0], 3]}",
          "l.yaml:1:20: key 'dilation': expected an integer or a list"},
         {"{dilation: [1, [2, [3]], 3]}", "l.yaml:1:20: key 'dilation': expected an integer or a"},
@@ -857,6 +880,8 @@ int main(void)
         cmocka_unit_test(test_refused_keys),
         cmocka_unit_test(test_refused_values),
         cmocka_unit_test(test_contradictions),
+        cmocka_unit_test(test_contradictions_of_tasks),
+        cmocka_unit_test(test_run_names),
         cmocka_unit_test(test_refused_attention),
         cmocka_unit_test(test_layers),
         cmocka_unit_test(test_overrides),

@@ -78,13 +78,43 @@ static void test_contiguous(void **state)
 
 /* --- zigzag: block r and block 2 ranks - 1 - r --- */
 
-/* First position of a block when `units` units are spread over `blocks` blocks, the first ones
- * getting one more. */
-static int64_t block_begin(int64_t n, int64_t unit, int64_t blocks, int64_t b)
+/* First position of a block when `units` units are spread over 2 ranks blocks: of those that get one
+ * more, at most `ranks` are the first ones, the others the last ones. */
+static int64_t block_begin(int64_t n, int64_t unit, int64_t ranks, int64_t b)
 {
     int64_t units = (n + unit - 1) / unit;
-    int64_t before = units / blocks * b + (b < units % blocks ? b : units % blocks);
+    int64_t more = units % (2 * ranks);
+    int64_t first = more < ranks ? more : ranks;
+    int64_t others = 2 * ranks - (more - first); /* blocks before the last ones with one more */
+    int64_t before =
+        units / (2 * ranks) * b + (b < first ? b : first) + (b > others ? b - others : 0);
     return before * unit < n ? before * unit : n;
+}
+
+/* Causal work of a rank, in scores. */
+static double causal_work(const lh_layout *l, int rank)
+{
+    double work = 0.0;
+    for (int64_t i = 0; i < l->rows[rank]; i++)
+        work += (double)(lh_layout_position(l, rank, i) + 1);
+    return work;
+}
+
+/* Causal attention on any number of ranks: no rank has more than a chunk's share above the mean. */
+static void test_zigzag_is_balanced(void **state)
+{
+    (void)state;
+    enum { CHUNK = 8 };
+    for (int ranks = 2; ranks <= 8; ranks++)
+        for (int64_t count = ranks; count < 16 * ranks; count++) {
+            lh_layout *l = NULL;
+            double n = (double)(count * CHUNK);
+            double mean = n * (n + 1.0) / 2.0 / ranks;
+            lh_assert_ok(lh_layout_zigzag(count * CHUNK, ranks, CHUNK, true, &l));
+            for (int r = 0; r < ranks; r++)
+                assert_true(causal_work(l, r) <= mean * (1.0 + (double)ranks / (double)count));
+            lh_layout_destroy(&l);
+        }
 }
 
 static void check_zigzag(int64_t n, int ranks, int64_t chunk, bool align)
@@ -100,8 +130,8 @@ static void check_zigzag(int64_t n, int ranks, int64_t chunk, bool align)
         const lh_run *run = lh_layout_runs(l, r, &count);
         for (int k = 0; k < 2; k++) {
             int64_t b = k == 0 ? r : blocks - 1 - r;
-            int64_t begin = block_begin(n, unit, blocks, b);
-            int64_t end = block_begin(n, unit, blocks, b + 1);
+            int64_t begin = block_begin(n, unit, ranks, b);
+            int64_t end = block_begin(n, unit, ranks, b + 1);
             if (begin == end) continue;
             assert_true(used < count && run[used].start == begin && run[used].stride == 1);
             assert_true(run[used].count == end - begin);
@@ -573,6 +603,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_contiguous),
         cmocka_unit_test(test_zigzag),
+        cmocka_unit_test(test_zigzag_is_balanced),
         cmocka_unit_test(test_everywhere),
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_from_sizes),
