@@ -26,7 +26,7 @@ wrong() {
 
 # One build for all; where it fails, each is built alone to see which.
 together=1
-cmake --build "$build" --target mutants >"$log" 2>&1 || together=0
+cmake --build "$build" --parallel 2 --target mutants >"$log" 2>&1 || together=0
 
 declare -A sound
 for patch in "$here"/mutants/*.patch; do

@@ -29,6 +29,7 @@ typedef struct scene {
     int64_t valid[MAX_BATCH];
     bool fixed;   /* the stabiliser is an input: then the gradient is that of the function */
     bool segment; /* recomputed */
+    bool plain;   /* on the plain device: for many steps of what others show not to need this one */
     int data;     /* data ranks, if they divide the ranks; else 1 */
     double loose; /* times the tolerance: features that eps makes alike, or rounded exponents */
 } scene;
@@ -305,7 +306,7 @@ static lh_status stage_open(lh_comm *c, const scene *s, stage *a)
     a->wide = lh_feature_width(s->kind, a->features);
     LH_TRY(lh_mesh_create(data, &a->mesh));
     LH_TRY(lh_mesh_create_counting(data, ranks / data, lh_comm_rank(c), &a->counting));
-    LH_TRY(lh_device_create_poison("auto", 1, &a->device));
+    LH_TRY((s->plain ? lh_device_create_cpu : lh_device_create_poison)("auto", 1, &a->device));
     LH_TRY(lh_device_create_count("auto", 1, &a->count));
     LH_TRY(lh_test_layout(s->layout, s->n, ranks / data, s->chunk, &a->layout));
     a->g = (lh_gradcheck){.device = a->device,
@@ -650,16 +651,18 @@ static void gradients_by_differences(void **state)
     }
     for (size_t i = 0; i < sizeof smooth / sizeof smooth[0]; i++) {
         stage a;
+        scene s = smooth[i];
         double slope = 0.0;
         double moved = 0.0;
         double worst = 0.0;
-        lh_assert_all_ok(c, stage_open(c, &smooth[i], &a));
+        s.plain = true;
+        lh_assert_all_ok(c, stage_open(c, &s, &a));
         lh_assert_all_ok(c, lh_gradcheck_taylor(&a.run, 1e-4, &slope, &moved));
-        if (lh_comm_size(c) == 1) lh_assert_all_ok(c, lh_gradcheck_difference(&a.run, 8, &worst));
+        if (lh_comm_size(c) == 1) lh_assert_all_ok(c, lh_gradcheck_difference(&a.run, 30, &worst));
         bool ok = slope >= LH_TOL_TAYLOR_SLOPE && moved > 0.0 && worst <= LH_TOL_DIFFERENCE;
         if (!ok)
-            print_error("%s: Taylor slope %.3f, moved %.3g, differences off by %.3g\n",
-                        smooth[i].name, slope, moved, worst);
+            print_error("%s: Taylor slope %.3f, moved %.3g, differences off by %.3g\n", s.name,
+                        slope, moved, worst);
         lh_assert_all(c, ok);
         stage_close(&a);
     }

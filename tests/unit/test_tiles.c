@@ -569,10 +569,10 @@ static void test_band(void **unused)
     (void)unused;
     static const int64_t reach[][2] = {{-1, 0}, {0, -1}, {40, 0}, {100, 13}, {0, 0}, {3, 200}};
     for (size_t i = 0; i < sizeof reach / sizeof reach[0]; i++) {
-        scene c = new_scene("band", 2, 1, 20, 301, 301);
+        scene c = new_scene("band", 2, 1, 20, 211, 211);
         add_band(&c, 96, reach[i][0], reach[i][1]);
         check_scene(&c);
-        c = new_scene("band, small blocks", 1, 1, 64, 301, 301);
+        c = new_scene("band, small blocks", 1, 1, 64, 211, 211);
         add_band(&c, 29, reach[i][0], reach[i][1]);
         check_scene(&c);
     }
@@ -711,7 +711,7 @@ static void test_no_tiles(void **unused)
 static void test_spans(void **unused)
 {
     (void)unused;
-    scene c = new_scene("spans, long tiles", 1, 1, 128, 200, 1000);
+    scene c = new_scene("spans, long tiles", 1, 1, 128, 100, 1000);
     c.batch = 1;
     add_band(&c, 96, -1, -1);
     check_scene(&c);
@@ -719,15 +719,15 @@ static void test_spans(void **unused)
     c.tile[1].lo = 60;
     c.tile[1].hi = 900;
     check_scene(&c);
-    c = new_scene("spans, short tiles", 2, 1, 128, 150, 1000);
+    c = new_scene("spans, short tiles", 1, 1, 128, 100, 1000);
     c.batch = 1;
     for (int64_t row = 0; row < c.q_rows; row += 96)
         for (int64_t k = 0; k < 1000; k += 80)
-            add_tile(&c, 0, row, row ? 54 : 96, k, k < 960 ? 80 : 40);
+            add_tile(&c, 0, row, row ? 4 : 96, k, k < 960 ? 80 : 40);
     check_scene(&c);
-    c = new_scene("spans, strided keys", 2, 1, 128, 96, 1500);
+    c = new_scene("spans, strided keys", 2, 1, 128, 33, 1500);
     c.batch = 1;
-    for (int64_t k = 0; k < 3; k++) add_tile(&c, 0, 0, 96, k, 500)->k_stride = 3;
+    for (int64_t k = 0; k < 3; k++) add_tile(&c, 0, 0, 33, k, 500)->k_stride = 3;
     check_scene(&c);
 }
 
@@ -736,7 +736,7 @@ static void test_documents(void **unused)
     (void)unused;
     static const int64_t longest[] = {3, 60, 200, 1000};
     for (size_t i = 0; i < sizeof longest / sizeof longest[0]; i++) {
-        scene c = new_scene("causal documents", 2, 1, 20, 401, 401);
+        scene c = new_scene("causal documents", 2, 1, 20, 301, 301);
         c.batch = 3;
         add_band(&c, 96, -1, 0);
         add_documents(&c, longest[i]);
@@ -744,7 +744,7 @@ static void test_documents(void **unused)
         c.name = "documents, short query blocks, valid length";
         c.n_tiles = 0;
         c.has_valid = true;
-        c.valid[0] = 400;
+        c.valid[0] = 300;
         c.valid[1] = 130;
         add_band(&c, 31, -1, -1);
         check_scene(&c);
@@ -819,7 +819,7 @@ static void test_limits_strided(void **unused)
     add_documents(&c, 90);
     check_scene(&c);
     free(c.limits);
-    c = new_scene("limits, spans", 1, 1, 128, 200, 1000);
+    c = new_scene("limits, spans", 1, 1, 128, 100, 1000);
     add_band(&c, 96, -1, -1);
     add_documents(&c, 190);
     for (int64_t i = 0; i < c.batch * c.q_rows; i++) c.limits[2 * i + 1] += (int32_t)(5 * (i % 97));
@@ -896,7 +896,7 @@ static void test_term(void **unused)
     static const int64_t reach[][2] = {{-1, -1}, {-1, 0}, {0, -1}, {40, 0}, {100, 13}, {0, 0}};
     static const int64_t widths[] = {1, 20, 64};
     for (size_t i = 0; i < sizeof reach / sizeof reach[0]; i++) {
-        scene c = new_scene("term", 2, 1, 20, 301, 301);
+        scene c = new_scene("term", 2, 1, 20, 211, 211);
         c.batch = 3;
         add_band(&c, 96, reach[i][0], reach[i][1]);
         add_term(&c, 1);
