@@ -111,32 +111,11 @@ static int64_t performer_features(const lh_attn_desc *d)
 
 /* --- the projection --- */
 
-/* What the draw must know. It travels as one number in the place of a pointer, since no object of
- * the mechanism lives as long as the parameters do. */
+/* What the draw must know. */
 typedef struct performer_draw {
     int64_t rows, width;
     bool orthogonal, unit; /* unit: rows have length sqrt(width) */
 } performer_draw;
-
-enum { PERFORMER_WIDTH_BITS = 16, PERFORMER_FLAG_BITS = 2 };
-
-static const void *performer_pack(const performer_draw *d)
-{
-    uintptr_t n = (uintptr_t)d->rows << PERFORMER_WIDTH_BITS | (uintptr_t)d->width;
-    n = n << PERFORMER_FLAG_BITS | (uintptr_t)(d->orthogonal ? 2 : 0) |
-        (uintptr_t)(d->unit ? 1 : 0);
-    /* NOLINTNEXTLINE(performance-no-int-to-ptr): a number that is never followed */
-    return (const void *)n;
-}
-
-static performer_draw performer_unpack(const void *user)
-{
-    uintptr_t n = (uintptr_t)user;
-    uintptr_t shape = n >> PERFORMER_FLAG_BITS;
-    return (performer_draw){(int64_t)(shape >> PERFORMER_WIDTH_BITS),
-                            (int64_t)(shape & (((uintptr_t)1 << PERFORMER_WIDTH_BITS) - 1)),
-                            (n & 2) != 0, (n & 1) != 0};
-}
 
 static double performer_length(const double *x, int64_t n)
 {
@@ -204,7 +183,7 @@ static void performer_lengths(const performer_draw *d, uint64_t seed, uint64_t s
 static lh_status performer_values(const void *user, uint64_t seed, uint64_t number, double *w)
 {
     lh_status st = LH_OK;
-    performer_draw d = performer_unpack(user);
+    const performer_draw d = *(const performer_draw *)user;
     double *block = NULL;
     uint64_t stream = lh_stream_id(LH_STREAM_PARAMETER, (uint32_t)number);
     uint64_t at = (number >> 32) << 40;
@@ -244,9 +223,6 @@ static lh_status performer_check(const lh_attn_desc *d)
              "performer: estimator belongs to kernel softmax: leave it out");
     LH_CHECK(s->redraw == 0 || s->features > 0, LH_ERR_USAGE,
              "performer: redraw needs a projection: leave it out with features 0");
-    LH_CHECK(d->head_width < (1 << PERFORMER_WIDTH_BITS), LH_ERR_UNSUP,
-             "performer: heads of width %lld are too wide, expected less than %d",
-             (long long)d->head_width, 1 << PERFORMER_WIDTH_BITS);
     LH_CHECK(!d->causal || d->layout == NULL || lh_scan_runs(d->layout) > 0, LH_ERR_UNSUP,
              "performer: causal attention sums over ranks in the order of positions, which layout "
              "'%s' does not have: use contiguous or zigzag",
@@ -290,7 +266,7 @@ static lh_status performer_parameters(const lh_attn_desc *d, lh_params *p)
     if (s->features == 0) goto done;
     performer_name(d, name, sizeof name);
     LH_TRY(lh_params_add_drawn(p, name, lh_shape_2(LH_REAL, s->features, d->head_width),
-                               performer_values, performer_pack(&draw), NULL));
+                               performer_values, &draw, sizeof draw, NULL));
 done:
     return st;
 }
@@ -382,10 +358,13 @@ static lh_status performer_predict(const lh_attn_desc *d, int ranks, int rank, l
     int64_t wide = lh_feature_width(performer_kind(s), performer_features(d));
     int64_t summary = d->batch * d->kv_heads * wide * (d->head_width + 1);
     int64_t runs = d->causal ? lh_scan_runs(d->layout) : 1;
-    int64_t sends = 2;
-    if (d->causal)
-        sends = lh_scan_sends(runs, ranks, rank, false) + lh_scan_sends(runs, ranks, rank, true);
-    *c = (lh_cost){.summary_bytes = ranks > 1 ? bytes * (most + sends * summary) : 0};
+    int64_t there = d->causal ? lh_scan_sends(runs, ranks, rank, false) : 1;
+    int64_t back = d->causal ? lh_scan_sends(runs, ranks, rank, true) : 1;
+    *c = (lh_cost){0};
+    if (ranks > 1) {
+        c->summary_bytes = bytes * (most + (there + back) * summary);
+        c->again_bytes = bytes * (most + there * summary);
+    }
     /* the summed summary, the denominators, the maximum */
     c->kept_bytes = bytes * (runs * summary + d->batch * d->layout->rows[rank] * d->heads + most);
     performer_flops(d, rank, c);

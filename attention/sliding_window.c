@@ -10,7 +10,7 @@
 #include "attention/attend.h"
 #include "attention/band_cost.h"
 #include "attention/global_tokens.h"
-#include "attention/sliding_window.h"
+#include "attention/window_settings.h"
 
 enum { WINDOW_GROUPS = LH_SEGMENTS - 1 }; /* one segment is for global keys */
 

@@ -97,16 +97,18 @@ done:
 }
 
 lh_status lh_params_add_drawn(lh_params *p, const char *name, lh_shape whole, lh_init_fn draw,
-                              const void *user, lh_param **out)
+                              const void *user, size_t user_bytes, lh_param **out)
 {
     lh_status st = LH_OK;
     lh_param *q = NULL;
+    LH_CHECK(user_bytes <= sizeof q->draw_user, LH_ERR_BUG, "parameter %s: %zu bytes of user data",
+             name, user_bytes);
     LH_TRY(lh_params_add(p, name, whole, lh_place_replicated(), LH_INIT_FUNCTION, 0.0, &q));
     q->frozen = true;
     q->grad_place = q->place;
     q->decay = false;
     q->draw = draw;
-    q->draw_user = user;
+    if (user_bytes > 0) memcpy(q->draw_user, user, user_bytes);
 done:
     if (out != NULL) *out = q;
     return st;

@@ -4,6 +4,8 @@
  * Models and mechanisms declare parameters; lh_params_allocate then makes one block of device
  * memory for each of the four kinds. Names are stable and dotted (layer.3.attention.query.weight):
  * checkpoints and importers rely on them. */
+#include <stddef.h>
+
 #include "core/device.h"
 #include "core/place.h"
 
@@ -15,7 +17,8 @@ typedef enum lh_init_kind {
 } lh_init_kind;
 
 /* Initial values of a whole replicated parameter: value [count of the whole]; number: of the name
- * (lh_name_number); user: as given to lh_params_add_drawn. Local, pure. */
+ * (lh_name_number); user: the copy of what lh_params_add_drawn got. Local, pure. */
+enum { LH_DRAW_USER = 64 };
 typedef lh_status (*lh_init_fn)(const void *user, uint64_t seed, uint64_t number, double *value);
 
 typedef struct lh_param {
@@ -32,7 +35,7 @@ typedef struct lh_param {
      * lh_params_total leaves it out; checkpoints hold it, one without it leaves it as drawn */
     bool frozen;
     lh_init_fn draw; /* LH_INIT_FUNCTION */
-    const void *draw_user;
+    max_align_t draw_user[LH_DRAW_USER / sizeof(max_align_t)];
     /* how grad lies now: dual of place after backward, place after the reduction */
     lh_place grad_place;
     void *value, *grad, *m, *v; /* device memory; borrowed from the blocks */
@@ -62,9 +65,10 @@ LH_NODISCARD lh_status lh_params_add(lh_params *p, const char *name, lh_shape wh
                                      lh_init_kind init, double std, lh_param **out);
 
 /* lh_params_add_drawn - a frozen, replicated parameter whose initial values `draw` gives. user:
- * borrowed as long as the parameters live, or NULL. Local. Errors: as lh_params_add. */
+ * user_bytes (at most LH_DRAW_USER) are copied. Local. Errors: as lh_params_add. */
 LH_NODISCARD lh_status lh_params_add_drawn(lh_params *p, const char *name, lh_shape whole,
-                                           lh_init_fn draw, const void *user, lh_param **out);
+                                           lh_init_fn draw, const void *user, size_t user_bytes,
+                                           lh_param **out);
 
 /* lh_params_draw - draw a frozen parameter again, with another number. Local. Errors:
  * LH_ERR_MEMORY. */

@@ -588,13 +588,6 @@ static ALWAYS_INLINE ivec band_lanes(const lh_tile *t, int64_t i, int64_t j)
     return (ivec)((lane >= vec_splat((real)from)) & (lane <= vec_splat((real)to)));
 }
 
-/* Lanes of the vector at query i that see row r of a limited key block. */
-static ALWAYS_INLINE ivec limit_lanes(const key_block *kb, int64_t i, int64_t r)
-{
-    vec row = vec_splat((real)r);
-    return (ivec)((load(kb->from + i) <= row) & (row < load(kb->to + i)));
-}
-
 /* What is not visible in score rows [r, r + SCORE_ROWS) of group i0 becomes -inf. */
 static void mask_scores(const query_block *q, const key_block *kb, int64_t i0, int64_t r,
                         int64_t rows)
@@ -606,14 +599,10 @@ static void mask_scores(const query_block *q, const key_block *kb, int64_t i0, i
         for (int64_t v = 0; v < SCORE_VECS; v++) {
             real *at = p + x * LH_TILE_Q + v * LANES;
             int64_t i = i0 + v * LANES;
-            if (i >= q->n) {
-                store(at, nothing);
-                continue;
-            }
-            ivec seen = band_lanes(t, i, kb->first + r + x);
-            if (kb->from != NULL) seen &= limit_lanes(kb, i, r + x);
-            store(at, choose(seen, load(at), nothing));
+            store(at, i < q->n ? choose(band_lanes(t, i, kb->first + r + x), load(at), nothing)
+                               : nothing);
         }
+    if (kb->from != NULL) mask_limits(kb, p, i0, r, rows);
     if (t->bits < 0) return;
     for (int64_t i = i0; i < min_of(i0 + GROUP, q->n); i++) {
         int64_t bit = t->bits + i * t->nk + kb->first + r;

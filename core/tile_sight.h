@@ -109,6 +109,20 @@ static void unlimited_rows(const key_block *kb, int64_t i0, int64_t i1, int64_t 
     }
 }
 
+/* Score rows [r, r + rows) of group i0, at p, become -inf where the limits hide them. */
+static void mask_limits(const key_block *kb, real *p, int64_t i0, int64_t r, int64_t rows)
+{
+    vec nothing = vec_splat(MINUS_INF);
+    for (int64_t v = 0; v < SCORE_VECS; v++) {
+        vec from = load(kb->from + i0 + v * LANES), to = load(kb->to + i0 + v * LANES);
+        for (int64_t x = 0; x < rows; x++) {
+            real *at = p + x * LH_TILE_Q + v * LANES;
+            vec row = vec_splat((real)(r + x));
+            store(at, choose((ivec)((from <= row) & (row < to)), load(at), nothing));
+        }
+    }
+}
+
 /* ---- Hidden keys ---- */
 
 /* Lists the rows of the key block whose positions are hidden. */
@@ -127,11 +141,12 @@ static void hide_keys(const query_block *q, key_block *kb)
     }
     for (; x < h->count && h->position[x] <= max_of(at, last) && kb->n_hidden < kb->n; x++) {
         int64_t distance = h->position[x] - at;
-        if (step == 0) /* all keys are at this position */
-            while (kb->n_hidden < kb->n)
-                kb->hidden[kb->n_hidden] = (uint8_t)kb->n_hidden, kb->n_hidden++;
-        else if (distance % step == 0)
+        if (step == 0) { /* all keys are at this position */
+            for (int r = 0; r < kb->n; r++) kb->hidden[r] = (uint8_t)r;
+            kb->n_hidden = (int)kb->n;
+        } else if (distance % step == 0) {
             kb->hidden[kb->n_hidden++] = (uint8_t)(distance / step);
+        }
     }
 }
 

@@ -15,7 +15,7 @@
 enum {
     FEATURES_LIST = 16,
     FEATURES_KERNEL = 1 << 20, /* rows of one projection for the kernel's error */
-    FEATURES_KERNEL_DRAWS = 8  /* such projections */
+    FEATURES_KERNEL_DRAWS = 4  /* such projections */
 };
 enum { FEATURES_Q, FEATURES_K, FEATURES_V, FEATURES_INPUTS };
 
@@ -96,6 +96,7 @@ static lh_status features_list(features_options *o, const char *text)
 {
     lh_status st = LH_OK;
     const char *at = text;
+    LH_CHECK(text != NULL, LH_ERR_USAGE, "bench: --features: expected numbers");
     for (o->count = 0; at != NULL && o->count < FEATURES_LIST; o->count++) {
         char *end = NULL;
         long long value = strtoll(at, &end, 10);
@@ -114,33 +115,38 @@ done:
     return st;
 }
 
+/* One option and its value, NULL when there is none. */
+static lh_status features_option(features_options *o, const char *name, const char *value)
+{
+    lh_status st = LH_OK;
+    enum { SCALE = 4, OPTIONS = 5 };
+    static const char *const names[] = {"--n", "--head-dim", "--draws", "--seed", "--scale"};
+    static const double most[] = {1 << 16, 1024, 1 << 20, 1e15, 100};
+    int64_t *const member[] = {&o->n, &o->head_width, &o->draws, &o->seed};
+    double number = 0.0;
+    int k = 0;
+    if (strcmp(name, "--features") == 0) return features_list(o, value);
+    while (k < OPTIONS && strcmp(name, names[k]) != 0) k++;
+    LH_CHECK(k < OPTIONS, LH_ERR_USAGE,
+             "bench features: unknown option '%s'; expected --n, --head-dim, --features, --scale, "
+             "--draws or --seed",
+             name);
+    LH_TRY(features_number(name, value, k == SCALE ? 0.0 : 1.0, most[k], &number));
+    if (k == SCALE)
+        o->scale = number;
+    else
+        *member[k] = (int64_t)number;
+done:
+    return st;
+}
+
 static lh_status features_parse(features_options *o, int argc, char **argv)
 {
     lh_status st = LH_OK;
     *o = (features_options){.n = 256, .head_width = 16, .draws = 60, .seed = 1, .scale = 0.6};
     LH_TRY(features_list(o, "16,32,128"));
-    for (int i = 0; i < argc; i += 2) {
-        static const char *const names[] = {"--n", "--head-dim", "--draws", "--seed", "--scale"};
-        static const double most[] = {1 << 16, 1024, 1 << 20, 1e15, 100};
-        int64_t *const member[] = {&o->n, &o->head_width, &o->draws, &o->seed};
-        const char *value = i + 1 < argc ? argv[i + 1] : NULL;
-        double number = 0.0;
-        int k = 0;
-        while (k < 5 && strcmp(argv[i], names[k]) != 0) k++;
-        if (k == 5) {
-            LH_CHECK(strcmp(argv[i], "--features") == 0, LH_ERR_USAGE,
-                     "bench features: unknown option '%s'; expected --n, --head-dim, --features, "
-                     "--scale, --draws or --seed",
-                     argv[i]);
-            LH_TRY(features_list(o, value));
-            continue;
-        }
-        LH_TRY(features_number(names[k], value, k == 4 ? 0.0 : 1.0, most[k], &number));
-        if (k == 4)
-            o->scale = number;
-        else
-            *member[k] = (int64_t)number;
-    }
+    for (int i = 0; i < argc; i += 2)
+        LH_TRY(features_option(o, argv[i], i + 1 < argc ? argv[i + 1] : NULL));
 done:
     return st;
 }
@@ -220,7 +226,7 @@ static lh_status features_open(features_run *r, int64_t rows)
 {
     lh_status st = LH_OK;
     lh_var out = {0};
-    size_t bytes = (size_t)(r->o->n * r->o->head_width) * sizeof(lh_real);
+    size_t bytes = (size_t)(r->o->n * r->o->head_width) * lh_dtype_bytes(LH_REAL);
     LH_TRY(features_mechanism(r, rows));
     LH_TRY(lh_tape_create(r->mesh->size, r->mesh->coord, &r->tape));
     LH_TRY(lh_memory_create(&r->memory));
@@ -280,7 +286,7 @@ static lh_status features_draw(features_run *r, int64_t draw)
                 (lh_real)(scale * lh_random_normal((uint64_t)r->o->seed,
                                                    lh_stream_id(LH_STREAM_TEST, (uint32_t)i),
                                                    (uint64_t)(draw * count + e)));
-        lh_copy_in(r->device, r->value[i], r->host[i], (size_t)count * sizeof(lh_real));
+        lh_copy_in(r->device, r->value[i], r->host[i], (size_t)count * lh_dtype_bytes(LH_REAL));
     }
 done:
     return st;
@@ -384,10 +390,10 @@ static lh_status kernel_open(features_kernel *k)
     k->numbers = d * k->run.arm->numbers;
     LH_TRY(features_mechanism(&k->run, k->groups * d));
     lh_device *device = k->run.device;
-    size_t bytes = (size_t)(k->groups * d) * sizeof(lh_real);
+    size_t bytes = (size_t)(k->groups * d) * lh_dtype_bytes(LH_REAL);
     LH_TRY(lh_device_alloc(device, bytes, &k->x));
     LH_TRY(lh_device_alloc(device, bytes, &k->u));
-    LH_TRY(lh_device_alloc(device, sizeof(lh_real), &k->c));
+    LH_TRY(lh_device_alloc(device, lh_dtype_bytes(LH_REAL), &k->c));
     for (int i = 0; i < 2; i++) {
         LH_TRY(lh_device_alloc(device, bytes * (size_t)k->run.arm->numbers, &k->phi[i]));
         LH_TRY(lh_new(bytes * (size_t)k->run.arm->numbers, &k->host[i]));
@@ -441,7 +447,7 @@ static void kernel_features(features_kernel *k, int side, lh_real *rows)
                                               .c = k->c,
                                               .phi = k->phi[side]});
     lh_copy_out(device, k->host[side], k->phi[side],
-                (size_t)(k->groups * k->numbers) * sizeof(lh_real));
+                (size_t)(k->groups * k->numbers) * lh_dtype_bytes(LH_REAL));
 }
 
 /* Mean square error of the estimates over all groups of all projections. */
@@ -479,7 +485,9 @@ static double kernel_formula(const features_kernel *k)
     if (k->run.arm->kind == LH_FEATURE_TRIG)
         return exp(z) / sm * pow(1.0 - exp(-k->b), 2.0) / (2.0 * m);
     if (k->run.arm->kind == LH_FEATURE_HYPERBOLIC) return 0.5 * (1.0 - exp(-z)) * positive;
-    return k->run.arm->orthogonal ? positive - (1.0 - 1.0 / m) * 2.0 / (m + 2.0) * sm : positive;
+    if (!k->run.arm->orthogonal) return positive;
+    double gain = exp(k->sum) - exp(-0.25 * (k->a + k->b)); /* (a + b) / 2 = |x~|^2 + |y~|^2 */
+    return positive - (1.0 - 1.0 / m) * 2.0 / (m + 2.0) * gain * gain;
 }
 
 static lh_status features_kernel_case(const features_options *o, const features_arm *arm)

@@ -12,7 +12,8 @@
  *
  * With data.documents a byte ends its document, to which it belongs. What follows it is not
  * predicted from it. Each row is told where its document begins and ends within the window; a rank
- * finds that by reading around its own rows, without a message, in any layout.
+ * finds that by reading around its own rows, without a message, in any layout. Rotary and relative
+ * positions see differences of positions only, so they need not begin anew; sinusoidal ones do.
  *
  * Made by the program, for studies; n is data.length, V data.vocab, symbols are 0 .. V - 1, all
  * draws are uniform and independent, and every training sample is a new one:

@@ -44,9 +44,10 @@ typedef struct lh_rig {
     int32_t *ids;                    /* host [B, s] */
     int64_t rows;
     lh_batch in;
-    lh_row_list global;          /* of this rank's sequences; without arrays while counting */
-    void *seed_device;           /* desc->hidden_seed: this rank's part, and on the host with the */
-    lh_real *seed_host, *hidden; /* hidden states of the last step [B, s, E] */
+    lh_row_list global; /* of this rank's sequences; without arrays while counting */
+    void *seed_device;  /* [B, s, E]: this rank's part of desc->hidden_seed */
+    lh_real *seed_host; /* the same */
+    lh_real *hidden;    /* [B, s, E]: hidden states of the last step */
 } lh_rig;
 
 /* lh_rig_open - build everything and run the counting pass. Local (mesh: borrowed). The caller

@@ -59,6 +59,27 @@ train 1 offsets --set data.task=recall --set model.kind=encoder --set schedule.s
     --set train.log_every=100
 holds "recall is learned ($(value accuracy))" "$(value accuracy) > 0.9"
 
+# --- the task names its global token: a window of 2 and 50 positions between the markers ---
+global='{mechanism: sliding_window, window: 2, global: task}'
+check_same global 4 64 --set data.task=markers --set model.kind=encoder --set data.gap=50 \
+    --set model.attention="$global"
+train 2 markers --set data.task=markers --set model.kind=encoder --set data.length=8 --set data.gap=4 \
+    --set data.batch=32 --set optimizer.lr=3.0e-3 --set schedule.steps=150 --set train.log_every=100 \
+    --set model.attention="$global"
+holds "markers are learned by global attention ($(value accuracy))" "$(value accuracy) > 0.9"
+expect 2 2 train tiny.yaml --set run.name=none --set model.attention="$global"
+
+# --- weights of a model that has no random projection: it stays as drawn ---
+train 1 exact --set data.task=recall --set model.kind=encoder --set schedule.steps=1 --set checkpoint.every=1
+for ranks in 1 3; do
+    train $ranks drawn-$ranks --set data.task=recall --set model.kind=encoder --set schedule.steps=1 \
+        --set run.init="$(checkpoint runs/exact 1)" --set checkpoint.every=1 \
+        --set 'model.attention={mechanism: performer, features: 16}'
+done
+near "features drawn on 1 and 3 ranks" "$(metric runs/drawn-3 train 1 loss)" "$(metric runs/drawn-1 train 1 loss)" "$real_digits"
+expect 0 2 train tiny.yaml --set run.name=drawn-1 --set data.task=recall --set model.kind=encoder \
+    --set 'model.attention={mechanism: performer, features: 16}' --set schedule.steps=2 --resume
+
 # --- resumed, the samples go on where they ended ---
 train 2 whole --set schedule.steps=4 --set checkpoint.every=2
 train 2 parts --set schedule.steps=2 --set checkpoint.every=2

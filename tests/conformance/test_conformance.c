@@ -73,6 +73,13 @@ static const variant known[] = {
      .sees = sees_dilated,
      .task = true,
      .zigzag = true},
+    {.mechanism = "performer", .settings = ", features: 16"},
+    {.mechanism = "performer", .settings = ", features: 16, kernel: relu", .valid = true},
+    {.mechanism = "performer", .settings = ", features: 8, estimator: hyperbolic", .zigzag = true},
+    {.mechanism = "linformer", .settings = ", k: 8"},
+    {.mechanism = "linformer", .settings = ", k: 8, sharing: none", .valid = true},
+    {.mechanism = "linformer", .settings = ", k: 1, projection: mean"},
+    {.mechanism = "linformer", .settings = ", k: [6, 8], sharing: kv", .zigzag = true},
     {.mechanism = "wheel", .settings = ", rim: 24", .sees = sees_wheel},
 };
 enum { KNOWN = sizeof known / sizeof known[0] };

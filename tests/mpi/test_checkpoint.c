@@ -147,7 +147,7 @@ static fixture open_fixture(lh_comm *c, options o)
     }
     if (o.drawn)
         lh_assert_all_ok(c, lh_params_add_drawn(f.params, "drawn", lh_shape_2(LH_REAL, 3, 4),
-                                                draw_nothing, NULL, NULL));
+                                                draw_nothing, NULL, 0, NULL));
     lh_assert_all_ok(c, lh_params_allocate(f.params, !o.frozen));
     return f;
 }

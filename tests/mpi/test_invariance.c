@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "attention/sliding_window.h"
+#include "attention/window_settings.h"
 #include "tests/lh_model_test.h"
 #include "tests/tol.h"
 

@@ -325,14 +325,15 @@ done:
 static lh_status config_of(const scene *s, int layers, const char *k, const char *more,
                            lh_config **out)
 {
+    const long long width = s->heads * s->width;
     char text[512];
-    int n = snprintf(text, sizeof text,
-                     "model: {kind: encoder, vocab: 31, layers: %d, width: %lld, heads: %lld,\n"
-                     "  kv_heads: %lld, head_width: %lld, attention: {mechanism: linformer,\n"
-                     "  k: %s, sharing: %s, projection: %s%s}}\n",
-                     layers, (long long)(s->heads * s->width), (long long)s->heads,
-                     (long long)s->kv_heads, (long long)s->width, k, sharing_name[s->sharing],
-                     projection_name[s->projection], more);
+    int n =
+        snprintf(text, sizeof text,
+                 "model: {kind: encoder, vocab: 31, layers: %d, width: %lld, heads: %lld,\n"
+                 "  kv_heads: %lld, head_width: %lld, attention: {mechanism: linformer,\n"
+                 "  k: %s, sharing: %s, projection: %s%s}}\n",
+                 layers, width, (long long)s->heads, (long long)s->kv_heads, (long long)s->width, k,
+                 sharing_name[s->sharing], projection_name[s->projection], more);
     return lh_config_parse(text, (size_t)n, "linformer.yaml", LH_CONFIG_PARTIAL, out);
 }
 
@@ -852,6 +853,95 @@ static void bytes_do_not_grow(void **state)
     }
 }
 
+/* --- memory: counted for one rank of many, without them --- */
+
+typedef struct measured {
+    int64_t step, params; /* bytes of the middle rank */
+    int64_t scratch;      /* of the tile kernels, the same on any rank; part of step */
+} measured;
+
+static lh_status memory_record(const stage *a, lh_tape *t)
+{
+    lh_status st = LH_OK;
+    static const char data = 0; /* stands for addresses that the device count never reads */
+    const scene *s = a->s;
+    int64_t rows = a->layout->rows[a->mesh->coord[LH_AXIS_SEQ]];
+    lh_var in[PARAM];
+    lh_var out;
+    const void *seed = &data;
+    for (int i = 0; i < PARAM; i++)
+        LH_TRY(lh_tape_leaf(
+            t, &data, (void *)(uintptr_t)&data,
+            lh_shape_4(LH_REAL, s->batch, rows, i == Q ? s->heads : s->kv_heads, s->width),
+            lh_place_tokens(a->layout), &in[i]));
+    const lh_qkv qkv = {
+        .x = in[Q], .q = in[Q], .k = in[K], .v = in[V], .mesh = a->mesh, .plans = a->plans};
+    LH_TRY(a->ops->forward(a->state, t, &qkv, &out));
+    LH_TRY(lh_tape_backward_from(t, 1, &out, &seed));
+done:
+    return st;
+}
+
+static lh_status memory_measure(const scene *s, int ranks, measured *out)
+{
+    lh_status st = LH_OK;
+    lh_tape *tape = NULL;
+    lh_memory *memory = NULL;
+    stage a = {.s = s};
+    LH_TRY(lh_mesh_create_counting(1, ranks, ranks / 2, &a.mesh));
+    LH_TRY(lh_device_create_count("auto", 1, &a.device));
+    LH_TRY(lh_plan_cache_create(&a.plans));
+    LH_TRY(lh_test_layout(s->layout, s->n, ranks, s->chunk, &a.layout));
+    LH_TRY(stage_mechanism(&a));
+    LH_TRY(lh_params_allocate(a.params, true));
+    LH_TRY(lh_tape_create(a.mesh->size, a.mesh->coord, &tape));
+    LH_TRY(lh_memory_create(&memory));
+    LH_TRY(lh_memory_count_begin(memory));
+    lh_tape_reset(tape, a.device, memory, true);
+    LH_TRY(memory_record(&a, tape));
+    LH_TRY(lh_memory_count_end(memory));
+    out->step = lh_memory_peak(memory);
+    out->params = (int64_t)lh_params_bytes(a.params);
+    out->scratch = (int64_t)lh_attend_scratch(a.device, s->heads, s->kv_heads, s->width, k_most(s));
+done:
+    lh_memory_destroy(&memory);
+    lh_tape_destroy(&tape);
+    if (a.state != NULL) a.ops->destroy(&a.state);
+    lh_params_destroy(&a.params);
+    lh_config_destroy(&a.config);
+    lh_layout_destroy(&a.layout);
+    lh_plan_cache_destroy(&a.plans);
+    lh_device_destroy(&a.device);
+    lh_mesh_destroy(&a.mesh);
+    return st;
+}
+
+/* The same shard of a four times longer sequence on four times the ranks needs no more, of the step
+ * and of E and F; the same sequence on four times the ranks a quarter, but for the landmarks. */
+static void memory_follows_the_shard(void **state)
+{
+    lh_comm *c = *state;
+    for (int i = LEARNED; i <= MEAN; i++) {
+        measured one = {0};
+        measured more = {0};
+        scene s = {.name = "memory",
+                   SIZES(2, 1024, 16, 4, 2, 16, LH_TEST_ALIGNED),
+                   .projection = (projection)i,
+                   .sharing = HEADWISE,
+                   .k = {8}};
+        lh_assert_all_ok(c, memory_measure(&s, 4, &one));
+        s.n *= 4;
+        lh_assert_all_ok(c, memory_measure(&s, 16, &more));
+        lh_assert_all(c, more.step <= one.step && more.params == one.params);
+        s.n /= 4;
+        lh_assert_all_ok(c, memory_measure(&s, 16, &more));
+        int64_t marks = 2 * s.batch * s.kv_heads * 8 * s.width * (int64_t)sizeof(lh_real);
+        lh_assert_all(c, 4 * (more.step - more.scratch) <=
+                             one.step - one.scratch + 3 * 8 * marks + 4096);
+        lh_assert_all(c, 4 * more.params <= one.params + 1024);
+    }
+}
+
 /* --- settings, parameters and what is refused --- */
 
 typedef struct wrong {
@@ -1013,9 +1103,13 @@ static void parameters_follow_the_sharing(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(equals_dense),      cmocka_unit_test(gradients_by_differences),
-        cmocka_unit_test(bytes_do_not_grow), cmocka_unit_test(refuses_settings),
-        cmocka_unit_test(refuses_forms),     cmocka_unit_test(parameters_follow_the_sharing),
+        cmocka_unit_test(equals_dense),
+        cmocka_unit_test(gradients_by_differences),
+        cmocka_unit_test(bytes_do_not_grow),
+        cmocka_unit_test(memory_follows_the_shard),
+        cmocka_unit_test(refuses_settings),
+        cmocka_unit_test(refuses_forms),
+        cmocka_unit_test(parameters_follow_the_sharing),
     };
     return lh_test_mpi_main(argc, argv, "linformer", tests, sizeof tests / sizeof tests[0]);
 }

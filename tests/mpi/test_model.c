@@ -1,6 +1,6 @@
 /* What a model's step promises besides its numbers: the same bits twice (README, invariant 2), bytes as
  * predicted (7.5), memory that shrinks with the ranks (7.6), no allocation from the second step on. */
-#include "attention/sliding_window.h"
+#include "attention/window_settings.h"
 #include <stdio.h>
 #include <string.h>
 

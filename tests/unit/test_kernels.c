@@ -506,6 +506,137 @@ static void plain_columns(operand *v)
     plain_move_rows(v, 2, 2);
 }
 
+/* --- features: FR rows of FH heads, the last three without features; x, u, c, then results
+ * ------------------------------------------------------------------------------------------ */
+
+enum { FR = 43, FH = 3, FW = 6, FM = 100, FX = FR * FH * FW, FU = FR * FH * FM };
+
+static lh_feature_args feature_args(run *r, lh_feature_kind kind, const void *c, void *phi)
+{
+    return (lh_feature_args){.kind = kind,
+                             .rows = FR,
+                             .live = FR - 3,
+                             .heads = FH,
+                             .width = FW,
+                             .features = FM,
+                             .scale = 0.5,
+                             .epsilon = 0.125,
+                             .x = at(r, 0),
+                             .u = at(r, 1),
+                             .c = c,
+                             .phi = phi};
+}
+
+/* positive and hyperbolic with given stabilisers, trig and positive with their own, elu, maxima */
+static void do_feature(run *r)
+{
+    lh_feature_args f[] = {feature_args(r, LH_FEATURE_POSITIVE, at(r, 2), at(r, 3)),
+                           feature_args(r, LH_FEATURE_HYPERBOLIC, at(r, 2), at(r, 4)),
+                           feature_args(r, LH_FEATURE_TRIG, NULL, at(r, 5)),
+                           feature_args(r, LH_FEATURE_POSITIVE, NULL, at(r, 6)),
+                           feature_args(r, LH_FEATURE_ELU, NULL, at(r, 7))};
+    for (int i = 0; i < 5; i++) r->k->feature(&f[i], r->threads);
+    r->k->feature_max(&(lh_feature_max_args){LH_FEATURE_POSITIVE, FR, FR - 3, FH, FW, FM, 0.5,
+                                             at(r, 0), at(r, 1), at(r, 8)},
+                      r->threads);
+}
+
+static double feature_half(const operand *v, int r)
+{
+    double sum = 0;
+    for (int i = 0; i < FW; i++) sum += v[0].d[r * FW + i] * v[0].d[r * FW + i];
+    return 0.125 * sum;
+}
+
+static void plain_feature(operand *v)
+{
+    for (int r = 0; r < FR * FH; r++) {
+        const double half = feature_half(v, r), c = v[2].d[r % FH], *u = v[1].d + r * FM;
+        const int live = r / FH < FR - 3;
+        double most = u[0];
+        for (int i = 0; i < FM; i++) most = fmax(most, u[i]);
+        if (live) v[8].d[r % FH] = fmax(v[8].d[r % FH], most);
+        for (int i = 0; i < FM; i++) {
+            v[3].d[r * FM + i] = live * 0.1 * (exp(u[i] - half - c) + 0.125);
+            v[6].d[r * FM + i] = live * 0.1 * (exp(u[i] - half - most) + 0.125);
+            v[7].d[r * FM + i] = live * ((u[i] > 0 ? u[i] + 1 : exp(u[i])) + 0.125);
+            for (int n = 0; n < 2; n++) {
+                const double e = exp((n == 0 ? u[i] : -u[i]) - half - c);
+                v[4].d[(2 * r + n) * FM + i] = live * (e + 0.125) / sqrt(2.0 * FM);
+                v[5].d[(2 * r + n) * FM + i] = live * 0.1 * ((n == 0 ? cos : sin)(u[i]) + 0.125);
+            }
+        }
+    }
+}
+
+/* x, u, c, dphi; du and dx of positive, hyperbolic, and trig, which adds to the first dx */
+static void do_feature_grad(run *r)
+{
+    lh_feature_grad_args g[] = {
+        {feature_args(r, LH_FEATURE_POSITIVE, at(r, 2), NULL), at(r, 3), at(r, 4), at(r, 5), false},
+        {feature_args(r, LH_FEATURE_HYPERBOLIC, at(r, 2), NULL), at(r, 3), at(r, 6), at(r, 7),
+         false},
+        {feature_args(r, LH_FEATURE_TRIG, NULL, NULL), at(r, 3), at(r, 8), at(r, 5), true}};
+    for (int i = 0; i < 3; i++) r->k->feature_grad(&g[i], r->threads);
+}
+
+static void plain_feature_grad(operand *v)
+{
+    for (int r = 0; r < FR * FH; r++) {
+        const double half = feature_half(v, r), c = v[2].d[r % FH], *u = v[1].d + r * FM;
+        const double one = r / FH < FR - 3 ? 1.0 : 0.0, *dphi = v[3].d;
+        double along[2] = {0, 0};
+        for (int i = 0; i < FM; i++) {
+            const double e = one * exp(u[i] - half - c) * dphi[r * FM + i] / sqrt(FM);
+            const double up = one * exp(u[i] - half - c) / sqrt(2.0 * FM) * dphi[2 * r * FM + i];
+            const double down =
+                one * exp(-u[i] - half - c) / sqrt(2.0 * FM) * dphi[(2 * r + 1) * FM + i];
+            const double wave[2] = {one * dphi[2 * r * FM + i] / sqrt(FM),
+                                    one * dphi[(2 * r + 1) * FM + i] / sqrt(FM)};
+            v[4].d[r * FM + i] = e;
+            v[6].d[r * FM + i] = up - down;
+            v[8].d[r * FM + i] = wave[1] * cos(u[i]) - wave[0] * sin(u[i]);
+            along[0] += wave[0] * cos(u[i]) + wave[1] * sin(u[i]) - e;
+            along[1] -= up + down;
+        }
+        for (int i = 0; i < FW; i++) {
+            v[5].d[r * FW + i] = 0.25 * along[0] * v[0].d[r * FW + i];
+            v[7].d[r * FW + i] = 0.25 * along[1] * v[0].d[r * FW + i];
+        }
+    }
+}
+
+/* {x, 1}; n by its last column; the adjoint; a triangle */
+static void do_divide(run *r)
+{
+    const int64_t rows = ROWS, width = WIDTH - 1;
+    r->k->extend(&(lh_extend_args){rows, width, at(r, 0), at(r, 1)}, r->threads);
+    r->k->divide(&(lh_divide_args){rows, width, at(r, 2), at(r, 3), at(r, 4)}, r->threads);
+    r->k->divide_grad(&(lh_divide_grad_args){rows, width, at(r, 5), at(r, 4), at(r, 0), at(r, 6)},
+                      r->threads);
+    r->k->tril(&(lh_tril_args){VOCAB, at(r, 7)}, r->threads);
+}
+
+static void plain_divide(operand *v)
+{
+    const int w = WIDTH - 1;
+    for (int r = 0; r < ROWS; r++) {
+        const double den = v[2].d[r * WIDTH + w];
+        double along = 0;
+        for (int i = 0; i < w; i++) {
+            v[1].d[r * WIDTH + i] = v[0].d[r * w + i];
+            v[3].d[r * w + i] = v[2].d[r * WIDTH + i] / den;
+            v[6].d[r * WIDTH + i] = v[0].d[r * w + i] / den;
+            along += v[0].d[r * w + i] * v[5].d[r * w + i];
+        }
+        v[1].d[r * WIDTH + w] = 1;
+        v[4].d[r] = den;
+        v[6].d[r * WIDTH + w] = -along / den;
+    }
+    for (int i = 0; i < VOCAB; i++)
+        for (int j = i + 1; j < VOCAB; j++) v[7].d[i * VOCAB + j] = 0;
+}
+
 /* --- the comparison
  * ------------------------------------------------------------------------------------------------ */
 
@@ -563,6 +694,19 @@ static const op ops[] = {
      100},
     {"adamw", do_adamw, plain_adamw, {MANY, MANY, MANY, MANY}, 0, 1},
     {"sum of squares", do_sum_squares, plain_sum_squares, {5 * MANY, 1}, 1u << 1, 4096},
+    {"features", do_feature, plain_feature, {FX, FU, FH, FU, 2 * FU, 2 * FU, FU, FU, FH}, 0, 16},
+    {"feature gradient",
+     do_feature_grad,
+     plain_feature_grad,
+     {FX, FU, FH, 2 * FU, FU, FX, FU, FX, FU},
+     0,
+     FM},
+    {"division",
+     do_divide,
+     plain_divide,
+     {RW - ROWS, RW, RW, RW - ROWS, ROWS, RW - ROWS, RW, VOCAB *VOCAB},
+     0,
+     WIDTH},
     {"columns of rows",
      do_columns,
      plain_columns,

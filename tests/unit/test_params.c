@@ -393,7 +393,7 @@ static void test_frozen(void **state)
     declare(p, lh_place_replicated());
     int64_t learned = lh_params_total(p);
     lh_assert_ok(lh_params_add_drawn(p, "projection", lh_shape_2(LH_REAL, 2, 3), draw_multiples,
-                                     &count, &q));
+                                     &count, sizeof count, &q));
     lh_assert_ok(lh_params_allocate(p, true));
     lh_assert_ok(lh_params_initialise(p, 11));
     assert_int_equal(lh_params_total(p), learned);

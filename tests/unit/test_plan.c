@@ -2,7 +2,7 @@
  * itself, by brute force, and the bytes of the mechanisms' formulas against both. */
 #include "attention/attention.h"
 #include "attention/band_cost.h"
-#include "attention/sliding_window.h"
+#include "attention/window_settings.h"
 #include "tests/lh_test.h"
 #include "tests/lh_test_scenes.h"
 
