@@ -26,14 +26,17 @@ study_train() {
     }
 }
 
-# study_row NAME FIELD... - the run's name, the fields of its last evaluation, and the seconds that its steps took.
+# study_row NAME FIELD... - the run's name, the fields of its last evaluation, and the seconds of its steps (the median of
+# those that the metrics hold, times their number).
 study_row() {
-    local name=$1 line
+    local name=$1 line steps
     shift
     line=$(grep '"event": *"eval"' "runs/$name/metrics.jsonl" | tail -n 1)
     printf '%-24s' "$name"
     for field in "$@"; do
-        printf '  %s %-8.8s' "$field" "$(sed -n "s/.*\"$field\": *\([-+.0-9eE]*\).*/\1/p" <<<"$line")"
+        printf '  %s %-7.4f' "$field" "$(sed -n "s/.*\"$field\": *\([-+.0-9eE]*\).*/\1/p" <<<"$line")"
     done
-    sed -n 's/.*"step_s": *\([-+.0-9eE]*\).*/\1/p' "runs/$name/metrics.jsonl" | awk '{ s += $1 } END { printf "  %.0f s\n", s }'
+    steps=$(sed -n 's/.*"step": *\([0-9]*\).*/\1/p' <<<"$line")
+    sed -n 's/.*"step_s": *\([-+.0-9eE]*\).*/\1/p' "runs/$name/metrics.jsonl" | sort -g |
+        awk -v steps="$steps" '{ s[NR] = $1 } END { printf "  %.0f s\n", steps * s[int((NR + 1) / 2)] }'
 }
