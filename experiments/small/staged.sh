@@ -5,10 +5,10 @@ study_text
 
 # phase ARM NUMBER RATE [--set K=V]... - the weights are those of the phase before; the seed gives other samples to each.
 phase() {
-    local arm=$1 k=$2 rate=$3 init=none
+    local arm=$1 k=$2 rate=$3
     shift 3
-    if [ "$k" -gt 1 ]; then init=runs/staged-$arm-$((k - 1))/checkpoints/step-00000500.h5; fi
-    study_train staged "staged-$arm-$k" --set "run.init=$init" --set "run.seed=$k" --set "optimizer.lr=$rate" "$@"
+    if [ "$k" -gt 1 ]; then set -- "$@" --set "run.init=runs/staged-$arm-$((k - 1))/checkpoints/step-00000500.h5"; fi
+    study_train staged "staged-$arm-$k" --set "run.seed=$k" --set "optimizer.lr=$rate" "$@"
     study_row "staged-$arm-$k" loss bits_per_byte
 }
 
