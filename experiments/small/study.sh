@@ -1,5 +1,5 @@
 # Shared by the scripts of this folder; they source it. A study is several runs of one or two minutes on one core; runs go to
-# runs/, which the script's own earlier runs leave first. LONGHAUL names the program, LAUNCH how it is started (for
+# runs/, where they replace earlier ones of the same name. LONGHAUL names the program, LAUNCH how it is started (for
 # example LAUNCH='mpirun -n 2').
 set -eu
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
