@@ -245,7 +245,8 @@ static bool dense_close_to(const probe *p, double worst, const double *want, int
     char name[160];
     probe_name(p, name);
     lh_test_report("parity %s/%lld %s %.3g %.3g", name, (long long)p->desc.length, what,
-                   largest > 0.0 ? worst / largest : worst, lh_tol_sum((double)p->desc.length));
+                   largest > 0.0 ? worst / largest : worst,
+                   lh_tol_sum((double)(p->desc.length + p->desc.width)));
     if (!(worst <= allowed)) print_error("%s: off by %.3g, allowed %.3g\n", what, worst, allowed);
     return worst <= allowed;
 }

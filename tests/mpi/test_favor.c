@@ -119,7 +119,8 @@ static const scene smooth[] = {
     {"tanh", MAP(TANH, false, 1.1, 1), SIZES(2, 60, 16, 2, 1, 8, 12, LH_TEST_EVEN)},
     {"sigmoid", MAP(SIGMOID, true, 1e-3, 1), SIZES(2, 60, 16, 2, 1, 8, 12, LH_TEST_EVEN)},
     {"cos", MAP(COS, false, 1.5, 1), SIZES(2, 60, 16, 2, 1, 8, 12, LH_TEST_EVEN)},
-    {"identity", MAP(IDENTITY, true, 6, 0.5), SIZES(2, 60, 16, 2, 1, 8, 0, LH_TEST_EVEN)},
+    /* a larger eps would leave a gradient of q that is small beside the rounding of the output */
+    {"identity", MAP(IDENTITY, true, 2, 0.5), SIZES(2, 60, 16, 2, 1, 8, 0, LH_TEST_EVEN)},
 };
 
 /* --- one scene on this rank --- */
@@ -654,7 +655,7 @@ static void gradients_by_differences(void **state)
         double worst = 0.0;
         lh_assert_all_ok(c, stage_open(c, &smooth[i], &a));
         lh_assert_all_ok(c, lh_gradcheck_taylor(&a.run, 1e-4, &slope, &moved));
-        if (lh_comm_size(c) == 1) lh_assert_all_ok(c, lh_gradcheck_difference(&a.run, 30, &worst));
+        if (lh_comm_size(c) == 1) lh_assert_all_ok(c, lh_gradcheck_difference(&a.run, 8, &worst));
         bool ok = slope >= LH_TOL_TAYLOR_SLOPE && moved > 0.0 && worst <= LH_TOL_DIFFERENCE;
         if (!ok)
             print_error("%s: Taylor slope %.3f, moved %.3g, differences off by %.3g\n",

@@ -845,8 +845,8 @@ static void bytes_do_not_grow(void **state)
         projection p = (projection)i;
         int64_t at[3] = {0};
         sent_at(c, 64, p, &at[0]);
-        sent_at(c, 256, p, &at[1]);
-        sent_at(c, 1024, p, &at[2]);
+        sent_at(c, 128, p, &at[1]);
+        sent_at(c, 384, p, &at[2]);
         int64_t want = 2 * 2 * 2 * 16 * 2 * 8 * (int64_t)sizeof(lh_real);
         lh_assert_all(c, at[0] == (lh_comm_size(c) > 1 ? want : 0));
         lh_assert_all(c, at[1] == at[0] && at[2] == at[0]);
