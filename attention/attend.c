@@ -445,21 +445,23 @@ done:
 }
 
 /* Queries are sharded by position; keys too, or replicated; weights are replicated. */
+static bool attend_placed(const attend_attrs *a, int i, const lh_place_word *w)
+{
+    bool sharded = w->kind == LH_SHARD && w->dim == 1 && w->layout != NULL;
+    if (i == 0 || i == a->relative_q) return sharded;
+    return w->kind == LH_REPLICATE || (sharded && i != a->relative_weight);
+}
+
 static lh_status attend_place(const lh_call *c, const lh_place *in, lh_place *out)
 {
     lh_status st = LH_OK;
     const attend_attrs *a = lh_call_attrs(c);
     const lh_place_word data = in[0].axis[LH_AXIS_DATA];
     for (int i = 0; i < lh_call_inputs(c); i++) {
-        const lh_place_word *w = &in[i].axis[LH_AXIS_SEQ];
-        if (i > 0 && i == a->relative_weight) {
-            LH_CHECK(w->kind == LH_REPLICATE, LH_ERR_BUG, "input %d must be replicated", i);
-            continue;
-        }
-        LH_CHECK((w->kind == LH_SHARD && w->dim == 1 && w->layout != NULL) ||
-                     (i > 0 && i != a->relative_q && w->kind == LH_REPLICATE),
-                 LH_ERR_BUG, "input %d must be sharded by position", i);
-        LH_CHECK(in[i].axis[LH_AXIS_DATA].kind == data.kind, LH_ERR_BUG,
+        bool weight = i > 0 && i == a->relative_weight;
+        LH_CHECK(attend_placed(a, i, &in[i].axis[LH_AXIS_SEQ]), LH_ERR_BUG, "input %d must be %s",
+                 i, weight ? "replicated" : "sharded by position");
+        LH_CHECK(weight || in[i].axis[LH_AXIS_DATA].kind == data.kind, LH_ERR_BUG,
                  "input %d lies differently along the data axis", i);
     }
     for (int i = 0; i < LH_OP_OUTPUTS; i++) out[i] = in[0];

@@ -281,6 +281,7 @@ static void feature_grad_range(const void *args, int64_t begin, int64_t end)
         const real along = (real)(-a->scale * a->scale) * feature_grad_row(g, &f, r);
         const real *x = f.x;
         real *dx = (real *)g->dx + r * a->width;
+        /* NOLINTNEXTLINE(bugprone-branch-clone): it does not look into loops under a pragma */
         if (g->accumulate) {
 #pragma omp simd
             for (int64_t i = 0; i < a->width; i++) dx[i] += along * x[i];

@@ -120,8 +120,8 @@ static void k_sinusoid(const lh_sinusoid_args *a, int threads)
     split_rows(sinusoid_range, a, a->rows, 32 * a->width, threads);
 }
 
-/* Each row turns the one before by the angle of a step; every DISTANCE_TURNS rows the angle is
- * computed anew, so that errors of rounding stay those of a double. */
+/* Each row turns the one before by the angle of a step; every DISTANCE_TURNS rows, where ranges may
+ * begin, the angle is computed anew, so that errors of rounding stay those of a double. */
 enum { DISTANCE_TURNS = 32 };
 
 static void distance_table_range(const void *args, int64_t begin, int64_t end)
@@ -134,16 +134,9 @@ static void distance_table_range(const void *args, int64_t begin, int64_t end)
         const double turn_c = cos((double)a->step * frequency);
         double s = 0.0, c = 1.0;
         for (int64_t r = begin; r < end; r++) {
-            if (r % DISTANCE_TURNS == 0 || r == begin) {
-                const double angle =
-                    (double)(a->first + r / DISTANCE_TURNS * DISTANCE_TURNS * a->step) * frequency;
-                s = sin(angle);
-                c = cos(angle);
-                for (int64_t k = r % DISTANCE_TURNS; k > 0; k--) {
-                    const double next = s * turn_c + c * turn_s;
-                    c = c * turn_c - s * turn_s;
-                    s = next;
-                }
+            if (r % DISTANCE_TURNS == 0) {
+                s = sin((double)(a->first + r * a->step) * frequency);
+                c = cos((double)(a->first + r * a->step) * frequency);
             }
             real *row = (real *)a->table + r * a->width;
             row[i] = (real)s;
@@ -157,7 +150,7 @@ static void distance_table_range(const void *args, int64_t begin, int64_t end)
 
 static void k_distance_table(const lh_distance_table_args *a, int threads)
 {
-    split_rows(distance_table_range, a, a->rows, 8 * a->width, threads);
+    split(distance_table_range, a, a->rows, DISTANCE_TURNS, 8 * a->rows * a->width, threads);
 }
 
 /* --- dropout

@@ -103,6 +103,7 @@ lh_status lh_params_add_drawn(lh_params *p, const char *name, lh_shape whole, lh
     LH_CHECK(user_bytes <= sizeof q->draw_user, LH_ERR_BUG, "parameter %s: %zu bytes of user data",
              name, user_bytes);
     LH_TRY(lh_params_add(p, name, whole, lh_place_replicated(), LH_INIT_FUNCTION, 0.0, &q));
+    LH_CHECK(q != NULL, LH_ERR_BUG, "parameter %s was not made", name);
     q->frozen = true;
     q->grad_place = q->place;
     q->decay = false;

@@ -225,7 +225,7 @@ lh_status lh_task_read(const lh_task *t, lh_split split, int64_t window, int64_t
     task_blank(layout, rank, window < 0 ? 0 : left < t->length ? left : t->length, out);
     if (window < 0) return LH_OK;
     if (t->made && out->global != NULL) out->n_global = lhi_task_made_globals(t->data);
-    for (int64_t i = 0; i < out->n_global; i++) out->global[i] = i;
+    for (int64_t i = 0; out->global != NULL && i < out->n_global; i++) out->global[i] = i;
     for (int64_t r = 0; r < n_runs; r++) {
         /* a run of stride 1 is read at once; others position by position */
         int64_t step = run[r].stride == 1 ? run[r].count : 1;
