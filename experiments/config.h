@@ -14,6 +14,9 @@
 typedef enum lh_task_kind {
     LH_TASK_TEXT,
     LH_TASK_MASKED_TEXT,
+    LH_TASK_TOKENS,
+    LH_TASK_MASKED_TOKENS,
+    LH_TASK_FASTA,
     LH_TASK_LAG,
     LH_TASK_MARKERS,
     LH_TASK_RECALL
@@ -51,7 +54,7 @@ typedef struct lh_config_data {
     int64_t length;
     int64_t batch; /* sequences per optimiser step, over all ranks and accumulated passes */
     double valid_fraction, mask;
-    int64_t documents; /* the byte that ends a document; LH_AUTO: the text is one document */
+    int64_t documents; /* the byte or token that ends a document; LH_AUTO: it is all one document */
     /* of tasks that the program makes: experiments/task.h */
     int64_t vocab, lag, gap, offsets, valid_windows;
 } lh_config_data;

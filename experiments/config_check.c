@@ -114,7 +114,10 @@ static lh_status check_mechanism(const lh_node *root, const lh_config *c, int la
         {m->position == LH_POSITION_RELATIVE, LH_ATTN_RELATIVE, "has no relative positions",
          "use another model.position, or "},
         {c->data.documents != LH_AUTO, LH_ATTN_DOCUMENTS, "cannot stop at the ends of documents",
-         "leave out data.documents, or "},
+         c->data.task == LH_TASK_FASTA
+             ? "convert the file with longhaul prepare and use data.task tokens, where records are "
+               "no documents unless asked for, or "
+             : "leave out data.documents, or "},
         {c->mesh.layout != LH_LAYOUT_CONTIGUOUS, LH_ATTN_LAYOUTS, "needs mesh.layout contiguous",
          "leave out mesh.layout, or "},
     };
@@ -191,11 +194,10 @@ static const struct {
     const char *name;
     int kind;  /* the model's */
     bool made; /* by the program: no files */
-} check_tasks[] = {{"text", LH_MODEL_DECODER, false},
-                   {"masked_text", LH_MODEL_ENCODER, false},
-                   {"lag", LH_MODEL_DECODER, true},
-                   {"markers", LH_MODEL_ENCODER, true},
-                   {"recall", LH_MODEL_ENCODER, true}};
+} check_tasks[] = {{"text", LH_MODEL_DECODER, false},   {"masked_text", LH_MODEL_ENCODER, false},
+                   {"tokens", LH_MODEL_DECODER, false}, {"masked_tokens", LH_MODEL_ENCODER, false},
+                   {"fasta", LH_MODEL_DECODER, false},  {"lag", LH_MODEL_DECODER, true},
+                   {"markers", LH_MODEL_ENCODER, true}, {"recall", LH_MODEL_ENCODER, true}};
 
 static lh_status check_files(const lh_node *root, const lh_config *c)
 {
@@ -211,6 +213,20 @@ static lh_status check_files(const lh_node *root, const lh_config *c)
              "%s: key 'data.valid_fraction': expected a number greater than 0 and less than 1, or "
              "data.valid_path, or train.eval_every 0",
              check_place(root, "data.valid_fraction", p));
+done:
+    return st;
+}
+
+/* A record of a FASTA file is a document, which token 0 ends. */
+static lh_status check_records(const lh_node *root, lh_config *c)
+{
+    lh_status st = LH_OK;
+    char p[LH_PLACE_MAX];
+    if (c->data.task != LH_TASK_FASTA) goto done;
+    LH_CHECK(c->data.documents == LH_AUTO || c->data.documents == 0, LH_ERR_USAGE,
+             "%s: key 'data.documents': records of task fasta end with token 0: leave it out",
+             check_place(root, "data.documents", p));
+    c->data.documents = 0;
 done:
     return st;
 }
@@ -269,6 +285,7 @@ lh_status lhi_config_check(const lh_node *root, unsigned flags, lh_config *confi
 {
     lh_status st = LH_OK;
     LH_TRY(check_run(root, &config->run));
+    LH_TRY(check_records(root, config));
     LH_TRY(check_model_sizes(root, &config->model));
     LH_TRY(check_model_position(root, &config->model));
     LH_TRY(check_length(root, config));

@@ -45,12 +45,13 @@ static const lh_field fields_mesh[] = {
 
 static const lh_field fields_data[] = {
     {.name = "task", .type = LH_FIELD_CHOICE, .offset = AT_DATA(task), .fallback = "text",
-     .choices = "text|masked_text|lag|markers|recall",
-     .help = "what is learned: the next byte (decoder), masked bytes (encoder), or made by the "
+     .choices = "text|masked_text|tokens|masked_tokens|fasta|lag|markers|recall",
+     .help = "what is learned: the next byte (decoder), masked bytes (encoder), the same of a token "
+             "file (longhaul prepare --help), the next residue of a FASTA file (decoder), or made by the "
              "program: the token `lag` positions back (decoder), whether two markers are of a kind "
              "(encoder), tokens at a distance that the first token names (encoder)"},
     {.name = "path", .type = LH_FIELD_PATH, .offset = AT_DATA(path), .fallback = "",
-     .help = "the training file; required for text and masked_text"},
+     .help = "the training file; required for tasks that read one"},
     {.name = "valid_path", .type = LH_FIELD_PATH, .offset = AT_DATA(valid_path), .fallback = "",
      .help = "the validation file, instead of a part of path"},
     {.name = "test_path", .type = LH_FIELD_PATH, .offset = AT_DATA(test_path), .fallback = "",
@@ -64,11 +65,11 @@ static const lh_field fields_data[] = {
      .fallback = "0.05", .min = 0, .max = LH_BELOW_ONE,
      .help = "the last part of path, never trained on; without meaning if valid_path is given"},
     {.name = "mask", .type = LH_FIELD_REAL, .offset = AT_DATA(mask), .fallback = "0.15",
-     .min = LH_ABOVE_ZERO, .max = 1, .help = "masked_text: share of positions to predict"},
+     .min = LH_ABOVE_ZERO, .max = 1, .help = "masked_text, masked_tokens: share of positions to predict"},
     {.name = "documents", .type = LH_FIELD_INT, .offset = AT_DATA(documents), .fallback = "none",
      .min = 0, .max = 255, .automatic = "none",
-     .help = "texts: the byte that ends a document (10: a line); attention stops there, and what "
-             "follows is not predicted from it"},
+     .help = "the byte that ends a document (10: a line; of a token file the token: 0 is <eos>); "
+             "attention stops there, and what follows is not predicted from it; fasta: always 0"},
     {.name = "vocab", .type = LH_FIELD_INT, .offset = AT_DATA(vocab), .fallback = "16", .min = 2,
      .max = 65536, .help = "lag, recall: number of symbols"},
     {.name = "lag", .type = LH_FIELD_INT, .offset = AT_DATA(lag), .fallback = "8", .min = 0,

@@ -4,19 +4,53 @@
 
 #include "core/random.h"
 #include "experiments/task_internal.h"
+#include "io/fasta.h"
 
-enum { TASK_BYTES = 256, TASK_MASK = 256, TASK_PIECE = 65536 };
+enum { TASK_BYTES = 256, TASK_PIECE = 16384 };
+
+/* The tasks from files: vocabulary (0: the file says it), how the file is opened. */
+static const struct {
+    lh_task_kind task;
+    int64_t vocab;
+    bool masked; /* one more token, the mask */
+    lh_status (*open)(lh_comm *comm, const char *path, lh_tokens **out);
+} task_files[] = {{LH_TASK_TEXT, TASK_BYTES, false, lh_tokens_open_bytes},
+                  {LH_TASK_MASKED_TEXT, TASK_BYTES, true, lh_tokens_open_bytes},
+                  {LH_TASK_TOKENS, 0, false, lh_tokens_open},
+                  {LH_TASK_MASKED_TOKENS, 0, true, lh_tokens_open},
+                  {LH_TASK_FASTA, LH_FASTA_VOCAB, false, lh_tokens_open_fasta}};
+
+/* The row of task_files, -1: the program makes the task. */
+static int task_file(const lh_config *config)
+{
+    for (int i = 0; i < (int)(sizeof task_files / sizeof task_files[0]); i++)
+        if ((int)task_files[i].task == config->data.task) return i;
+    return -1;
+}
 
 bool lh_task_made(const lh_config *config)
 {
-    int task = config->data.task;
-    return task != LH_TASK_TEXT && task != LH_TASK_MASKED_TEXT;
+    return task_file(config) < 0;
 }
 
 int64_t lh_task_vocab(const lh_config *config)
 {
-    if (lh_task_made(config)) return lhi_task_made_vocab(&config->data);
-    return config->data.task == LH_TASK_MASKED_TEXT ? TASK_BYTES + 1 : TASK_BYTES;
+    int i = task_file(config);
+    if (i < 0) return lhi_task_made_vocab(&config->data);
+    return task_files[i].vocab > 0 && task_files[i].masked ? task_files[i].vocab + 1
+                                                           : task_files[i].vocab;
+}
+
+int64_t lh_task_vocab_read(const lh_task *t, const lh_config *config)
+{
+    return t->made ? lh_task_vocab(config) : t->vocab + !t->shifted;
+}
+
+lh_unit lh_task_unit(const lh_task *t)
+{
+    if (t->made) return LH_UNIT_ANSWER;
+    return lh_tokens_about(t->file[LH_SPLIT_TRAIN])->kind == LH_TOKENS_BYTES ? LH_UNIT_BYTE
+                                                                             : LH_UNIT_TOKEN;
 }
 
 int64_t lh_task_globals(const lh_config *config)
@@ -24,13 +58,13 @@ int64_t lh_task_globals(const lh_config *config)
     return lh_task_made(config) ? lhi_task_made_globals(&config->data) : 0;
 }
 
-/* Inputs of a stretch of bytes: text needs the byte after each one. lead: is there a byte before
- * that may be read? */
-static lhi_task_split task_stretch(const lh_task *t, lh_bytes *file, int64_t begin, int64_t end,
+/* Inputs of a stretch of tokens: where the next one is predicted, each needs the one after it. lead:
+ * is there one before that may be read? */
+static lhi_task_split task_stretch(const lh_task *t, lh_tokens *file, int64_t begin, int64_t end,
                                    bool lead)
 {
     lhi_task_split s = {file, begin, end - begin};
-    if (t->data->task == LH_TASK_MASKED_TEXT) return s;
+    if (!t->shifted) return s;
     if (lead)
         s.first--;
     else
@@ -42,25 +76,52 @@ static lhi_task_split task_stretch(const lh_task *t, lh_bytes *file, int64_t beg
 static lh_status task_cut(lh_task *t, const lh_config *config)
 {
     lh_status st = LH_OK;
-    int64_t size = lh_bytes_size(t->file[LH_SPLIT_TRAIN]);
-    int64_t held = 0; /* bytes of the training file that belong to validation */
+    const lh_tokens_info *info = lh_tokens_about(t->file[LH_SPLIT_TRAIN]);
+    const char *unit = info->kind == LH_TOKENS_BYTES ? "bytes" : "tokens";
+    int64_t size = info->count;
+    int64_t held = 0; /* tokens of the training file that belong to validation */
     if (t->file[LH_SPLIT_VALID] == NULL)
         held = (int64_t)ceil((double)size * config->data.valid_fraction);
     LH_CHECK(size - held >= 2, LH_ERR_USAGE,
-             "'%s' has %" PRId64 " bytes, of which %" PRId64
-             " are for validation: training needs at "
+             "'%s' has %" PRId64 " %s, of which %" PRId64 " are for validation: training needs at "
              "least 2; give a longer text, or data.valid_path",
-             config->data.path, size, held);
+             config->data.path, size, unit, held);
     t->split[LH_SPLIT_TRAIN] = task_stretch(t, t->file[LH_SPLIT_TRAIN], 0, size - held, false);
     if (held > 0)
         t->split[LH_SPLIT_VALID] =
             task_stretch(t, t->file[LH_SPLIT_TRAIN], size - held, size, true);
     for (int i = LH_SPLIT_VALID; i < LH_SPLITS; i++) {
         if (t->file[i] == NULL) continue;
-        size = lh_bytes_size(t->file[i]);
-        LH_CHECK(size >= 2, LH_ERR_USAGE, "'%s' has %" PRId64 " bytes: at least 2 are needed",
-                 lh_bytes_path(t->file[i]), size);
+        size = lh_tokens_about(t->file[i])->count;
+        LH_CHECK(size >= 2, LH_ERR_USAGE, "'%s' has %" PRId64 " %s: at least 2 are needed",
+                 lh_tokens_path(t->file[i]), size, unit);
         t->split[i] = task_stretch(t, t->file[i], 0, size, false);
+    }
+done:
+    return st;
+}
+
+/* All files must number the same words alike. */
+static lh_status task_same_words(lh_task *t)
+{
+    lh_status st = LH_OK;
+    const lh_tokens_info *train = lh_tokens_about(t->file[LH_SPLIT_TRAIN]);
+    t->vocab = train->vocab;
+    LH_CHECK(t->separator < t->vocab, LH_ERR_USAGE,
+             "key 'data.documents': there is no token %d in a vocabulary of %" PRId64,
+             (int)t->separator, t->vocab);
+    for (int i = LH_SPLIT_VALID; i < LH_SPLITS; i++) {
+        if (t->file[i] == NULL) continue;
+        const lh_tokens_info *info = lh_tokens_about(t->file[i]);
+        LH_CHECK(info->kind == train->kind && info->vocab == train->vocab &&
+                     info->vocabulary == train->vocabulary,
+                 LH_ERR_USAGE,
+                 "'%s' (%s, %" PRId64 " tokens in its vocabulary) and '%s' (%s, %" PRId64
+                 ") number their tokens differently: make the second one with longhaul prepare "
+                 "... --vocab of the first",
+                 lh_tokens_path(t->file[LH_SPLIT_TRAIN]), lh_tokens_kind_name(train->kind),
+                 train->vocab, lh_tokens_path(t->file[i]), lh_tokens_kind_name(info->kind),
+                 info->vocab);
     }
 done:
     return st;
@@ -70,6 +131,7 @@ lh_status lh_task_open(lh_comm *comm, const lh_config *config, lh_task **out)
 {
     lh_status st = LH_OK;
     lh_task *t = NULL;
+    int task = task_file(config);
     const char *path[LH_SPLITS] = {config->data.path, config->data.valid_path,
                                    config->data.test_path};
     static const char *const key[LH_SPLITS] = {"path", "valid_path", "test_path"};
@@ -80,13 +142,16 @@ lh_status lh_task_open(lh_comm *comm, const lh_config *config, lh_task **out)
     t->made = lh_task_made(config);
     t->length = config->data.length;
     t->seed = (uint64_t)config->run.seed;
-    t->separator = config->data.documents == LH_AUTO ? -1 : (int)config->data.documents;
+    t->separator = config->data.documents == LH_AUTO ? -1 : (int32_t)config->data.documents;
+    t->shifted = !t->made && !task_files[task].masked;
     for (int i = 0; i < LH_SPLITS && !t->made; i++) {
-        if (path[i][0] != '\0') st = lh_bytes_open(comm, path[i], &t->file[i]);
+        if (path[i][0] != '\0') st = task_files[task].open(comm, path[i], &t->file[i]);
         /* A file that cannot be read is a mistake in the experiment file, which names it. */
-        if (st == LH_ERR_IO) st = lh_error_context(LH_ERR_USAGE, "key 'data.%s'", key[i]);
+        if (st == LH_ERR_IO || st == LH_ERR_FORMAT)
+            st = lh_error_context(LH_ERR_USAGE, "key 'data.%s'", key[i]);
         LH_TRY(st);
     }
+    if (!t->made) LH_TRY(task_same_words(t));
     if (!t->made) LH_TRY(task_cut(t, config));
     *out = t;
     t = NULL;
@@ -98,7 +163,7 @@ done:
 void lh_task_close(lh_task **task)
 {
     if (*task == NULL) return;
-    for (int i = 0; i < LH_SPLITS; i++) lh_bytes_close(&(*task)->file[i]);
+    for (int i = 0; i < LH_SPLITS; i++) lh_tokens_close(&(*task)->file[i]);
     lh_free(task);
 }
 
@@ -111,7 +176,7 @@ int64_t lh_task_windows(const lh_task *t, lh_split split)
 
 int64_t lh_task_bytes(const lh_task *t)
 {
-    return t->made ? 0 : lh_bytes_size(t->file[LH_SPLIT_TRAIN]);
+    return t->made ? 0 : lh_tokens_about(t->file[LH_SPLIT_TRAIN])->file_bytes;
 }
 
 int64_t lh_task_order(const lh_task *t, int64_t sample)
@@ -122,57 +187,57 @@ int64_t lh_task_order(const lh_task *t, int64_t sample)
                              sample % n);
 }
 
-/* Rows of consecutive positions, from their bytes, one more than rows. What follows the end of a
+/* Rows of consecutive positions, from their tokens, one more than rows. What follows the end of a
  * document is not predicted. Returns how many rows got a label. */
-static int64_t task_text_rows(const lh_task *t, const uint8_t *bytes, int64_t n, int32_t *tokens,
+static int64_t task_next_rows(const lh_task *t, const int32_t *file, int64_t n, int32_t *tokens,
                               int32_t *labels)
 {
     int64_t counted = 0;
     for (int64_t i = 0; i < n; i++) {
-        tokens[i] = bytes[i];
-        labels[i] = bytes[i] == t->separator ? -1 : bytes[i + 1];
+        tokens[i] = file[i];
+        labels[i] = file[i] == t->separator ? -1 : file[i + 1];
         counted += labels[i] >= 0;
     }
     return counted;
 }
 
 /* number: of the first row among all positions of all draws. Returns how many rows got a label. */
-static int64_t task_masked_rows(const lh_task *t, lh_split split, const uint8_t *bytes, int64_t n,
+static int64_t task_masked_rows(const lh_task *t, lh_split split, const int32_t *file, int64_t n,
                                 uint64_t number, lh_rows *out, int64_t row)
 {
     uint64_t choose = lh_stream_id(LH_STREAM_MASK, 2u * (uint32_t)split);
     uint64_t replace = lh_stream_id(LH_STREAM_MASK, 2u * (uint32_t)split + 1u);
+    int32_t mask = (int32_t)t->vocab;
     int64_t counted = 0;
     for (int64_t i = 0; i < n; i++) {
         uint64_t k = number + (uint64_t)i;
-        out->tokens[row + i] = bytes[i];
+        out->tokens[row + i] = file[i];
         if (lh_random_uniform(t->seed, choose, k) >= t->data->mask) continue;
         double how = lh_random_uniform(t->seed, replace, 2 * k);
-        uint32_t other = lh_random_u32(t->seed, replace, 8 * k + 7) % TASK_BYTES;
-        out->labels[row + i] = bytes[i];
-        out->tokens[row + i] = how < 0.8 ? TASK_MASK : how < 0.9 ? (int32_t)other : bytes[i];
+        uint32_t other = lh_random_u32(t->seed, replace, 8 * k + 7) % (uint32_t)mask;
+        out->labels[row + i] = file[i];
+        out->tokens[row + i] = how < 0.8 ? mask : how < 0.9 ? (int32_t)other : file[i];
         counted++;
     }
     return counted;
 }
 
 /* n rows from local row `row`, at consecutive positions of a window. */
-static lh_status task_read_rows(const lh_task *t, lh_split split, int64_t offset, int64_t n,
+static lh_status task_read_rows(const lh_task *t, lh_split split, int64_t first, int64_t n,
                                 uint64_t number, int64_t row, lh_rows *out)
 {
-    uint8_t bytes[TASK_PIECE + 1];
-    bool text = t->data->task == LH_TASK_TEXT;
+    int32_t file[TASK_PIECE + 1];
     for (int64_t done = 0; done < n;) {
         int64_t part = n - done < TASK_PIECE ? n - done : TASK_PIECE;
         lh_status st =
-            lh_bytes_read(t->split[split].file, offset + done, part + (text ? 1 : 0), bytes);
+            lh_tokens_read(t->split[split].file, first + done, part + (t->shifted ? 1 : 0), file);
         if (st != LH_OK) return st;
-        if (text) {
+        if (t->shifted) {
             out->counted +=
-                task_text_rows(t, bytes, part, out->tokens + row + done, out->labels + row + done);
+                task_next_rows(t, file, part, out->tokens + row + done, out->labels + row + done);
         } else {
             out->counted +=
-                task_masked_rows(t, split, bytes, part, number + (uint64_t)done, out, row + done);
+                task_masked_rows(t, split, file, part, number + (uint64_t)done, out, row + done);
         }
         done += part;
     }

@@ -6,11 +6,14 @@
  *   masked_text  hidden bytes (Devlin et al. 2018, section 3.1): `mask` of the positions are chosen; of these 80 % become
  *                the mask token 256, 10 % a random byte, 10 % stay; only they have labels
  *
+ *   tokens, masked_tokens   the same with the tokens of a token file (longhaul prepare; io/tokens.h), V of them: the mask is V
+ *   fasta        next residue: records of a FASTA file, each a document that ends with token 0 (io/fasta.h)
+ *
  * The training part is cut into windows that do not overlap; the last one may be shorter. Each
  * epoch takes them in the order of a permutation that depends on the seed alone. Each rank reads
  * only its own rows.
  *
- * With data.documents a byte ends its document, to which it belongs. What follows it is not
+ * With data.documents a byte (a token) ends its document, to which it belongs. What follows it is not
  * predicted from it. Each row is told where its document begins and ends within the window; a rank
  * finds that by reading around its own rows, without a message, in any layout. Rotary and relative
  * positions see differences of positions only, so they need not begin anew; sinusoidal ones do.
@@ -39,7 +42,7 @@ typedef enum lh_split { LH_SPLIT_TRAIN, LH_SPLIT_VALID, LH_SPLIT_TEST, LH_SPLITS
 
 typedef struct lh_task lh_task;
 
-/* lh_task_vocab - number of tokens of a task. lh_task_globals - global tokens that it names in each
+/* lh_task_vocab - number of tokens of a task; 0: its file says it. lh_task_globals - global tokens that it names in each
  * sequence. lh_task_made - is it made by the program, without files? Local. */
 int64_t lh_task_vocab(const lh_config *config);
 int64_t lh_task_globals(const lh_config *config);
@@ -52,6 +55,19 @@ bool lh_task_made(const lh_config *config);
 LH_NODISCARD lh_status lh_task_open(lh_comm *comm, const lh_config *config, lh_task **out);
 /* lh_task_close - release it and null the handle. Local. */
 void lh_task_close(lh_task **task);
+
+/* lh_task_vocab_read - lh_task_vocab, also where the file says it. Local. */
+int64_t lh_task_vocab_read(const lh_task *t, const lh_config *config);
+
+/* What a loss is a mean over, and so how it is reported beside. */
+typedef enum lh_unit {
+    LH_UNIT_ANSWER, /* accuracy alone */
+    LH_UNIT_BYTE,   /* bits per byte */
+    LH_UNIT_TOKEN   /* perplexity: per word, per residue */
+} lh_unit;
+
+/* lh_task_unit - of the task's labels. Local. */
+lh_unit lh_task_unit(const lh_task *t);
 
 /* lh_task_windows - windows of a split (0: there is no such split; INT64_MAX: without end).
  * Local. */

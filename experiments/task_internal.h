@@ -1,14 +1,15 @@
 #pragma once
 /* Shared by task.c (files) and task_made.c (tasks that the program makes). */
 #include "experiments/task.h"
-#include "io/bytes.h"
+#include "io/tokens.h"
 
-/* A split of a file: labels of window w are bytes first + w length + 1 .., inputs the ones before
- * (text); masked text predicts the bytes at first + w length themselves. */
+/* A split of a file: labels of window w are tokens first + w length + 1 .., inputs the ones before;
+ * masked tasks predict the tokens at first + w length themselves. Of a file of examples: first
+ * example and number of them, each a window. */
 typedef struct lhi_task_split {
-    lh_bytes *file; /* borrowed from files[] */
-    int64_t first;  /* offset of the first input */
-    int64_t count;  /* inputs */
+    lh_tokens *file; /* borrowed from files[] */
+    int64_t first;   /* number of the first input */
+    int64_t count;   /* inputs */
 } lhi_task_split;
 
 struct lh_task {
@@ -16,8 +17,10 @@ struct lh_task {
     bool made;
     int64_t length;
     uint64_t seed;
-    int separator; /* the byte that ends a document; -1: none does */
-    lh_bytes *file[LH_SPLITS];
+    int64_t vocab;     /* tokens of the files, without the mask */
+    int32_t separator; /* the token that ends a document; -1: none does */
+    bool shifted;      /* labels are the tokens that follow */
+    lh_tokens *file[LH_SPLITS];
     lhi_task_split split[LH_SPLITS];
 };
 
@@ -30,9 +33,9 @@ void lhi_task_made_row(const lh_task *t, lh_split split, int64_t window, int64_t
                        int64_t row, lh_rows *out);
 
 /* lhi_task_documents - documents of rows row .. row + n - 1, which lie at positions position,
- * position + 1, ... of the window that starts at byte `start` and has `valid` inputs. n >= 1,
+ * position + 1, ... of the window that starts at token `start` and has `valid` inputs. n >= 1,
  * position + n <= valid. Reads backwards to the document's begin and forwards to its end, in
  * pieces. Local. Errors: LH_ERR_IO. */
-LH_NODISCARD lh_status lhi_task_documents(const lh_task *t, const lh_bytes *file, int64_t start,
+LH_NODISCARD lh_status lhi_task_documents(const lh_task *t, const lh_tokens *file, int64_t start,
                                           int64_t valid, int64_t position, int64_t n, int64_t row,
                                           lh_rows *out);

@@ -54,16 +54,30 @@ static void train_say(train_run *r, const char *text)
     if (r->lead) (void)fprintf(stderr, "%s%s\n", r->terminal ? "\r\033[K" : "", text);
 }
 
+enum { TRAIN_UNIT = 48 };
+
+/* The loss in the unit of the task's labels, behind its name; "" where it has none. Returns buf. */
+static const char *train_unit(const lh_session *s, double loss, const char *bits,
+                              const char *perplexity, char buf[TRAIN_UNIT])
+{
+    lh_unit unit = lh_task_unit(s->task);
+    buf[0] = '\0';
+    if (unit == LH_UNIT_BYTE) (void)snprintf(buf, TRAIN_UNIT, "%s %.5f", bits, loss / log(2.0));
+    if (unit == LH_UNIT_TOKEN) (void)snprintf(buf, TRAIN_UNIT, "%s %.5g", perplexity, exp(loss));
+    return buf;
+}
+
 static void train_progress(const train_run *r, const lh_step_result *result, double lr)
 {
     int64_t left = r->config->schedule.steps - r->step;
     double per_step = (lh_wall() - r->started) / (double)(r->step - r->started_at);
-    char text[256];
+    char text[256], unit[TRAIN_UNIT];
     if (!r->lead) return;
     (void)snprintf(text, sizeof text,
-                   "step %" PRId64 "/%" PRId64 "  loss %.4f  bits/byte %.4f  norm %.2f  lr %.2e  "
+                   "step %" PRId64 "/%" PRId64 "  loss %.4f%s  norm %.2f  lr %.2e  "
                    "%.0f tokens/s  %.0f s left",
-                   r->step, r->config->schedule.steps, result->loss, result->loss / log(2.0),
+                   r->step, r->config->schedule.steps, result->loss,
+                   train_unit(r->session, result->loss, "  bits/byte", "  perplexity", unit),
                    result->grad_norm, lr, r->rate, per_step * (double)left);
     if (r->terminal)
         (void)fprintf(stderr, "\r\033[K%s", text);
@@ -157,7 +171,8 @@ static void train_eval_json(lh_json *j, int64_t step, const char *part, const lh
     lh_json_int(j, "step", step);
     if (part != NULL) lh_json_string(j, "part", part);
     lh_json_real(j, "loss", e->loss);
-    lh_json_real(j, "bits_per_byte", e->bits_per_byte);
+    if (e->unit == LH_UNIT_BYTE) lh_json_real(j, "bits_per_byte", e->bits_per_byte);
+    if (e->unit == LH_UNIT_TOKEN) lh_json_real(j, "perplexity", e->perplexity);
     lh_json_real(j, "accuracy", e->accuracy);
     lh_json_int(j, "tokens", e->tokens);
 }
@@ -167,7 +182,7 @@ static lh_status train_eval(train_run *r, const volatile sig_atomic_t *stop, lh_
 {
     lh_status st = LH_OK;
     lh_eval_result e = {0};
-    char text[256];
+    char text[256], unit[TRAIN_UNIT];
     *out = e;
     if (lh_task_windows(r->session->task, LH_SPLIT_VALID) == 0) goto done;
     LH_TRY(lh_session_evaluate(r->session, LH_SPLIT_VALID, r->config->train.eval_tokens, stop, &e));
@@ -175,10 +190,11 @@ static lh_status train_eval(train_run *r, const volatile sig_atomic_t *stop, lh_
     if (e.stopped) goto done; /* half an evaluation is none */
     train_eval_json(&r->json, r->step, NULL, &e);
     LH_TRY(lh_agree(r->world, lh_metrics_write(r->metrics, &r->json)));
-    (void)snprintf(text, sizeof text,
-                   "step %" PRId64 ": validation loss %.5f, %.5f bits per byte, accuracy %.4f over "
-                   "%" PRId64 " tokens",
-                   r->step, e.loss, e.bits_per_byte, e.accuracy, e.tokens);
+    (void)snprintf(
+        text, sizeof text,
+        "step %" PRId64 ": validation loss %.5f%s, accuracy %.4f over %" PRId64 " tokens", r->step,
+        e.loss, train_unit(r->session, e.loss, ", bits per byte", ", perplexity", unit), e.accuracy,
+        e.tokens);
     train_say(r, text);
     *out = e;
 done:
