@@ -55,6 +55,11 @@ wrong_everywhere "'nowhere' is no run folder" eval nowhere
 wrong_everywhere 'longhaul bench attention' bench
 wrong "unknown option '--foo'" bench attention --foo
 
+wrong "did you mean '--ranks'?" plan a.yaml --rank 4
+wrong "--json takes no value, got '1'" plan a.yaml --json=1
+wrong "did you mean '--draws'?" bench features --draw 3
+wrong '--scale: expected a number from 0 to 100' bench features --scale=big
+
 write_text text.txt 600
 write_experiment tiny.yaml text.txt
 wrong 'KEY=VALUE' train tiny.yaml --set
