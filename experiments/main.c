@@ -16,6 +16,7 @@
 #include "io/settings_fill.h"
 
 enum { EXIT_RUN_FAILED = 1, EXIT_BAD_USAGE = 2, EXIT_STOPPED = 75 };
+enum { MAIN_LOOK = 1000 }; /* names in a folder that are looked at */
 
 /* The one mutable global: set by a signal, read between steps. */
 static volatile sig_atomic_t main_stop;
@@ -181,6 +182,36 @@ done:
     return st;
 }
 
+/* The error of a folder that is no run: it may hold some. Collective on world. */
+static lh_status main_no_run(lh_comm *world, const char *folder)
+{
+    lh_status st = LH_OK;
+    char *names = NULL;
+    char path[LH_PATH_MAX];
+    const char *run = "";
+    int64_t count = 0;
+    int64_t runs = 0;
+    LH_TRY(lh_folder_list(world, folder, &names, &count));
+    const char *name = names;
+    for (int64_t i = 0; i < count && i < MAIN_LOOK; i++, name += strlen(name) + 1) {
+        if (snprintf(path, sizeof path, "%s/%s/config.yaml", folder, name) >= (int)sizeof path ||
+            !lh_file_exists(world, path))
+            continue;
+        run = name;
+        runs++;
+    }
+    LH_CHECK(runs == 0, LH_ERR_USAGE,
+             "'%s' is no run folder, but holds some: give one of them, such as %s/%s", folder,
+             folder, run);
+    st = LH_RAISE(LH_ERR_USAGE,
+                  "'%s' is no run folder: it has no config.yaml; give the folder that longhaul "
+                  "train made (run.output/run.name)",
+                  folder);
+done:
+    lh_free(&names);
+    return st;
+}
+
 static lh_status main_eval(lh_comm *world, int argc, char **argv)
 {
     lh_status st = LH_OK;
@@ -190,10 +221,7 @@ static lh_status main_eval(lh_comm *world, int argc, char **argv)
     LH_TRY(main_parse("longhaul eval", main_options_eval, "a run folder: longhaul eval RUN_DIR",
                       argc, argv, &o));
     LH_TRY(lhi_path(path, o.target, "config.yaml"));
-    LH_CHECK(lh_file_exists(world, path), LH_ERR_USAGE,
-             "'%s' is no run folder: it has no config.yaml; give the folder that longhaul train "
-             "made",
-             o.target);
+    if (!lh_file_exists(world, path)) return main_no_run(world, o.target);
     LH_TRY(main_config(world, path, &o, &config));
     LH_TRY(lh_evaluate(world, config, o.target));
 done:

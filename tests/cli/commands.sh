@@ -69,6 +69,16 @@ wrong "key 'data.length': expected an integer" train tiny.yaml --set data.length
 wrong "key 'data.length'" train tiny.yaml --set data.length=0
 wrong "key 'data.batch': 3 is not a multiple" train tiny.yaml --set data.batch=3 --set train.accumulate=2
 
+# a key that belongs elsewhere
+wrong "key 'data.seed': unknown key; did you mean 'run.seed'?" train tiny.yaml --set data.seed=3
+wrong "key 'layers': unknown key; did you mean 'model.layers'?" train tiny.yaml --set layers=3
+wrong "it is a setting of mechanism 'sliding_window'" train tiny.yaml --set model.window=3
+wrong "it is a setting of mechanism 'performer'" train tiny.yaml --set model.attention.features=8
+wrong "expected {mechanism: full, settings...}" train tiny.yaml --set model.attention=full
+wrong "key 'run.init': there is no checkpoint" train tiny.yaml --set run.init=nowhere.h5
+mkdir -p some/run && : >some/run/config.yaml
+wrong_everywhere "'some' is no run folder, but holds some: give one of them, such as some/run" eval some
+
 # a file is wrong at a place: line and column are named. file EXPRESSION: tiny.yaml, edited by sed
 file() {
     sed -E "$1" tiny.yaml >wrong.yaml
@@ -94,6 +104,8 @@ file 's/heads: 2/heads: 3/'
 wrong "key 'model.heads'" train wrong.yaml
 file 's/^model:/model:\n  kind: encoder/'
 wrong "text needs model.kind decoder" train wrong.yaml
+file 's/^  layers/\tlayers/'
+wrong "wrong.yaml:5:1: not valid YAML: a tab where YAML wants blanks" train wrong.yaml
 file '1i base: nowhere.yaml'
 wrong "wrong.yaml:1:7: key 'base'" train wrong.yaml
 file '1i base: wrong.yaml'
