@@ -254,14 +254,18 @@ static lh_status train_folder(train_run *r, bool resume)
     bool exists = false;
     LH_TRY(lhi_path(r->folder, r->config->run.output, r->config->run.name));
     LH_TRY(lhi_path(r->checkpoints, r->folder, "checkpoints"));
-    LH_TRY(lh_checkpoint_newest(r->world, r->checkpoints, 0, path, sizeof path, &exists));
+    st = lh_checkpoint_newest(r->world, r->checkpoints, 0, path, sizeof path, &exists);
+    LH_TRY(lh_error_context(st, "key 'run.output'"));
     LH_CHECK(
         resume || !exists, LH_ERR_USAGE,
         "'%s' has checkpoints: give --resume to go on from the newest one, or another run.name "
         "(--set run.name=...)",
         r->folder);
     LH_CHECK(r->config->run.init[0] == '\0' || lh_file_exists(r->world, r->config->run.init),
-             LH_ERR_USAGE, "key 'run.init': there is no checkpoint '%s'", r->config->run.init);
+             LH_ERR_USAGE,
+             "key 'run.init': there is no checkpoint '%s': name a file RUN_DIR/checkpoints/"
+             "step-NNNNNNNN.h5 (relative paths start at the working directory)",
+             r->config->run.init);
 done:
     return st;
 }
@@ -360,7 +364,7 @@ static lh_status train_open(train_run *r, bool resume)
     r->terminal = r->lead && train_terminal();
     LH_TRY(train_folder(r, resume));
     LH_TRY(lh_session_open(r->world, r->config, true, &r->session));
-    LH_TRY(lh_folder_make(r->world, r->checkpoints));
+    LH_TRY(lh_error_context(lh_folder_make(r->world, r->checkpoints), "key 'run.output'"));
     LH_TRY(lh_log_open(r->world, r->folder, &r->log));
     st = lh_new((size_t)r->config->data.batch * sizeof *r->sample_ids, &r->sample_ids);
     if (st == LH_OK) st = lh_config_emit(r->config, &r->yaml);

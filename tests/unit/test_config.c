@@ -361,12 +361,13 @@ static void test_refused_attention(void **state)
          "key 'model.attention.mechanism': expected a mechanism's name, got no value"},
         {ATTN("{mechanism: [full]}"),
          "key 'model.attention.mechanism': expected a mechanism's name, got a list"},
-        {ATTN("full"), "a.yaml:6:14: key 'model.attention': expected {mechanism: NAME, "
+        {ATTN("full"), "a.yaml:6:14: key 'model.attention': expected {mechanism: full, "
                        "settings...}, or a list of them with one per layer, got 'full'"},
         {ATTN(""), "key 'model.attention': expected {mechanism: NAME, settings...}, or a list of "
                    "them with one per layer, got no value"},
-        {ATTN("{mechanism: full, window: 3}"), "a.yaml:6:32: key 'model.attention.window': unknown "
-                                               "key for mechanism 'full'; known keys: mechanism"},
+        {ATTN("{mechanism: full, window: 3}"),
+         "a.yaml:6:32: key 'model.attention.window': unknown "
+         "key for mechanism 'full'; it is a setting of mechanism 'sliding_window'"},
         {ATTN("{mechanism: sliding_window}"),
          "a.yaml:6:14: key 'model.attention.window' is required but missing"},
         {ATTN("{mechanism: sliding_window, window: -1}"),
@@ -379,7 +380,7 @@ static void test_refused_attention(void **state)
         {ATTN("[{mechanism: full}]"), "a.yaml:6:14: key 'model.attention': a list with 1 maps; "
                                       "expected one for each of the 2 layers"},
         {ATTN("[{mechanism: full}, full]"),
-         "a.yaml:6:34: key 'model.attention.1': expected {mechanism: NAME"},
+         "a.yaml:6:34: key 'model.attention.1': expected {mechanism: full"},
         {ATTN("[{mechanism: full}, {mechanism: sliding_window, window: [1, 2]}]"),
          "a.yaml:6:70: key 'model.attention.1.window': expected an integer from 0 to "
          "1099511627776, got a list"},
