@@ -9,8 +9,10 @@
 #include <string.h>
 
 #include "experiments/bench.h"
+#include "experiments/inspect.h"
 #include "experiments/options.h"
 #include "experiments/plan_command.h"
+#include "experiments/prepare.h"
 #include "experiments/train.h"
 #include "io/files.h"
 #include "io/settings_fill.h"
@@ -51,17 +53,23 @@ static void main_help(FILE *out)
         "  longhaul train FILE.yaml [--set KEY=VALUE]... [--resume]   train; --resume goes on from "
         "the\n"
         "                                                             newest good checkpoint\n"
-        "  longhaul eval  RUN_DIR   [--set KEY=VALUE]...              loss, bits per byte, "
-        "accuracy\n"
+        "  longhaul eval  RUN_DIR   [--set KEY=VALUE]...              loss, bits per byte "
+        "or perplexity, accuracy\n"
         "  longhaul bench attention|features [options]                one JSON object per measured "
         "case\n"
         "  longhaul plan  FILE.yaml [--ranks P] [--json]              what a step costs, without "
         "running it\n"
+        "  longhaul prepare TEXT --out DATA.h5 [--words] [--task T]   a token file of a text, a "
+        "FASTA file,\n"
+        "                                                             ListOps examples\n"
+        "  longhaul inspect FILE.h5                                   lists and verifies a "
+        "checkpoint or\n"
+        "                                                             token file\n"
         "  longhaul COMMAND --help                                    more about a command\n"
         "  longhaul --version\n\n"
         "Start train, eval and bench under mpirun -n P or srun; the sequence is spread over all "
         "ranks.\n"
-        "plan runs alone.\n"
+        "plan, prepare and inspect run alone.\n"
         "Exit codes: 0 success, 1 the run failed, 2 bad usage or configuration, 75 stopped on "
         "request\n"
         "with a checkpoint written.\n",
@@ -264,6 +272,8 @@ static const struct main_command {
     {"eval", main_eval, main_help_eval, false},
     {"bench", lh_bench_main, lh_bench_help, false},
     {"plan", main_plan, lh_plan_help, true},
+    {"prepare", lh_prepare_main, lh_prepare_help, true},
+    {"inspect", lh_inspect_main, lh_inspect_help, true},
 };
 enum { MAIN_COMMANDS = sizeof main_commands / sizeof main_commands[0] };
 

@@ -16,6 +16,11 @@ static const lhi_seal_kind checkpoint_seal = {
     "longhaul checkpoint ", checkpoint_version,
     "is not a Longhaul checkpoint, or its beginning is lost"};
 
+bool lh_checkpoint_is(const char *path)
+{
+    return lhi_seal_is(path, &checkpoint_seal);
+}
+
 /* --- names in the folder
  * -------------------------------------------------------------------------------------------- */
 

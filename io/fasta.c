@@ -15,13 +15,6 @@ static int32_t fasta_token(int c)
     return c == '*' ? FASTA_STOP : c == '-' ? FASTA_GAP : -1;
 }
 
-char lh_fasta_residue(int32_t token)
-{
-    if (token == FASTA_STOP) return '*';
-    if (token == FASTA_GAP) return '-';
-    return token > 0 && token < FASTA_STOP ? (char)('A' + token - 1) : 0;
-}
-
 static lh_status fasta_wrong(const char *path, int64_t line, int c, bool inside)
 {
     char shown[16];

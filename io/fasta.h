@@ -13,8 +13,9 @@
 
 enum { LH_FASTA_END = 0, LH_FASTA_VOCAB = 29 };
 
-/* lh_fasta_residue - the character of a token, 'A' .. 'Z', '*' or '-'; 0: of the end. Local. */
-char lh_fasta_residue(int32_t token);
+/* The tokens' names in the order of their numbers, one a line. */
+#define LH_FASTA_NAMES                                                                             \
+    "<end>\nA\nB\nC\nD\nE\nF\nG\nH\nI\nJ\nK\nL\nM\nN\nO\nP\nQ\nR\nS\nT\nU\nV\nW\nX\nY\nZ\n*\n-"
 
 /* What the walk meets: a residue at `offset` of the file, or LH_FASTA_END behind a record, whose
  * offset has no meaning. Another status than LH_OK ends the walk. */

@@ -234,6 +234,7 @@ lh_status lh_tokens_open_fasta(lh_comm *comm, const char *path, lh_tokens **out)
         LH_TRY(lhi_fasta_index(comm, path, &t->fasta));
         t->info.kind = LH_TOKENS_FASTA;
         t->info.vocab = LH_FASTA_VOCAB;
+        t->info.vocabulary = lh_tokens_digest(LH_FASTA_NAMES);
         t->info.count = t->fasta.record[t->fasta.count].start;
     }
     *out = t;

@@ -86,8 +86,8 @@ typedef struct lh_tokens_writer lh_tokens_writer;
 LH_NODISCARD lh_status lh_tokens_create(const char *path, const lh_tokens_info *info,
                                         const char *names, lh_tokens_writer **out);
 
-/* lh_tokens_put - the next token. Local. Errors: LH_ERR_IO, LH_ERR_BUG (outside the vocabulary, more
- * than were announced). */
+/* lh_tokens_put - the next token. Local. Errors: LH_ERR_IO (also: more than were announced,
+ * so the source was changed), LH_ERR_BUG (outside the vocabulary). */
 LH_NODISCARD lh_status lh_tokens_put(lh_tokens_writer *w, int32_t token);
 
 /* lh_tokens_finish - with st LH_OK: add the examples (starts [examples + 1], labels [examples]; NULL:
