@@ -222,10 +222,14 @@ lh_status lhi_prepare_words(const lhi_prepare *p)
     LH_TRY(words_read(&written));
 done:
     st = lh_tokens_finish(&written.w, NULL, NULL, st);
-    if (st == LH_OK)
+    if (st == LH_OK) {
         (void)printf("%" PRId64 " tokens: %" PRId64 " words, %" PRId64
-                     " lines; vocabulary of %" PRId64 ", %" PRId64 " words became <unk>\n",
-                     info.count, counted.words, counted.lines, info.vocab, written.unknown);
+                     " lines; vocabulary of %" PRId64,
+                     info.count, counted.words, counted.lines, info.vocab);
+        if (written.unknown > 0)
+            (void)printf("; %" PRId64 " rare or unknown words became <unk>", written.unknown);
+        (void)printf("\n");
+    }
     words_free(&table);
     return st;
 }
