@@ -1,9 +1,10 @@
 /* What no field can tell alone: sizes that follow from others, and contradictions. */
 #include "experiments/config_internal.h"
+#include "experiments/listops.h"
 
 #include <string.h>
 
-enum { CHECK_NAME = 200 };
+enum { CHECK_NAME = 200, CHECK_ANY = -1 };
 
 /* The place of a key that was given, or of the nearest map around it. */
 static const char *check_place(const lh_node *root, const char *key, char *buf)
@@ -192,12 +193,15 @@ done:
 /* The tasks, in the order of lh_task_kind. */
 static const struct {
     const char *name;
-    int kind;  /* the model's */
+    int kind;  /* the model's; CHECK_ANY: either */
     bool made; /* by the program: no files */
 } check_tasks[] = {{"text", LH_MODEL_DECODER, false},   {"masked_text", LH_MODEL_ENCODER, false},
                    {"tokens", LH_MODEL_DECODER, false}, {"masked_tokens", LH_MODEL_ENCODER, false},
                    {"fasta", LH_MODEL_DECODER, false},  {"lag", LH_MODEL_DECODER, true},
-                   {"markers", LH_MODEL_ENCODER, true}, {"recall", LH_MODEL_ENCODER, true}};
+                   {"markers", LH_MODEL_ENCODER, true}, {"recall", LH_MODEL_ENCODER, true},
+                   {"listops", LH_MODEL_ENCODER, true}, {"mqar", CHECK_ANY, true},
+                   {"selective_copy", CHECK_ANY, true}, {"induction", CHECK_ANY, true},
+                   {"needle", CHECK_ANY, true}};
 
 static lh_status check_files(const lh_node *root, const lh_config *c)
 {
@@ -231,6 +235,73 @@ done:
     return st;
 }
 
+static lh_status check_pairs(const lh_node *root, const lh_config_data *d)
+{
+    lh_status st = LH_OK;
+    char p[LH_PLACE_MAX];
+    LH_CHECK(4 * d->pairs <= d->length, LH_ERR_USAGE,
+             "%s: key 'data.pairs': %lld pairs, each asked for once, need data.length >= %lld, and "
+             "it is %lld",
+             check_place(root, "data.pairs", p), (long long)d->pairs, (long long)(4 * d->pairs),
+             (long long)d->length);
+    LH_CHECK(
+        d->pairs <= d->vocab / 2 - 1, LH_ERR_USAGE,
+        "%s: key 'data.pairs': %lld different keys need data.vocab >= %lld (keys are 1 .. V/2 - "
+        "1), and it is %lld",
+        check_place(root, "data.pairs", p), (long long)d->pairs, (long long)(2 * d->pairs + 2),
+        (long long)d->vocab);
+done:
+    return st;
+}
+
+static lh_status check_trees(const lh_node *root, const lh_config_data *d)
+{
+    lh_status st = LH_OK;
+    char p[LH_PLACE_MAX];
+    lh_listops_desc trees = {d->tree_depth, d->tree_args, d->longer_than, d->shorter_than};
+    int64_t longest = lh_listops_longest(&trees);
+    LH_CHECK(
+        d->shorter_than <= d->length, LH_ERR_USAGE,
+        "%s: key 'data.shorter_than': trees of up to %lld tokens, and one token in front, need "
+        "data.length >= %lld, and it is %lld",
+        check_place(root, "data.shorter_than", p), (long long)(d->shorter_than - 1),
+        (long long)d->shorter_than, (long long)d->length);
+    LH_CHECK(d->longer_than + 2 <= d->shorter_than, LH_ERR_USAGE,
+             "%s: key 'data.longer_than': no number of tokens is more than %lld and less than "
+             "data.shorter_than = %lld",
+             check_place(root, "data.longer_than", p), (long long)d->longer_than,
+             (long long)d->shorter_than);
+    LH_CHECK(longest > d->longer_than, LH_ERR_USAGE,
+             "%s: key 'data.longer_than': trees of data.tree_depth %lld with up to data.tree_args "
+             "%lld arguments have at most %lld tokens: expected less than that, got %lld",
+             check_place(root, "data.longer_than", p), (long long)d->tree_depth,
+             (long long)d->tree_args, (long long)longest, (long long)d->longer_than);
+done:
+    return st;
+}
+
+/* Sizes of the published tasks that the program makes. */
+static lh_status check_published(const lh_node *root, const lh_config_data *d)
+{
+    lh_status st = LH_OK;
+    char p[LH_PLACE_MAX];
+    bool marked = d->task == LH_TASK_INDUCTION || d->task == LH_TASK_NEEDLE;
+    if (d->task == LH_TASK_MQAR) LH_TRY(check_pairs(root, d));
+    if (d->task == LH_TASK_LISTOPS) LH_TRY(check_trees(root, d));
+    LH_CHECK(d->task != LH_TASK_SELECTIVE_COPY || d->items <= d->length / 2, LH_ERR_USAGE,
+             "%s: key 'data.items': %lld symbols and as many places that ask for them need "
+             "data.length >= %lld, and it is %lld",
+             check_place(root, "data.items", p), (long long)d->items, (long long)(2 * d->items),
+             (long long)d->length);
+    LH_CHECK(
+        !marked || d->length >= 3, LH_ERR_USAGE,
+        "%s: key 'data.length': a marker, what follows it and the question need at least 3, got "
+        "%lld",
+        check_place(root, "data.length", p), (long long)d->length);
+done:
+    return st;
+}
+
 /* Sizes of the tasks that the program makes. */
 static lh_status check_made(const lh_node *root, const lh_config *c)
 {
@@ -250,6 +321,7 @@ static lh_status check_made(const lh_node *root, const lh_config *c)
              "%s: key 'data.offsets': %lld distances need data.length >= %lld, and it is %lld",
              check_place(root, "data.offsets", p), (long long)d->offsets,
              (long long)(2 * d->offsets + 1), (long long)d->length);
+    LH_TRY(check_published(root, d));
     LH_CHECK(d->valid_windows > 0 || c->train.eval_every == 0, LH_ERR_USAGE,
              "%s: key 'data.valid_windows': expected at least 1, or train.eval_every 0",
              check_place(root, "data.valid_windows", p));
@@ -270,8 +342,9 @@ static lh_status check_task(const lh_node *root, const lh_config *c)
         LH_TRY(check_made(root, c));
     else
         LH_TRY(check_files(root, c));
-    LH_CHECK(c->model.kind == check_tasks[c->data.task].kind, LH_ERR_USAGE,
-             "%s: key 'data.task': %s needs model.kind %s, and it is %s",
+    LH_CHECK(check_tasks[c->data.task].kind == CHECK_ANY ||
+                 c->model.kind == check_tasks[c->data.task].kind,
+             LH_ERR_USAGE, "%s: key 'data.task': %s needs model.kind %s, and it is %s",
              check_place(root, "data.task", p), task, kinds[check_tasks[c->data.task].kind],
              kinds[c->model.kind]);
     LH_CHECK(c->model.head == LH_HEAD_LM, LH_ERR_USAGE,
@@ -286,6 +359,8 @@ lh_status lhi_config_check(const lh_node *root, unsigned flags, lh_config *confi
     lh_status st = LH_OK;
     LH_TRY(check_run(root, &config->run));
     LH_TRY(check_records(root, config));
+    if (config->data.vocab == LH_AUTO)
+        config->data.vocab = config->data.task == LH_TASK_MQAR ? 8192 : 16;
     LH_TRY(check_model_sizes(root, &config->model));
     LH_TRY(check_model_position(root, &config->model));
     LH_TRY(check_length(root, config));

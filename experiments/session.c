@@ -510,6 +510,8 @@ lh_status lh_session_evaluate(lh_session *s, lh_split split, int64_t max_tokens,
     sums[2] = (double)labels;
     *m->traffic = before; /* evaluation is not part of a step's traffic */
     lh_sum_f64(s->world, sums, 3, LH_SEND_OTHER);
+    if (lh_comm_rank(s->world) == 0 && s->trouble == LH_OK && !out->stopped)
+        s->trouble = lh_task_baselines(s->task, split, out->baseline, &out->baselines);
     LH_TRY(lh_agree(s->world, s->trouble));
     if (sums[2] > 0.0) {
         out->loss = sums[0] / sums[2];

@@ -153,6 +153,10 @@ lh_status lh_task_open(lh_comm *comm, const lh_config *config, lh_task **out)
     }
     if (!t->made) LH_TRY(task_same_words(t));
     if (!t->made) LH_TRY(task_cut(t, config));
+    if (lhi_task_sampled(t->data)) {
+        st = lhi_task_sample_open(t);
+        LH_TRY(lh_agree(comm, st));
+    }
     *out = t;
     t = NULL;
 done:
@@ -164,6 +168,7 @@ void lh_task_close(lh_task **task)
 {
     if (*task == NULL) return;
     for (int i = 0; i < LH_SPLITS; i++) lh_tokens_close(&(*task)->file[i]);
+    lhi_task_sample_close(*task);
     lh_free(task);
 }
 
@@ -283,12 +288,15 @@ lh_status lh_task_read(const lh_task *t, lh_split split, int64_t window, int64_t
                        const lh_layout *layout, int rank, lh_rows *out)
 {
     lh_status st = LH_OK;
-    int64_t left = t->made ? t->length : t->split[split].count - window * t->length;
+    int64_t left = t->length; /* positions that exist from the window's begin on */
     int64_t n_runs = 0;
     int64_t row = 0;
     const lh_run *run = lh_layout_runs(layout, rank, &n_runs);
-    task_blank(layout, rank, window < 0 ? 0 : left < t->length ? left : t->length, out);
+    task_blank(layout, rank, 0, out);
     if (window < 0) return LH_OK;
+    if (!t->made) left = t->split[split].count - window * t->length;
+    if (t->sample != NULL) LH_TRY(lhi_task_sample_draw(t, split, window, &left));
+    task_blank(layout, rank, left < t->length ? left : t->length, out);
     if (t->made && out->global != NULL) out->n_global = lhi_task_made_globals(t->data);
     for (int64_t i = 0; out->global != NULL && i < out->n_global; i++) out->global[i] = i;
     for (int64_t r = 0; r < n_runs; r++) {

@@ -1,5 +1,5 @@
 #pragma once
-/* Shared by task.c (files) and task_made.c (tasks that the program makes). */
+/* Shared by task.c (files), task_made.c and task_sample.c (tasks that the program makes). */
 #include "experiments/task.h"
 #include "io/tokens.h"
 
@@ -12,6 +12,12 @@ typedef struct lhi_task_split {
     int64_t count;   /* inputs */
 } lhi_task_split;
 
+/* Draws of a split of a made task: instances of its random stream. */
+enum { LHI_DRAW_SYMBOLS, LHI_DRAW_SAMPLE, LHI_DRAWS };
+
+/* The sample of a made task that was drawn last: what no position knows by itself. */
+typedef struct lhi_task_sample lhi_task_sample;
+
 struct lh_task {
     const lh_config_data *data; /* borrowed */
     bool made;
@@ -22,11 +28,32 @@ struct lh_task {
     bool shifted;      /* labels are the tokens that follow */
     lh_tokens *file[LH_SPLITS];
     lhi_task_split split[LH_SPLITS];
+    lhi_task_sample *sample; /* NULL: the task needs none */
 };
 
 /* lhi_task_made_vocab, lhi_task_made_globals - of a task that the program makes. Local, pure. */
 int64_t lhi_task_made_vocab(const lh_config_data *data);
 int64_t lhi_task_made_globals(const lh_config_data *data);
+
+/* lhi_task_draw - number `index` of a split's draws, uniform in 0 .. n - 1. Local, pure. */
+int64_t lhi_task_draw(const lh_task *t, lh_split split, int what, int64_t index, int64_t n);
+
+/* lhi_task_sampled - does the task draw each sample whole, before its rows are made?
+ * lhi_task_sample_open - make t->sample, and draw one to see that there are any. lhi_task_sample_close
+ * - release it. Local. Cost: memory of O(data.length) on every rank.
+ * Errors: LH_ERR_USAGE (no tree has such a length), LH_ERR_MEMORY. */
+bool lhi_task_sampled(const lh_config_data *data);
+LH_NODISCARD lh_status lhi_task_sample_open(lh_task *t);
+void lhi_task_sample_close(lh_task *t);
+
+/* lhi_task_sample_draw - the sample of a window into t->sample, unless it is there already. Local.
+ * *valid: its positions. Errors: LH_ERR_RANGE (no tree has such a length). */
+LH_NODISCARD lh_status lhi_task_sample_draw(const lh_task *t, lh_split split, int64_t window,
+                                            int64_t *valid);
+
+/* lhi_task_sample_row - as lhi_task_made_row, of the sample that was drawn. Local, pure. */
+void lhi_task_sample_row(const lh_task *t, lh_split split, int64_t window, int64_t position,
+                         int32_t *token, int32_t *label);
 
 /* lhi_task_made_row - local row `row` at `position` of a window of a made task. Local, pure. */
 void lhi_task_made_row(const lh_task *t, lh_split split, int64_t window, int64_t position,

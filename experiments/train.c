@@ -174,6 +174,8 @@ static void train_eval_json(lh_json *j, int64_t step, const char *part, const lh
     if (e->unit == LH_UNIT_BYTE) lh_json_real(j, "bits_per_byte", e->bits_per_byte);
     if (e->unit == LH_UNIT_TOKEN) lh_json_real(j, "perplexity", e->perplexity);
     lh_json_real(j, "accuracy", e->accuracy);
+    for (int i = 0; i < e->baselines; i++)
+        lh_json_real(j, e->baseline[i].name, e->baseline[i].accuracy);
     lh_json_int(j, "tokens", e->tokens);
 }
 
@@ -275,6 +277,11 @@ static double train_separator(const lh_config *c)
     return c->data.documents == LH_AUTO ? -1.0 : (double)c->data.documents;
 }
 
+static double train_place(const lh_config *c)
+{
+    return c->data.place == LH_AUTO ? -1.0 : (double)c->data.place;
+}
+
 /* The checkpoint's data order goes on only with the same data: which bytes, cut how, in which
  * order. */
 static lh_status train_same_data(const train_run *r, const lh_checkpoint_info *info)
@@ -299,6 +306,14 @@ static lh_status train_same_data(const train_run *r, const lh_checkpoint_info *i
         {"data.lag", (double)old->data.lag, (double)now->data.lag},
         {"data.gap", (double)old->data.gap, (double)now->data.gap},
         {"data.offsets", (double)old->data.offsets, (double)now->data.offsets},
+        {"data.pairs", (double)old->data.pairs, (double)now->data.pairs},
+        {"data.items", (double)old->data.items, (double)now->data.items},
+        {"data.filler (as a number)", old->data.filler, now->data.filler},
+        {"data.place (-1: any)", train_place(old), train_place(now)},
+        {"data.tree_depth", (double)old->data.tree_depth, (double)now->data.tree_depth},
+        {"data.tree_args", (double)old->data.tree_args, (double)now->data.tree_args},
+        {"data.longer_than", (double)old->data.longer_than, (double)now->data.longer_than},
+        {"data.shorter_than", (double)old->data.shorter_than, (double)now->data.shorter_than},
         {"the size of data.path in bytes", (double)info->data_bytes, (double)bytes},
     };
     for (size_t i = 0; i < sizeof same / sizeof same[0]; i++)

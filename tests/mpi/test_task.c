@@ -4,6 +4,7 @@
 #include "experiments/task.h"
 #include "tests/lh_test_mpi.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -184,10 +185,78 @@ static bool recall_is(const lh_rows *r, int64_t n, int64_t offsets)
     return r->labels[0] == -1 && r->counted == half;
 }
 
-static bool made_is(int task, const lh_rows *r, int64_t n)
+/* MQAR by a dictionary of the pairs: every key is asked for once, at an even distance behind them. */
+static bool mqar_is(const lh_rows *r, int64_t n, int64_t pairs, bool zero)
 {
-    if (task == LH_TASK_LAG) return lag_is(r, n, 5);
-    return task == LH_TASK_MARKERS ? markers_is(r, n, 9) : recall_is(r, n, 3);
+    int32_t answer[64] = {0};
+    int64_t asked = 0;
+    bool used[64] = {false};
+    for (int64_t i = 0; i < 2 * pairs; i += 2) {
+        int32_t key = r->tokens[i], value = r->tokens[i + 1];
+        if (key < 1 || key > 31 || value < 32 || value > 63 || answer[key] != 0 || used[value])
+            return false;
+        if (r->labels[i] != -1 || r->labels[i + 1] != -1) return false;
+        answer[key] = value;
+        used[value] = true;
+    }
+    for (int64_t i = 2 * pairs; i < n; i++) {
+        int32_t token = r->tokens[i];
+        if (token < 0 || token > 63 || (zero && r->labels[i] == -1 && token != 0)) return false;
+        if (r->labels[i] == -1) continue;
+        if (i % 2 == 1 || answer[token] == 0 || r->labels[i] != answer[token]) return false;
+        answer[token] = 0; /* not twice */
+        asked++;
+    }
+    return asked == pairs && r->counted == pairs;
+}
+
+/* Selective copy: what is no blank and no question, in order. */
+static bool copy_is(const lh_rows *r, int64_t n, int64_t items)
+{
+    int64_t found = 0;
+    for (int64_t i = 0; i < n; i++) {
+        bool asks = i >= n - items;
+        if (asks ? r->tokens[i] != 17 || r->labels[i] < 0 : r->labels[i] != -1) return false;
+        if (asks || r->tokens[i] == 16) continue;
+        if (r->tokens[i] < 0 || r->tokens[i] > 15 || found == items) return false;
+        if (r->labels[n - items + found++] != r->tokens[i]) return false;
+    }
+    return found == items && r->counted == items;
+}
+
+/* Induction heads and needle: look for the marker. */
+static bool marked_is(const lh_rows *r, int64_t n, bool needle)
+{
+    int32_t marker = needle ? 32 : 16;
+    int64_t place = 0;
+    while (r->tokens[place] != marker) place++;
+    if (place > n - 3 || r->tokens[n - 1] != marker) return false;
+    for (int64_t i = 0; i < n - 1; i++) {
+        bool value = i == place + 1;
+        if (r->labels[i] != -1) return false;
+        if (i != place && (r->tokens[i] < (needle && value ? 16 : 0) ||
+                           r->tokens[i] >= (needle && value ? 32 : 16)))
+            return false;
+    }
+    return r->labels[n - 1] == r->tokens[place + 1] && r->counted == 1;
+}
+
+static bool made_is(const lh_config_data *d, const lh_rows *r)
+{
+    switch (d->task) {
+    case LH_TASK_LAG:
+        return lag_is(r, d->length, 5);
+    case LH_TASK_MARKERS:
+        return markers_is(r, d->length, 9);
+    case LH_TASK_RECALL:
+        return recall_is(r, d->length, 3);
+    case LH_TASK_MQAR:
+        return mqar_is(r, d->length, d->pairs, d->filler == LH_FILLER_ZERO);
+    case LH_TASK_SELECTIVE_COPY:
+        return copy_is(r, d->length, d->items);
+    default:
+        return marked_is(r, d->length, d->task == LH_TASK_NEEDLE);
+    }
 }
 
 /* This rank's rows are those of the whole window. */
@@ -213,8 +282,7 @@ static void check_made(lh_comm *c, const char *data, const char *kind, int64_t n
         lh_rows whole = {0}, valid = {0};
         whole_window(c, t, n, k, LH_SPLIT_TRAIN, &whole);
         whole_window(c, t, n, k, LH_SPLIT_VALID, &valid);
-        lh_assert_all(c, made_is(config->data.task, &whole, n) &&
-                             made_is(config->data.task, &valid, n));
+        lh_assert_all(c, made_is(&config->data, &whole) && made_is(&config->data, &valid));
         differ += memcmp(whole.tokens, valid.tokens, (size_t)n * sizeof(int32_t)) != 0;
         if (config->data.task == LH_TASK_MARKERS) answers[whole.labels[0]]++;
         for (int layout = 0; layout < LAYOUTS && k < 3; layout++) {
@@ -247,6 +315,56 @@ static void test_made(void **state)
     check_made(c, "task: markers, gap: 9, length: 40", "encoder", 40);
     check_made(c, "task: recall, offsets: 3, length: 32", "encoder", 32);
     check_made(c, "task: recall, offsets: 3, length: 7", "encoder", 7);
+    check_made(c, "task: mqar, vocab: 64, length: 64", "decoder", 64);
+    check_made(c, "task: mqar, vocab: 64, length: 33, pairs: 8, filler: zero", "encoder", 33);
+    check_made(c, "task: selective_copy, length: 40", "encoder", 40);
+    check_made(c, "task: selective_copy, length: 10, items: 5", "decoder", 10);
+    check_made(c, "task: induction, length: 20", "decoder", 20);
+    check_made(c, "task: needle, length: 30", "encoder", 30);
+    check_made(c, "task: needle, length: 3", "decoder", 3);
+}
+
+/* Over 4,000 samples: how often each position but the last holds the marker, or has a label. */
+static void count_places(lh_comm *c, const char *data, int64_t n, int32_t marker, bool labels,
+                         int64_t *count)
+{
+    lh_config *config = config_of(c, data, "decoder");
+    lh_task *t = NULL;
+    lh_assert_all_ok(c, lh_task_open(c, config, &t));
+    memset(count, 0, (size_t)n * sizeof *count);
+    for (int64_t k = 0; k < 4000; k++) {
+        lh_rows r = {0};
+        whole_window(c, t, n, k, LH_SPLIT_TRAIN, &r);
+        for (int64_t i = 0; i < n - 1; i++)
+            count[i] += labels ? r.labels[i] >= 0 : r.tokens[i] == marker;
+        lh_free(&r.tokens);
+        lh_free(&r.labels);
+    }
+    lh_task_close(&t);
+    lh_config_destroy(&config);
+}
+
+/* Places are where their laws want them: uniform, at a given depth, or denser in front. */
+static void test_places(void **state)
+{
+    lh_comm *c = *state;
+    int64_t count[40];
+    count_places(c, "task: needle, length: 12", 12, 32, false, count);
+    for (int64_t i = 0; i < 11; i++)
+        lh_assert_all(c, i > 9 ? count[i] == 0 : count[i] > 310 && count[i] < 490);
+    count_places(c, "task: needle, length: 12, place: 50", 12, 32, false, count);
+    lh_assert_all(c, count[4] == 4000);
+    count_places(c, "task: needle, length: 12, place: 100", 12, 32, false, count);
+    lh_assert_all(c, count[9] == 4000);
+    count_places(c, "task: induction, length: 12", 12, 16, false, count);
+    for (int64_t i = 0; i < 11; i++)
+        lh_assert_all(c, i > 9 ? count[i] == 0 : count[i] > 310 && count[i] < 490);
+    /* one key of ten places: p(g) in proportion to g^-0.99, whose sum to 10 is 2.9561 */
+    count_places(c, "task: mqar, vocab: 64, pairs: 1, length: 22", 22, 0, true, count);
+    for (int64_t g = 1; g <= 10; g++) {
+        double want = 4000.0 * pow((double)g, -0.99) / 2.9561, have = (double)count[2 * g];
+        lh_assert_all(c, fabs(have - want) < 4.5 * sqrt(want) && count[2 * g - 1] == 0);
+    }
 }
 
 int main(int argc, char **argv)
@@ -254,6 +372,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_documents),
         cmocka_unit_test(test_made),
+        cmocka_unit_test(test_places),
     };
     return lh_test_mpi_main(argc, argv, "task", tests, sizeof tests / sizeof tests[0]);
 }
