@@ -338,7 +338,9 @@ static lh_status check_task(const lh_node *root, const lh_config *c)
     char p[LH_PLACE_MAX];
     static const char *const kinds[] = {"decoder", "encoder"};
     const char *task = check_tasks[c->data.task].name;
-    if (check_tasks[c->data.task].made)
+    /* ListOps may come from a file */
+    if (check_tasks[c->data.task].made &&
+        !(c->data.task == LH_TASK_LISTOPS && c->data.path[0] != '\0'))
         LH_TRY(check_made(root, c));
     else
         LH_TRY(check_files(root, c));

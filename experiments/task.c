@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "core/random.h"
+#include "experiments/listops.h"
 #include "experiments/task_internal.h"
 #include "io/fasta.h"
 
@@ -18,11 +19,13 @@ static const struct {
                   {LH_TASK_MASKED_TEXT, TASK_BYTES, true, lh_tokens_open_bytes},
                   {LH_TASK_TOKENS, 0, false, lh_tokens_open},
                   {LH_TASK_MASKED_TOKENS, 0, true, lh_tokens_open},
-                  {LH_TASK_FASTA, LH_FASTA_VOCAB, false, lh_tokens_open_fasta}};
+                  {LH_TASK_FASTA, LH_FASTA_VOCAB, false, lh_tokens_open_fasta},
+                  {LH_TASK_LISTOPS, LH_LISTOPS_TOKENS, false, lh_tokens_open}};
 
-/* The row of task_files, -1: the program makes the task. */
+/* The row of task_files, -1: the program makes the task; it makes ListOps where no file is named. */
 static int task_file(const lh_config *config)
 {
+    if (config->data.task == LH_TASK_LISTOPS && config->data.path[0] == '\0') return -1;
     for (int i = 0; i < (int)(sizeof task_files / sizeof task_files[0]); i++)
         if ((int)task_files[i].task == config->data.task) return i;
     return -1;
@@ -43,19 +46,19 @@ int64_t lh_task_vocab(const lh_config *config)
 
 int64_t lh_task_vocab_read(const lh_task *t, const lh_config *config)
 {
-    return t->made ? lh_task_vocab(config) : t->vocab + !t->shifted;
+    return t->made ? lh_task_vocab(config) : t->vocab + (t->shifted || t->examples ? 0 : 1);
 }
 
 lh_unit lh_task_unit(const lh_task *t)
 {
-    if (t->made) return LH_UNIT_ANSWER;
+    if (t->made || t->examples) return LH_UNIT_ANSWER;
     return lh_tokens_about(t->file[LH_SPLIT_TRAIN])->kind == LH_TOKENS_BYTES ? LH_UNIT_BYTE
                                                                              : LH_UNIT_TOKEN;
 }
 
 int64_t lh_task_globals(const lh_config *config)
 {
-    return lh_task_made(config) ? lhi_task_made_globals(&config->data) : 0;
+    return lhi_task_made_globals(&config->data);
 }
 
 /* Inputs of a stretch of tokens: where the next one is predicted, each needs the one after it. lead:
@@ -72,13 +75,22 @@ static lhi_task_split task_stretch(const lh_task *t, lh_tokens *file, int64_t be
     return s;
 }
 
+/* What windows are cut of: tokens, or examples. */
+static int64_t task_size(const lh_task *t, lh_split split)
+{
+    const lh_tokens_info *info = lh_tokens_about(t->file[split]);
+    return t->examples ? info->examples : info->count;
+}
+
 /* Sets the splits, once the files are open. All ranks see the same sizes. */
 static lh_status task_cut(lh_task *t, const lh_config *config)
 {
     lh_status st = LH_OK;
     const lh_tokens_info *info = lh_tokens_about(t->file[LH_SPLIT_TRAIN]);
-    const char *unit = info->kind == LH_TOKENS_BYTES ? "bytes" : "tokens";
-    int64_t size = info->count;
+    const char *unit = info->kind == LH_TOKENS_BYTES ? "bytes"
+                       : t->examples                 ? "examples"
+                                                     : "tokens";
+    int64_t size = task_size(t, LH_SPLIT_TRAIN);
     int64_t held = 0; /* tokens of the training file that belong to validation */
     if (t->file[LH_SPLIT_VALID] == NULL)
         held = (int64_t)ceil((double)size * config->data.valid_fraction);
@@ -92,10 +104,32 @@ static lh_status task_cut(lh_task *t, const lh_config *config)
             task_stretch(t, t->file[LH_SPLIT_TRAIN], size - held, size, true);
     for (int i = LH_SPLIT_VALID; i < LH_SPLITS; i++) {
         if (t->file[i] == NULL) continue;
-        size = lh_tokens_about(t->file[i])->count;
+        size = task_size(t, (lh_split)i);
         LH_CHECK(size >= 2, LH_ERR_USAGE, "'%s' has %" PRId64 " %s: at least 2 are needed",
                  lh_tokens_path(t->file[i]), size, unit);
         t->split[i] = task_stretch(t, t->file[i], 0, size, false);
+    }
+done:
+    return st;
+}
+
+/* Examples where they are expected, and only there; a window holds the longest. */
+static lh_status task_check_examples(const lh_task *t)
+{
+    lh_status st = LH_OK;
+    for (int i = 0; i < LH_SPLITS; i++) {
+        if (t->file[i] == NULL) continue;
+        const lh_tokens_info *info = lh_tokens_about(t->file[i]);
+        LH_CHECK((info->kind == LH_TOKENS_LISTOPS) == t->examples, LH_ERR_USAGE,
+                 t->examples ? "'%s' holds %s, not ListOps examples; make it with longhaul prepare "
+                               "FILE.tsv --task listops"
+                             : "'%s' holds %s examples: use data.task listops",
+                 lh_tokens_path(t->file[i]), lh_tokens_kind_name(info->kind));
+        LH_CHECK(
+            !t->examples || info->longest <= t->length, LH_ERR_USAGE,
+            "key 'data.length': the longest example of '%s' has %" PRId64
+            " tokens (with the one in front): set data.length to at least that, it is %" PRId64,
+            lh_tokens_path(t->file[i]), info->longest, t->length);
     }
 done:
     return st;
@@ -107,6 +141,7 @@ static lh_status task_same_words(lh_task *t)
     lh_status st = LH_OK;
     const lh_tokens_info *train = lh_tokens_about(t->file[LH_SPLIT_TRAIN]);
     t->vocab = train->vocab;
+    LH_TRY(task_check_examples(t));
     LH_CHECK(t->separator < t->vocab, LH_ERR_USAGE,
              "key 'data.documents': there is no token %d in a vocabulary of %" PRId64,
              (int)t->separator, t->vocab);
@@ -143,7 +178,8 @@ lh_status lh_task_open(lh_comm *comm, const lh_config *config, lh_task **out)
     t->length = config->data.length;
     t->seed = (uint64_t)config->run.seed;
     t->separator = config->data.documents == LH_AUTO ? -1 : (int32_t)config->data.documents;
-    t->shifted = !t->made && !task_files[task].masked;
+    t->examples = !t->made && config->data.task == LH_TASK_LISTOPS;
+    t->shifted = !t->made && !t->examples && !task_files[task].masked;
     for (int i = 0; i < LH_SPLITS && !t->made; i++) {
         if (path[i][0] != '\0') st = task_files[task].open(comm, path[i], &t->file[i]);
         /* A file that cannot be read is a mistake in the experiment file, which names it. */
@@ -153,7 +189,7 @@ lh_status lh_task_open(lh_comm *comm, const lh_config *config, lh_task **out)
     }
     if (!t->made) LH_TRY(task_same_words(t));
     if (!t->made) LH_TRY(task_cut(t, config));
-    if (lhi_task_sampled(t->data)) {
+    if (t->made && lhi_task_sampled(t->data)) {
         st = lhi_task_sample_open(t);
         LH_TRY(lh_agree(comm, st));
     }
@@ -174,6 +210,7 @@ void lh_task_close(lh_task **task)
 
 int64_t lh_task_windows(const lh_task *t, lh_split split)
 {
+    if (t->examples) return t->split[split].count;
     if (!t->made) return (t->split[split].count + t->length - 1) / t->length;
     if (split == LH_SPLIT_TRAIN) return INT64_MAX;
     return split == LH_SPLIT_VALID ? t->data->valid_windows : 0;
@@ -264,22 +301,42 @@ static void task_blank(const lh_layout *layout, int rank, int64_t valid, lh_rows
     out->n_global = 0;
 }
 
-/* The rows of a piece that exist, from the file or made. */
+/* The rows of a piece that exist, from the file, where the window begins at token `start`, or made. */
 static lh_status task_read_piece(const lh_task *t, lh_split split, int64_t window, int64_t draw,
-                                 lh_piece p, lh_rows *out)
+                                 int64_t start, lh_piece p, lh_rows *out)
 {
     lh_status st = LH_OK;
     const lhi_task_split *s = &t->split[split];
-    int64_t start = s->first + window * t->length;
     uint64_t number = (uint64_t)(draw * t->length + p.position);
     if (t->made) {
         for (int64_t i = 0; i < p.count; i++)
             lhi_task_made_row(t, split, window, p.position + i, p.row + i, out);
         return LH_OK;
     }
+    if (t->examples)
+        return lh_tokens_read(s->file, start + p.position, p.count, out->tokens + p.row);
     LH_TRY(task_read_rows(t, split, start + p.position, p.count, number, p.row, out));
     if (out->documents != NULL)
         LH_TRY(lhi_task_documents(t, s->file, start, out->valid, p.position, p.count, p.row, out));
+done:
+    return st;
+}
+
+/* Where a window begins in the file, how many tokens are left from there on, and its class. */
+static lh_status task_locate(const lh_task *t, lh_split split, int64_t window, int64_t *start,
+                             int64_t *left, int32_t *label)
+{
+    lh_status st = LH_OK;
+    const lhi_task_split *s = &t->split[split];
+    int64_t span[2] = {0, 0};
+    if (!t->examples) {
+        *start = s->first + window * t->length;
+        *left = s->count - window * t->length;
+        goto done;
+    }
+    LH_TRY(lh_tokens_example(s->file, s->first + window, span, label));
+    *start = span[0];
+    *left = span[1] - span[0];
 done:
     return st;
 }
@@ -291,13 +348,15 @@ lh_status lh_task_read(const lh_task *t, lh_split split, int64_t window, int64_t
     int64_t left = t->length; /* positions that exist from the window's begin on */
     int64_t n_runs = 0;
     int64_t row = 0;
+    int64_t start = 0; /* of the window in the file */
+    int32_t label = -1;
     const lh_run *run = lh_layout_runs(layout, rank, &n_runs);
     task_blank(layout, rank, 0, out);
     if (window < 0) return LH_OK;
-    if (!t->made) left = t->split[split].count - window * t->length;
+    if (!t->made) LH_TRY(task_locate(t, split, window, &start, &left, &label));
     if (t->sample != NULL) LH_TRY(lhi_task_sample_draw(t, split, window, &left));
     task_blank(layout, rank, left < t->length ? left : t->length, out);
-    if (t->made && out->global != NULL) out->n_global = lhi_task_made_globals(t->data);
+    if (out->global != NULL) out->n_global = lhi_task_made_globals(t->data);
     for (int64_t i = 0; out->global != NULL && i < out->n_global; i++) out->global[i] = i;
     for (int64_t r = 0; r < n_runs; r++) {
         /* a run of stride 1 is read at once; others position by position */
@@ -306,7 +365,7 @@ lh_status lh_task_read(const lh_task *t, lh_split split, int64_t window, int64_t
             int64_t position = run[r].start + i * run[r].stride;
             lh_piece p = {.row = row, .count = step, .position = position, .stride = 1};
             if (out->valid - position < step) p.count = out->valid - position;
-            if (p.count > 0) LH_TRY(task_read_piece(t, split, window, draw, p, out));
+            if (p.count > 0) LH_TRY(task_read_piece(t, split, window, draw, start, p, out));
         }
     }
 done:

@@ -26,6 +26,7 @@ struct lh_task {
     int64_t vocab;     /* tokens of the files, without the mask */
     int32_t separator; /* the token that ends a document; -1: none does */
     bool shifted;      /* labels are the tokens that follow */
+    bool examples;     /* the files hold examples, each with a class */
     lh_tokens *file[LH_SPLITS];
     lhi_task_split split[LH_SPLITS];
     lhi_task_sample *sample; /* NULL: the task needs none */

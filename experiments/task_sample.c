@@ -169,7 +169,7 @@ lh_status lhi_task_sample_open(lh_task *t)
     LH_TRY(lh_new(sizeof *t->sample, &t->sample));
     t->sample->split = -1;
     LH_TRY(sample_buffers(t));
-    if (t->data->task != LH_TASK_LISTOPS) goto done;
+    if (t->data->task != LH_TASK_LISTOPS || !t->made) goto done;
     /* four samples, so that training does not meet what cannot be drawn */
     for (int64_t i = 0; i < 4 && st == LH_OK; i++)
         st = sample_tree(t, LH_SPLIT_TRAIN, i, SAMPLE_TRIAL);
@@ -221,7 +221,7 @@ lh_status lh_task_baselines(const lh_task *t, lh_split split,
     lh_status st = LH_OK;
     lh_listops_ladder ladder = {0};
     *n = 0;
-    if (t->data->task != LH_TASK_LISTOPS) goto done;
+    if (t->data->task != LH_TASK_LISTOPS || !t->made) goto done;
     LH_TRY(sample_ladder(t, split, &ladder));
     for (int i = 0; i < LH_LISTOPS_RUNGS && ladder.samples > 0; i++)
         out[(*n)++] = (lh_task_baseline){name[i], (double)ladder.right[i] / (double)ladder.samples};
