@@ -2,6 +2,8 @@
  * the program makes are defined to be. Each rank reads its own rows; positions are compared, so
  * ranks need no messages. */
 #include "experiments/task.h"
+#include "io/fasta.h"
+#include "io/tokens.h"
 #include "tests/lh_test_mpi.h"
 
 #include <math.h>
@@ -10,8 +12,17 @@
 
 enum { TEXT = 150000, NL = 10 };
 
-static uint8_t text[TEXT];
+static uint8_t text[TEXT];               /* bytes, or tokens of a token file */
+static uint8_t border = NL;              /* that ends a document */
 static int64_t begins[TEXT], ends[TEXT]; /* of each byte's document in the whole text */
+
+static void find_documents(void)
+{
+    for (int64_t i = 0; i < TEXT; i++)
+        begins[i] = i == 0 ? 0 : text[i - 1] == border ? i : begins[i - 1];
+    for (int64_t i = TEXT - 1; i >= 0; i--)
+        ends[i] = text[i] == border || i == TEXT - 1 ? i + 1 : ends[i + 1];
+}
 
 /* Documents of very different lengths: empty ones, one longer than what is read at a time. */
 static void write_text_file(lh_comm *c, char *path, size_t bytes)
@@ -25,10 +36,7 @@ static void write_text_file(lh_comm *c, char *path, size_t bytes)
         text[i] = NL;
         left = (r >> 16) % 5 == 0 ? 0 : (int64_t)((r >> 16) % 40);
     }
-    for (int64_t i = 0; i < TEXT; i++)
-        begins[i] = i == 0 ? 0 : text[i - 1] == NL ? i : begins[i - 1];
-    for (int64_t i = TEXT - 1; i >= 0; i--)
-        ends[i] = text[i] == NL || i == TEXT - 1 ? i + 1 : ends[i + 1];
+    find_documents();
     (void)snprintf(path, bytes, "scratch_task.np%d", lh_comm_size(c));
     if (lh_comm_rank(c) == 0) {
         FILE *f = fopen(path, "wb");
@@ -98,13 +106,38 @@ static bool text_is(const window *w, int64_t first, int64_t valid)
     int64_t counted = 0;
     for (int64_t i = 0; i < w->layout->rows[w->rank]; i++) {
         int64_t p = lh_layout_position(w->layout, w->rank, i);
-        bool in = p < valid, last = in && text[first + p] == NL;
+        bool in = p < valid, last = in && text[first + p] == border;
         int32_t token = in ? text[first + p] : 0, label = in && !last ? text[first + p + 1] : -1;
         if (w->rows.tokens[i] != token || w->rows.labels[i] != label) return false;
         if (!document_is(w->rows.documents + 2 * i, first, valid, w->layout->n, p)) return false;
         counted += label >= 0;
     }
     return w->rows.counted == counted && w->rows.valid == valid;
+}
+
+/* Windows of a length, in every layout; every step-th window. */
+static void check_windows(lh_comm *c, const char *data, int64_t length, int64_t step)
+{
+    lh_task *t = NULL;
+    lh_config *config = config_of(c, data, "decoder");
+    lh_assert_all_ok(c, lh_task_open(c, config, &t));
+    int64_t windows = lh_task_windows(t, LH_SPLIT_TRAIN);
+    for (int kind = 0; kind < LAYOUTS; kind++) {
+        window w = open_window(c, length, kind);
+        bool good = true;
+        for (int64_t i = 0; i < windows; i += step) {
+            int64_t first = i * length, valid = TEXT - 1 - first;
+            if (valid > length) valid = length;
+            lh_status st = lh_task_read(t, LH_SPLIT_TRAIN, i, i, w.layout, w.rank, &w.rows);
+            good = good && st == LH_OK && text_is(&w, first, valid);
+        }
+        lh_assert_all(c, good);
+        lh_assert_all_ok(c, lh_task_read(t, LH_SPLIT_TRAIN, -1, 0, w.layout, w.rank, &w.rows));
+        lh_assert_all(c, text_is(&w, 0, 0));
+        close_window(&w);
+    }
+    lh_task_close(&t);
+    lh_config_destroy(&config);
 }
 
 static void test_documents(void **state)
@@ -114,29 +147,10 @@ static void test_documents(void **state)
     write_text_file(c, path, sizeof path);
     const int64_t length[] = {140000, 997, 3};
     for (int k = 0; k < 3; k++) {
-        lh_task *t = NULL;
         (void)snprintf(data, sizeof data, "path: %s, length: %lld, documents: 10, valid_path: %s",
                        path, (long long)length[k], path);
-        lh_config *config = config_of(c, data, "decoder");
-        lh_assert_all_ok(c, lh_task_open(c, config, &t));
-        int64_t windows = lh_task_windows(t, LH_SPLIT_TRAIN);
-        for (int kind = 0; kind < LAYOUTS; kind++) {
-            window w = open_window(c, length[k], kind);
-            bool good = true;
-            /* every window of the long ones, among them the shorter last one */
-            for (int64_t i = 0; i < windows; i += k == 2 ? 999 : 1) {
-                int64_t first = i * length[k], valid = TEXT - 1 - first;
-                if (valid > length[k]) valid = length[k];
-                lh_status st = lh_task_read(t, LH_SPLIT_TRAIN, i, i, w.layout, w.rank, &w.rows);
-                good = good && st == LH_OK && text_is(&w, first, valid);
-            }
-            lh_assert_all(c, good);
-            lh_assert_all_ok(c, lh_task_read(t, LH_SPLIT_TRAIN, -1, 0, w.layout, w.rank, &w.rows));
-            lh_assert_all(c, text_is(&w, 0, 0));
-            close_window(&w);
-        }
-        lh_task_close(&t);
-        lh_config_destroy(&config);
+        /* every window of the long ones, among them the shorter last one */
+        check_windows(c, data, length[k], k == 2 ? 999 : 1);
     }
 }
 
@@ -367,10 +381,115 @@ static void test_places(void **state)
     }
 }
 
+/* --- token files and FASTA files --- */
+
+enum { FILES = 3, WIDE = 300 };
+
+/* Masked tokens: a rank's rows are those of the whole window, the mask is beyond the vocabulary, and what
+ * is not chosen stays. */
+static void check_masked(lh_comm *c, const char *path)
+{
+    enum { N = 4000 };
+    char data[300];
+    int64_t masks = 0;
+    lh_task *t = NULL;
+    lh_rows whole = {0};
+    (void)snprintf(data, sizeof data, "task: masked_tokens, path: %s, length: %d", path, N);
+    lh_config *config = config_of(c, data, "encoder");
+    lh_assert_all_ok(c, lh_task_open(c, config, &t));
+    lh_assert_all(c, lh_task_vocab(config) == 0 && lh_task_vocab_read(t, config) == WIDE + 1);
+    whole_window(c, t, N, 2, LH_SPLIT_TRAIN, &whole);
+    bool good = true;
+    for (int i = 0; i < N; i++) {
+        int32_t was = text[2 * N + i];
+        masks += whole.tokens[i] == WIDE;
+        good = good && (whole.labels[i] >= 0 ? whole.labels[i] == was : whole.tokens[i] == was) &&
+               whole.tokens[i] <= WIDE;
+    }
+    lh_assert_all(c, good && masks > N / 20 && masks < N / 5);
+    for (int kind = 0; kind < LAYOUTS; kind++) {
+        window w = open_window(c, N, kind);
+        lh_assert_all_ok(c, lh_task_read(t, LH_SPLIT_TRAIN, 2, 2, w.layout, w.rank, &w.rows));
+        lh_assert_all(c, part_is(&w, &whole));
+        close_window(&w);
+    }
+    lh_free(&whole.tokens);
+    lh_free(&whole.labels);
+    lh_task_close(&t);
+    lh_config_destroy(&config);
+}
+
+/* Records like the documents of the text, in lines of 60 residues. One process. */
+static lh_status write_records(const char *path)
+{
+    bool good = true;
+    FILE *f = fopen(path, "w");
+    if (f == NULL) return LH_RAISE(LH_ERR_IO, "cannot open %s", path);
+    for (int64_t i = 0; i < TEXT; i++) {
+        if (i == begins[i]) good = good && fprintf(f, ">record %lld\n", (long long)i) > 0;
+        int64_t residue = i - begins[i];
+        if (text[i] != 0) good = good && fputc('A' + text[i] - 1, f) != EOF;
+        if (text[i] == 0 ? residue % 60 != 0 : residue % 60 == 59)
+            good = good && fputc('\n', f) != EOF;
+    }
+    good = fclose(f) == 0 && good;
+    return good ? LH_OK : LH_RAISE(LH_ERR_IO, "cannot write %s", path);
+}
+
+static lh_status write_tokens(const char *path, int kind, int64_t vocab)
+{
+    lh_status st = LH_OK;
+    lh_tokens_writer *w = NULL;
+    lh_tokens_info info = {.kind = kind, .vocab = vocab, .count = TEXT};
+    LH_TRY(lh_tokens_create(path, &info, kind == LH_TOKENS_FASTA ? LH_FASTA_NAMES : "names", &w));
+    for (int i = 0; i < TEXT; i++) LH_TRY(lh_tokens_put(w, text[i]));
+done:
+    return lh_tokens_finish(&w, NULL, NULL, st);
+}
+
+/* The same tokens as FASTA, as a token file of it, and as words of two bytes. */
+static void write_token_files(lh_comm *c, char path[FILES][64])
+{
+    static const char *const ending[FILES] = {"fa", "fa.h5", "words.h5"};
+    lh_status st = LH_OK;
+    for (int i = 0; i < TEXT; i++) text[i] = text[i] == NL ? 0 : (uint8_t)(1 + text[i] % 26);
+    text[TEXT - 1] = border = 0;
+    find_documents();
+    for (int k = 0; k < FILES; k++)
+        (void)snprintf(path[k], 64, "scratch_task.np%d.%s", lh_comm_size(c), ending[k]);
+    if (lh_comm_rank(c) == 0) {
+        st = write_records(path[0]);
+        if (st == LH_OK) st = write_tokens(path[1], LH_TOKENS_FASTA, LH_FASTA_VOCAB);
+        if (st == LH_OK) st = write_tokens(path[2], LH_TOKENS_WORDS, WIDE);
+    }
+    lh_assert_all_ok(c, st);
+    lh_barrier(c);
+}
+
+static void test_token_files(void **state)
+{
+    lh_comm *c = *state;
+    char first[64], path[FILES][64], data[300];
+    static const char *const task[FILES] = {"fasta", "fasta", "tokens, documents: 0"};
+    const int64_t length[] = {140000, 997};
+    write_text_file(c, first, sizeof first);
+    write_token_files(c, path);
+    for (int k = 0; k < FILES; k++)
+        for (int i = 0; i < 2; i++) {
+            /* FASTA text is validated by its token file: they number residues alike */
+            (void)snprintf(data, sizeof data, "task: %s, path: %s, length: %lld, valid_path: %s",
+                           task[k], path[k], (long long)length[i], path[k == 0 ? 1 : k]);
+            check_windows(c, data, length[i], 1);
+        }
+    check_masked(c, path[2]);
+    border = NL;
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_documents),
+        cmocka_unit_test(test_token_files),
         cmocka_unit_test(test_made),
         cmocka_unit_test(test_places),
     };
