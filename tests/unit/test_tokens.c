@@ -1,5 +1,7 @@
-/* Token files and FASTA files: what is written is read, damage shows, and residues are found by
- * their place. One process, without MPI. */
+/* Token files and FASTA files: what is written is read, damage shows, residues are found by their
+ * place, and what longhaul prepare makes of a text. One process, without MPI. */
+#include "experiments/listops.h"
+#include "experiments/prepare.h"
 #include "io/fasta.h"
 #include "io/files.h"
 #include "io/h5.h"
@@ -337,14 +339,95 @@ static void test_fasta_changed(void **state)
     lh_tokens_close(&t);
 }
 
+/* --- what longhaul prepare makes --- */
+
+/* prepare scratch_tokens.fa with these options; the file holds these numbers. */
+static void prepare(const char *content, char *option, char *value, const int32_t *expected,
+                    int64_t count)
+{
+    char *argv[] = {(char *)text, "--out", (char *)file, "--force", option, value};
+    lh_tokens *t = NULL;
+    int32_t out[MOST];
+    write_file(text, content, strlen(content));
+    lh_assert_ok(lh_prepare_main(NULL, value != NULL ? 6 : 5, argv));
+    lh_assert_ok(lh_tokens_open(NULL, file, &t));
+    assert_int_equal(lh_tokens_about(t)->count, count);
+    lh_assert_ok(lh_tokens_read(t, 0, count, out));
+    assert_memory_equal(out, expected, (size_t)count * sizeof *out);
+    lh_tokens_close(&t);
+}
+
+static void test_prepare_words(void **state)
+{
+    (void)state;
+    static const int32_t few[] = {1, 2, 3, 0, 0, 3, 1, 0};
+    prepare("the cat saw\n\n saw\tthe", "--words", NULL, few, 8);
+    static const int32_t literal[] = {1, 0, 0, 1, 0};
+    prepare("a <eos>\n a\n", "--words", NULL, literal, 5);
+    /* many words: the table grows, and the block of the reader ends inside a word */
+    enum { WORDS = 60000 };
+    char *many = NULL;
+    size_t used = 0;
+    lh_tokens *t = NULL;
+    char *argv[] = {(char *)text, "--words", "--force", "--out", (char *)file};
+    lh_assert_ok(lh_new((size_t)2 * WORDS * 16, &many));
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = 0; i < WORDS; i++)
+            used += (size_t)snprintf(many + used, 16, "word-%d%c", i * 7919 % WORDS,
+                                     i == WORDS - 1 ? '\n' : ' ');
+    write_file(text, many, used);
+    lh_free(&many);
+    lh_assert_ok(lh_prepare_main(NULL, 5, argv));
+    lh_assert_ok(lh_tokens_open(NULL, file, &t));
+    assert_true(lh_tokens_about(t)->vocab == WORDS + 1 &&
+                lh_tokens_about(t)->count == 2 * (WORDS + 1));
+    for (int64_t i = 0; i < 2 * (WORDS + 1); i++) {
+        int32_t token = 0;
+        lh_assert_ok(lh_tokens_read(t, i, 1, &token));
+        assert_int_equal(token, (i + 1) % (WORDS + 1));
+    }
+    lh_tokens_close(&t);
+}
+
+static void test_prepare_others(void **state)
+{
+    (void)state;
+    static const int32_t bytes[] = {'a', 0xff, '\n'};
+    prepare("a\xff\n", "--task", "text", bytes, 3);
+    static const int32_t residues[] = {13, 11, 0, 1, 27, 0};
+    prepare(">a\nM\nk\n>b\nA*", "--task", "fasta", residues, 6);
+    static const int32_t lists[] = {
+        LH_LISTOPS_CLS,       LH_LISTOPS_MAX,       LH_LISTOPS_DIGIT + 2, LH_LISTOPS_MIN,
+        LH_LISTOPS_DIGIT + 8, LH_LISTOPS_CLOSE,     LH_LISTOPS_CLOSE,     LH_LISTOPS_CLS,
+        LH_LISTOPS_SM,        LH_LISTOPS_DIGIT + 9, LH_LISTOPS_CLOSE};
+    static const char *const written[] = {
+        "8\t[MAX 2 [MIN 8 ] ]\n3\t[SM 9 ]\n",
+        "8\t( ( ( [MAX 2 ) ( ( [MIN 8 ) ] ) ) ] )\r\n\n3\t( ( [SM 9 ) ] )",
+        "[MAX 2 [MIN 8 X X\t8\n[SM 9 ]\t3\n",
+        "Source\tTarget\n(([MAX 2)([MIN 8) ]) ] \t8\n[SM 9 ]\t 3\n",
+        "Label\tExpression\n8\t[MAX 2 [MIN 8 ] ]\n3\t[SM 9 ]\n"};
+    for (size_t i = 0; i < sizeof written / sizeof written[0]; i++) {
+        lh_tokens *t = NULL;
+        int64_t span[2];
+        int32_t label[2] = {0, 0};
+        prepare(written[i], "--task", "listops", lists, 11);
+        lh_assert_ok(lh_tokens_open(NULL, file, &t));
+        assert_true(lh_tokens_about(t)->examples == 2 && lh_tokens_about(t)->longest == 7);
+        for (int k = 0; k < 2; k++) lh_assert_ok(lh_tokens_example(t, k, span, &label[k]));
+        assert_true(label[0] == 8 && label[1] == 3 && span[0] == 7 && span[1] == 11);
+        lh_tokens_close(&t);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_names),
-        cmocka_unit_test(test_examples),      cmocka_unit_test(test_writing_fails),
-        cmocka_unit_test(test_damaged),       cmocka_unit_test(test_foreign),
-        cmocka_unit_test(test_fasta),         cmocka_unit_test(test_fasta_refuses),
-        cmocka_unit_test(test_fasta_changed),
+        cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_names),
+        cmocka_unit_test(test_examples),       cmocka_unit_test(test_writing_fails),
+        cmocka_unit_test(test_damaged),        cmocka_unit_test(test_foreign),
+        cmocka_unit_test(test_fasta),          cmocka_unit_test(test_fasta_refuses),
+        cmocka_unit_test(test_fasta_changed),  cmocka_unit_test(test_prepare_words),
+        cmocka_unit_test(test_prepare_others),
     };
     return cmocka_run_group_tests_name("tokens", tests, NULL, NULL);
 }
