@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "core/random.h"
+#include "experiments/listops.h"
 #include "experiments/task_internal.h"
 
 enum { TASK_BYTES = 256, TASK_MASK = 256, TASK_PIECE = 65536 };
@@ -17,6 +18,13 @@ int64_t lh_task_vocab(const lh_config *config)
 {
     if (lh_task_made(config)) return lhi_task_made_vocab(&config->data);
     return config->data.task == LH_TASK_MASKED_TEXT ? TASK_BYTES + 1 : TASK_BYTES;
+}
+
+int64_t lh_task_classes(const lh_config *config)
+{
+    bool markers = config->data.task == LH_TASK_MARKERS && config->model.head == LH_HEAD_CLASS;
+    if (config->data.task == LH_TASK_LISTOPS) return LH_LISTOPS_CLASSES;
+    return markers ? 2 : 0;
 }
 
 int64_t lh_task_globals(const lh_config *config)
@@ -78,6 +86,7 @@ lh_status lh_task_open(lh_comm *comm, const lh_config *config, lh_task **out)
     LH_TRY(lh_agree(comm, st));
     t->data = &config->data;
     t->made = lh_task_made(config);
+    t->classes = lh_task_classes(config);
     t->length = config->data.length;
     t->seed = (uint64_t)config->run.seed;
     t->separator = config->data.documents == LH_AUTO ? -1 : (int)config->data.documents;
@@ -197,6 +206,7 @@ static void task_blank(const lh_layout *layout, int rank, int64_t valid, lh_rows
     out->valid = valid;
     out->counted = 0;
     out->n_global = 0;
+    out->sequence_label = -1;
 }
 
 /* The rows of a piece that exist, from the file or made. */
@@ -232,6 +242,8 @@ lh_status lh_task_read(const lh_task *t, lh_split split, int64_t window, int64_t
     if (!t->made) left = t->split[split].count - window * t->length;
     if (t->sample != NULL) LH_TRY(lhi_task_sample_draw(t, split, window, &left));
     task_blank(layout, rank, left < t->length ? left : t->length, out);
+    if (t->classes > 0) out->sequence_label = lhi_task_made_label(t, split, window);
+    out->counted = rank == 0 && out->sequence_label >= 0;
     if (t->made && out->global != NULL) out->n_global = lhi_task_made_globals(t->data);
     for (int64_t i = 0; out->global != NULL && i < out->n_global; i++) out->global[i] = i;
     for (int64_t r = 0; r < n_runs; r++) {

@@ -292,3 +292,8 @@ void lhi_task_sample_row(const lh_task *t, lh_split split, int64_t window, int64
         *token = position == 0 ? LH_LISTOPS_CLS : s->token[position - 1];
     }
 }
+
+int32_t lhi_task_sample_label(const lh_task *t)
+{
+    return (int32_t)t->sample->value;
+}
