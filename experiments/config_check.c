@@ -1,6 +1,7 @@
 /* What no field can tell alone: sizes that follow from others, and contradictions. */
 #include "experiments/config_internal.h"
 #include "experiments/listops.h"
+#include "experiments/task.h"
 
 #include <string.h>
 
@@ -193,15 +194,14 @@ done:
 /* The tasks, in the order of lh_task_kind. */
 static const struct {
     const char *name;
-    int kind;  /* the model's; CHECK_ANY: either */
-    bool made; /* by the program: no files */
-} check_tasks[] = {{"text", LH_MODEL_DECODER, false},   {"masked_text", LH_MODEL_ENCODER, false},
-                   {"tokens", LH_MODEL_DECODER, false}, {"masked_tokens", LH_MODEL_ENCODER, false},
-                   {"fasta", LH_MODEL_DECODER, false},  {"lag", LH_MODEL_DECODER, true},
-                   {"markers", LH_MODEL_ENCODER, true}, {"recall", LH_MODEL_ENCODER, true},
-                   {"listops", LH_MODEL_ENCODER, true}, {"mqar", CHECK_ANY, true},
-                   {"selective_copy", CHECK_ANY, true}, {"induction", CHECK_ANY, true},
-                   {"needle", CHECK_ANY, true}};
+    int kind; /* the model's; CHECK_ANY: either */
+} check_tasks[] = {{"text", LH_MODEL_DECODER},    {"masked_text", LH_MODEL_ENCODER},
+                   {"tokens", LH_MODEL_DECODER},  {"masked_tokens", LH_MODEL_ENCODER},
+                   {"fasta", LH_MODEL_DECODER},   {"lag", LH_MODEL_DECODER},
+                   {"markers", LH_MODEL_ENCODER}, {"recall", LH_MODEL_ENCODER},
+                   {"listops", LH_MODEL_ENCODER}, {"mqar", CHECK_ANY},
+                   {"selective_copy", CHECK_ANY}, {"induction", CHECK_ANY},
+                   {"needle", CHECK_ANY}};
 
 static lh_status check_files(const lh_node *root, const lh_config *c)
 {
@@ -332,26 +332,58 @@ done:
     return st;
 }
 
-static lh_status check_task(const lh_node *root, const lh_config *c)
+static const char *const check_heads[] = {"lm", "class", "pooler", "none"};
+
+static lh_status check_head(const lh_node *root, const lh_config *c)
+{
+    lh_status st = LH_OK;
+    char p[LH_PLACE_MAX];
+    const char *head = check_heads[c->model.head];
+    bool pools = c->model.head == LH_HEAD_CLASS || c->model.head == LH_HEAD_POOLER;
+    LH_CHECK(!pools || c->model.kind == LH_MODEL_ENCODER, LH_ERR_USAGE,
+             "%s: key 'model.head': %s needs model.kind encoder",
+             check_place(root, "model.head", p), head);
+done:
+    return st;
+}
+
+/* What the head learns from must be what the task gives. */
+static lh_status check_labels(const lh_node *root, const lh_config *c)
+{
+    lh_status st = LH_OK;
+    char p[LH_PLACE_MAX];
+    const char *needs = lh_task_classes(c) > 0 ? "class" : "lm";
+    LH_CHECK(
+        lh_model_has_loss(&c->model), LH_ERR_USAGE,
+        "%s: key 'model.head': %s has no loss, so there is nothing to train or to evaluate: set "
+        "model.head to lm or class (longhaul plan says what its forward pass costs)",
+        check_place(root, "model.head", p), check_heads[c->model.head]);
+    LH_CHECK(strcmp(check_heads[c->model.head], needs) == 0, LH_ERR_USAGE,
+             "%s: key 'model.head': data.task %s needs the head %s, and it is %s",
+             check_place(root, "model.head", p), check_tasks[c->data.task].name, needs,
+             check_heads[c->model.head]);
+done:
+    return st;
+}
+
+static lh_status check_task(const lh_node *root, unsigned flags, const lh_config *c)
 {
     lh_status st = LH_OK;
     char p[LH_PLACE_MAX];
     static const char *const kinds[] = {"decoder", "encoder"};
     const char *task = check_tasks[c->data.task].name;
-    /* ListOps may come from a file */
-    if (check_tasks[c->data.task].made &&
-        !(c->data.task == LH_TASK_LISTOPS && c->data.path[0] != '\0'))
+    bool plan = (flags & LH_CONFIG_PLAN) != 0;
+    if (lh_task_made(c))
         LH_TRY(check_made(root, c));
-    else
+    else if (!plan)
         LH_TRY(check_files(root, c));
+    if (plan && c->model.head != LH_HEAD_LM) goto done;
     LH_CHECK(check_tasks[c->data.task].kind == CHECK_ANY ||
                  c->model.kind == check_tasks[c->data.task].kind,
              LH_ERR_USAGE, "%s: key 'data.task': %s needs model.kind %s, and it is %s",
              check_place(root, "data.task", p), task, kinds[check_tasks[c->data.task].kind],
              kinds[c->model.kind]);
-    LH_CHECK(c->model.head == LH_HEAD_LM, LH_ERR_USAGE,
-             "%s: key 'model.head': data.task %s needs the head lm",
-             check_place(root, "model.head", p), task);
+    LH_TRY(check_labels(root, c));
 done:
     return st;
 }
@@ -366,10 +398,11 @@ lh_status lhi_config_check(const lh_node *root, unsigned flags, lh_config *confi
     LH_TRY(check_model_sizes(root, &config->model));
     LH_TRY(check_model_position(root, &config->model));
     LH_TRY(check_length(root, config));
+    LH_TRY(check_head(root, config));
     for (int layer = 0; layer < (int)config->model.layers; layer++)
         LH_TRY(check_mechanism(root, config, layer));
     LH_TRY(check_training(root, config));
-    if ((flags & LH_CONFIG_PARTIAL) == 0) LH_TRY(check_task(root, config));
+    if ((flags & LH_CONFIG_PARTIAL) == 0) LH_TRY(check_task(root, flags, config));
 done:
     return st;
 }

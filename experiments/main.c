@@ -248,6 +248,7 @@ static lh_status main_plan(lh_comm *none, int argc, char **argv)
     LH_TRY(main_parse("longhaul plan", main_options_plan,
                       "an experiment file: longhaul plan FILE.yaml", argc, argv, &o));
     lh_config_source source = main_source(o.target, &o);
+    source.flags = LH_CONFIG_PLAN;
     LH_TRY(lh_config_load(&source, &config));
     LH_TRY(lh_step_plan_create(config, o.ranks > 0 ? (int)o.ranks : (int)config->mesh.data, &plan));
     if (o.json)

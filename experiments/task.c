@@ -56,6 +56,13 @@ lh_unit lh_task_unit(const lh_task *t)
                                                                              : LH_UNIT_TOKEN;
 }
 
+int64_t lh_task_classes(const lh_config *config)
+{
+    bool markers = config->data.task == LH_TASK_MARKERS && config->model.head == LH_HEAD_CLASS;
+    if (config->data.task == LH_TASK_LISTOPS) return LH_LISTOPS_CLASSES;
+    return markers ? 2 : 0;
+}
+
 int64_t lh_task_globals(const lh_config *config)
 {
     return lhi_task_made_globals(&config->data);
@@ -175,6 +182,7 @@ lh_status lh_task_open(lh_comm *comm, const lh_config *config, lh_task **out)
     LH_TRY(lh_agree(comm, st));
     t->data = &config->data;
     t->made = lh_task_made(config);
+    t->classes = lh_task_classes(config);
     t->length = config->data.length;
     t->seed = (uint64_t)config->run.seed;
     t->separator = config->data.documents == LH_AUTO ? -1 : (int32_t)config->data.documents;
@@ -299,6 +307,7 @@ static void task_blank(const lh_layout *layout, int rank, int64_t valid, lh_rows
     out->valid = valid;
     out->counted = 0;
     out->n_global = 0;
+    out->sequence_label = -1;
 }
 
 /* The rows of a piece that exist, from the file, where the window begins at token `start`, or made. */
@@ -335,6 +344,9 @@ static lh_status task_locate(const lh_task *t, lh_split split, int64_t window, i
         goto done;
     }
     LH_TRY(lh_tokens_example(s->file, s->first + window, span, label));
+    LH_CHECK(*label >= 0 && *label < t->classes, LH_ERR_FORMAT,
+             "example %" PRId64 " of '%s' has the label %d", s->first + window,
+             lh_tokens_path(s->file), (int)*label);
     *start = span[0];
     *left = span[1] - span[0];
 done:
@@ -356,6 +368,9 @@ lh_status lh_task_read(const lh_task *t, lh_split split, int64_t window, int64_t
     if (!t->made) LH_TRY(task_locate(t, split, window, &start, &left, &label));
     if (t->sample != NULL) LH_TRY(lhi_task_sample_draw(t, split, window, &left));
     task_blank(layout, rank, left < t->length ? left : t->length, out);
+    if (t->classes > 0)
+        out->sequence_label = t->made ? lhi_task_made_label(t, split, window) : label;
+    out->counted = rank == 0 && out->sequence_label >= 0;
     if (out->global != NULL) out->n_global = lhi_task_made_globals(t->data);
     for (int64_t i = 0; out->global != NULL && i < out->n_global; i++) out->global[i] = i;
     for (int64_t r = 0; r < n_runs; r++) {

@@ -21,6 +21,7 @@ typedef struct lhi_task_sample lhi_task_sample;
 struct lh_task {
     const lh_config_data *data; /* borrowed */
     bool made;
+    int64_t classes; /* lh_task_classes */
     int64_t length;
     uint64_t seed;
     int64_t vocab;     /* tokens of the files, without the mask */
@@ -52,9 +53,14 @@ void lhi_task_sample_close(lh_task *t);
 LH_NODISCARD lh_status lhi_task_sample_draw(const lh_task *t, lh_split split, int64_t window,
                                             int64_t *valid);
 
-/* lhi_task_sample_row - as lhi_task_made_row, of the sample that was drawn. Local, pure. */
+/* lhi_task_sample_row - as lhi_task_made_row, of the sample that was drawn. lhi_task_sample_label - as
+ * lhi_task_made_label. Local, pure. */
 void lhi_task_sample_row(const lh_task *t, lh_split split, int64_t window, int64_t position,
                          int32_t *token, int32_t *label);
+int32_t lhi_task_sample_label(const lh_task *t);
+/* lhi_task_made_label - class of a window of a made task with classes; a sample is drawn before. Local,
+ * pure. */
+int32_t lhi_task_made_label(const lh_task *t, lh_split split, int64_t window);
 
 /* lhi_task_made_row - local row `row` at `position` of a window of a made task. Local, pure. */
 void lhi_task_made_row(const lh_task *t, lh_split split, int64_t window, int64_t position,

@@ -169,7 +169,7 @@ lh_status lhi_task_sample_open(lh_task *t)
     LH_TRY(lh_new(sizeof *t->sample, &t->sample));
     t->sample->split = -1;
     LH_TRY(sample_buffers(t));
-    if (t->data->task != LH_TASK_LISTOPS || !t->made) goto done;
+    if (t->data->task != LH_TASK_LISTOPS) goto done;
     /* four samples, so that training does not meet what cannot be drawn */
     for (int64_t i = 0; i < 4 && st == LH_OK; i++)
         st = sample_tree(t, LH_SPLIT_TRAIN, i, SAMPLE_TRIAL);
@@ -194,22 +194,49 @@ void lhi_task_sample_close(lh_task *t)
     lh_free(&t->sample);
 }
 
+/* The expression of an example of a file, CLS dropped, into tree [longest]; wide: as many, scratch. */
+static lh_status ladder_read(const lh_task *t, lh_split split, int64_t window, int32_t *wide,
+                             uint8_t *tree, int64_t *n)
+{
+    lh_status st = LH_OK;
+    const lhi_task_split *s = &t->split[split];
+    int64_t span[2];
+    int32_t label = 0;
+    LH_TRY(lh_tokens_example(s->file, s->first + window, span, &label));
+    *n = span[1] - span[0] - 1;
+    LH_CHECK(*n < t->length, LH_ERR_FORMAT, "example %lld of '%s' has %lld tokens",
+             (long long)(s->first + window), lh_tokens_path(s->file), (long long)*n);
+    LH_TRY(lh_tokens_read(s->file, span[0] + 1, *n, wide));
+    for (int64_t i = 0; i < *n; i++) tree[i] = (uint8_t)wide[i];
+done:
+    return st;
+}
+
 /* Frequencies first, then what they would have answered. */
 static lh_status sample_ladder(const lh_task *t, lh_split split, lh_listops_ladder *ladder)
 {
     lh_status st = LH_OK;
     lhi_task_sample *s = t->sample;
+    int32_t *wide = NULL;
+    uint8_t *tree = NULL;
+    int64_t n = 0;
     int64_t windows = lh_task_windows(t, split);
-    s->split = -1;
-    for (int64_t w = 0; w < windows; w++) {
-        LH_TRY(sample_tree(t, split, w, SAMPLE_TRIES));
-        LH_TRY(lh_listops_count(ladder, s->token, s->tokens));
-    }
-    for (int64_t w = 0; w < windows; w++) {
-        LH_TRY(sample_tree(t, split, w, SAMPLE_TRIES));
-        LH_TRY(lh_listops_climb(ladder, s->token, s->tokens));
+    if (s == NULL) LH_TRY(lh_new((size_t)t->length * sizeof *wide, &wide));
+    if (s == NULL) LH_TRY(lh_new((size_t)t->length, &tree));
+    if (s != NULL) s->split = -1;
+    for (int64_t i = 0; i < 2 * windows; i++) {
+        int64_t w = i % windows;
+        if (s != NULL)
+            LH_TRY(sample_tree(t, split, w, SAMPLE_TRIES));
+        else
+            LH_TRY(ladder_read(t, split, w, wide, tree, &n));
+        if (s != NULL) n = s->tokens;
+        LH_TRY((i < windows ? lh_listops_count : lh_listops_climb)(ladder,
+                                                                   s != NULL ? s->token : tree, n));
     }
 done:
+    lh_free(&wide);
+    lh_free(&tree);
     return st;
 }
 
@@ -221,7 +248,7 @@ lh_status lh_task_baselines(const lh_task *t, lh_split split,
     lh_status st = LH_OK;
     lh_listops_ladder ladder = {0};
     *n = 0;
-    if (t->data->task != LH_TASK_LISTOPS || !t->made) goto done;
+    if (t->data->task != LH_TASK_LISTOPS) goto done;
     LH_TRY(sample_ladder(t, split, &ladder));
     for (int i = 0; i < LH_LISTOPS_RUNGS && ladder.samples > 0; i++)
         out[(*n)++] = (lh_task_baseline){name[i], (double)ladder.right[i] / (double)ladder.samples};
@@ -291,4 +318,9 @@ void lhi_task_sample_row(const lh_task *t, lh_split split, int64_t window, int64
     } else {
         *token = position == 0 ? LH_LISTOPS_CLS : s->token[position - 1];
     }
+}
+
+int32_t lhi_task_sample_label(const lh_task *t)
+{
+    return (int32_t)t->sample->value;
 }
