@@ -125,6 +125,19 @@ check fasta perplexity --set data.task=fasta --set data.path=proteins.fa
 check records perplexity --set data.task=fasta --set data.path=proteins.h5
 same "FASTA as text and as a token file" "$(results runs/records-1)" "$(results runs/fasta-1)"
 check masked perplexity --set data.task=masked_tokens --set model.kind=encoder --set data.path=words.h5 --set data.mask=0.3
+awk 'BEGIN { s = 5; for (i = 0; i < 40; i++) { n = 2 + i % 5; most = 0; text = "[MAX"
+    for (k = 0; k < n; k++) { s = s * 16807 % 2147483647; d = s % 10; if (d > most) most = d; text = text " " d }
+    print most "\t" text " ]" } }' >trees.tsv
+prepare '40 examples, 0 labels disagree' trees.tsv --task listops --out trees.h5
+for ranks in 1 3; do
+    train $ranks listops-$ranks --set schedule.steps=2 --set data.task=listops --set data.path=trees.h5 \
+        --set model.kind=encoder --set model.head=class --set data.valid_fraction=0.2 --set data.length=40 --set data.batch=4
+    near "listops on $ranks ranks" "$(metric runs/listops-$ranks train 1 loss)" \
+        "$(metric runs/listops-1 train 1 loss)" "$real_digits"
+    near_losses "listops on $ranks ranks" runs/listops-$ranks runs/listops-1 1e-4
+    same "a label for each example" "$(metric runs/listops-$ranks train 1 tokens) $(value tokens)" '4 8'
+    same "with one level all of these are solved" "$(value baseline_one_level)" 1
+done
 
 # --- what does not fit ---
 expect 2 2 train tiny.yaml --set run.name=none --set data.path=words.h5

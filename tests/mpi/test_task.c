@@ -521,12 +521,94 @@ static void test_token_files(void **state)
     border = NL;
 }
 
+/* Examples of a file: token, label and length are functions of the number. One process. */
+enum { EXAMPLES = 40, LONGEST = 23 };
+
+static int64_t example_length(int64_t i)
+{
+    return 3 + i * 7 % (LONGEST - 2);
+}
+
+static int32_t example_token(int64_t i, int64_t p)
+{
+    return (int32_t)((5 * i + p) % 18);
+}
+
+static lh_status write_examples(const char *path)
+{
+    lh_status st = LH_OK;
+    lh_tokens_writer *w = NULL;
+    int64_t start[EXAMPLES + 1] = {0};
+    int32_t label[EXAMPLES];
+    for (int i = 0; i < EXAMPLES; i++) {
+        start[i + 1] = start[i] + example_length(i);
+        label[i] = i * 3 % 10;
+    }
+    lh_tokens_info info = {.kind = LH_TOKENS_LISTOPS,
+                           .vocab = 18,
+                           .count = start[EXAMPLES],
+                           .examples = EXAMPLES,
+                           .longest = LONGEST};
+    LH_TRY(lh_tokens_create(path, &info, "names", &w));
+    for (int64_t i = 0; i < EXAMPLES; i++)
+        for (int64_t p = 0; p < example_length(i); p++)
+            LH_TRY(lh_tokens_put(w, example_token(i, p)));
+done:
+    return lh_tokens_finish(&w, start, label, st);
+}
+
+static bool example_is(const window *w, int64_t i)
+{
+    bool good = w->rows.valid == example_length(i) && w->rows.sequence_label == i * 3 % 10 &&
+                w->rows.counted == (w->rank == 0) && w->rows.n_global == 1 &&
+                w->rows.global[0] == 0;
+    for (int64_t k = 0; k < w->layout->rows[w->rank]; k++) {
+        int64_t p = lh_layout_position(w->layout, w->rank, k);
+        good = good && w->rows.labels[k] == -1 &&
+               w->rows.tokens[k] == (p < example_length(i) ? example_token(i, p) : 0);
+    }
+    return good;
+}
+
+/* The last tenth is for validation. */
+static void test_examples(void **state)
+{
+    lh_comm *c = *state;
+    char path[64], data[200];
+    lh_task *t = NULL;
+    lh_status st = LH_OK;
+    (void)snprintf(path, sizeof path, "scratch_task.np%d.listops.h5", lh_comm_size(c));
+    if (lh_comm_rank(c) == 0) st = write_examples(path);
+    lh_assert_all_ok(c, st);
+    lh_barrier(c);
+    (void)snprintf(data, sizeof data, "task: listops, path: %s, length: %d, valid_fraction: 0.1",
+                   path, LONGEST + 2);
+    lh_config *config = config_of(c, data, "encoder, head: class");
+    lh_assert_all_ok(c, lh_task_open(c, config, &t));
+    lh_assert_all(c, lh_task_windows(t, LH_SPLIT_TRAIN) == EXAMPLES - EXAMPLES / 10 &&
+                         lh_task_windows(t, LH_SPLIT_VALID) == EXAMPLES / 10);
+    for (int layout = 0; layout < LAYOUTS; layout++) {
+        window w = open_window(c, LONGEST + 2, layout);
+        bool good = true;
+        for (int64_t i = 0; i < EXAMPLES; i++) {
+            int64_t train = EXAMPLES - EXAMPLES / 10;
+            lh_split split = i < train ? LH_SPLIT_TRAIN : LH_SPLIT_VALID;
+            st = lh_task_read(t, split, i < train ? i : i - train, i, w.layout, w.rank, &w.rows);
+            good = good && st == LH_OK && example_is(&w, i);
+        }
+        lh_assert_all(c, good);
+        close_window(&w);
+    }
+    lh_task_close(&t);
+    lh_config_destroy(&config);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_documents), cmocka_unit_test(test_token_files),
-        cmocka_unit_test(test_made),      cmocka_unit_test(test_places),
-        cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_examples),  cmocka_unit_test(test_made),
+        cmocka_unit_test(test_places),    cmocka_unit_test(test_classes),
     };
     return lh_test_mpi_main(argc, argv, "task", tests, sizeof tests / sizeof tests[0]);
 }
