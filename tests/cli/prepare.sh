@@ -100,7 +100,16 @@ write_experiment tiny.yaml book.txt
 prepare '6000 tokens: bytes' book.txt --out book.h5
 expect 0 0 prepare book.txt --words --min-count 2 --out words.h5
 expect 0 0 prepare end.txt --words --vocab words.h5 --out end.h5
-train 1 text --set schedule.steps=2
+train 1 text --set schedule.steps=2 --set checkpoint.every=2
+saved=$(checkpoint runs/text 2)
+expect 0 0 inspect "$saved"
+for text in 'a checkpoint' 'step           2' 'parameters/embedding.token.weight' 'optimizer/v/' '256 x 32' \
+    "$(sed -nE 's/.* ([0-9]+) parameters,.*/parameters     \1/p' runs/text/log.txt)" 'checksums are right'; do
+    says out "$text"
+done
+{ head -c 5000 "$saved"; printf x; tail -c +5002 "$saved"; } >changed.h5
+expect 1 0 inspect changed.h5
+says err 'is damaged: its digest is'
 train 1 tokens-1 --set schedule.steps=2 --set data.task=tokens --set data.path=book.h5
 same "a token file of bytes is the text" "$(results runs/tokens-1)" "$(results runs/text)"
 holds "bits of bytes" "$(value bits_per_byte) > 0"
