@@ -87,6 +87,8 @@ static lh_status prepare_check_out(const lhi_prepare *p)
     if (stat(p->out, &out) != 0) goto done;
     LH_CHECK(!S_ISDIR(out.st_mode), LH_ERR_USAGE, "--out '%s' is a folder; name a file in it",
              p->out);
+    LH_CHECK(S_ISREG(out.st_mode), LH_ERR_USAGE,
+             "--out '%s' is a pipe, socket or device; name a file", p->out);
     LH_CHECK(stat(p->source, &source) != 0 || out.st_dev != source.st_dev ||
                  out.st_ino != source.st_ino,
              LH_ERR_USAGE, "--out '%s' is the file to be read: name another", p->out);
