@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# ListOps in small (listops.yaml) by mechanism, at the same number of steps, beside what needs no hierarchy. Some ten minutes on
+# ListOps in small (listops.yaml) by mechanism, at the same number of steps, beside what needs no hierarchy. Ten minutes on
 # one core; STEPS makes it shorter or longer.
 . "$(dirname "${BASH_SOURCE[0]}")/study.sh"
-steps=(--set "schedule.steps=${STEPS:-1500}" --set "train.eval_every=${STEPS:-1500}")
+steps=(--set "schedule.steps=${STEPS:-1000}" --set "train.eval_every=${STEPS:-1000}")
 arm() {
     study_train listops "listops-$1" "${steps[@]}" --set "model.attention={mechanism: $2}"
     study_row "listops-$1" accuracy loss
