@@ -24,8 +24,8 @@ import numpy as np
 import checkpoint_file
 import models
 from models import POSITION, TABLE, UNUSED
-from safetensors_folder import Folder, Mistake, Tensor, fail, narrowed, need, read_folder, \
-    widened, write_folder
+from safetensors_folder import Folder, Mistake, Tensor, narrowed, need, read_folder, widened, \
+    write_folder
 
 
 # --- the experiment file -------------------------------------------------------------------------
@@ -154,7 +154,8 @@ def from_longhaul(a):
         far = record["far"]
         if a.like is not None:  # the run may have another choice of global tokens
             far = "first" if any("_global" in n for n in checkpoint.names()) else "none"
-        family = models.family(folder, record["head"], far)
+        tied = "head.weight" not in checkpoint.names()
+        family = models.family(folder, record["head"], far, tied)
         check_all_used(checkpoint, family)
         wider = restore(checkpoint, folder, family)
         write_folder(a.folder, folder)

@@ -41,8 +41,8 @@ def both(names, theirs, ours):
 class Encoder:
     """RobertaModel, LongformerModel and their heads for masked words and for classes."""
 
-    def __init__(self, folder, head, far):
-        self.config, self.far = folder.config, far
+    def __init__(self, folder, head, far, tied):
+        self.config, self.far, self.given_tied = folder.config, far, tied
         self.kind = folder.config["model_type"]
         self.long = self.kind == "longformer"
         self.names_there = folder.tensors
@@ -79,6 +79,8 @@ class Encoder:
 
     def tied(self):
         """The decoder's weight, where it is stored, is the embedding's."""
+        if self.given_tied is not None:
+            return self.given_tied
         own = self.names_there.get("lm_head.decoder.weight")
         table = self.names_there[self.prefix + "embeddings.word_embeddings.weight"]
         return own is None or np.array_equal(own.raw, table.raw)
@@ -163,8 +165,8 @@ class Encoder:
 class Mistral:
     """MistralModel and MistralForCausalLM."""
 
-    def __init__(self, folder, head, far):
-        del far
+    def __init__(self, folder, head, far, tied):
+        del far, tied
         self.config, self.names_there = folder.config, folder.tensors
         c = self.config
         expect(c, "hidden_act", ["silu"], "silu")
@@ -225,11 +227,12 @@ class Mistral:
 FAMILIES = {"longformer": Encoder, "roberta": Encoder, "mistral": Mistral}
 
 
-def family(folder, head=None, far="first"):
+def family(folder, head=None, far="first", tied=None):
+    """head, tied: None is what the folder's tensors say."""
     kind = folder.config.get("model_type")
     need(kind in FAMILIES, f"config.json: 'model_type' is {json.dumps(kind)}; supported: "
          + ", ".join(sorted(FAMILIES)))
-    return FAMILIES[kind](folder, head, far)
+    return FAMILIES[kind](folder, head, far, tied)
 
 
 # --- more positions ------------------------------------------------------------------------------
