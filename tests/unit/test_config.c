@@ -280,18 +280,6 @@ static void test_contradictions(void **state)
          "a.yaml:1:23: key 'data.task': masked_text needs model.kind encoder, and it is decoder"},
         {MODEL("kind: encoder"),
          "key 'data.task': text needs model.kind decoder, and it is encoder"},
-        {MODEL("head: none"), "key 'model.head': none has no loss, so there is nothing to train or "
-                              "to evaluate: set model.head to lm or class"},
-        {MODEL("head: class"), "a.yaml:2:77: key 'model.head': class needs model.kind encoder"},
-        {MODEL("head: pooler"), "key 'model.head': pooler needs model.kind encoder"},
-        {"data: {path: b, task: masked_text}\nmodel: {kind: encoder, head: class, layers: 1, "
-         "width: 8, heads: 1, attention: {mechanism: full}}\n",
-         "a.yaml:2:30: key 'model.head': data.task masked_text needs the head lm, and it is class"},
-        {"data: {task: markers}\nmodel: {kind: encoder, head: pooler, layers: 1, width: 8, "
-         "heads: 1, attention: {mechanism: full}}\n",
-         "key 'model.head': pooler has no loss"},
-        {MODEL("classes: 1"), "key 'model.classes': expected an integer from 2 to 65536"},
-        {MODEL("norm_eps: 0"), "key 'model.norm_eps': expected a number greater than 0"},
         {"data: {path: b, valid_fraction: 0}\nmodel: {layers: 1, width: 8, heads: 1, attention: "
          "{mechanism: full}}\n",
          "a.yaml:1:33: key 'data.valid_fraction': expected a number greater than 0 and less than "
@@ -323,6 +311,26 @@ static void test_contradictions(void **state)
          "{mechanism: performer}}\n",
          "'performer' has no relative positions: it never sees"},
         {ATTN("{mechanism: linformer, k: 4}"), "exists; use full, sliding_window or performer"},
+    };
+    expect_refusals(bad, sizeof bad / sizeof bad[0]);
+}
+
+static void test_contradictions_of_heads(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
+        {MODEL("head: none"), "key 'model.head': none has no loss, so there is nothing to train or "
+                              "to evaluate: set model.head to lm or class"},
+        {MODEL("head: class"), "a.yaml:2:77: key 'model.head': class needs model.kind encoder"},
+        {MODEL("head: pooler"), "key 'model.head': pooler needs model.kind encoder"},
+        {"data: {path: b, task: masked_text}\nmodel: {kind: encoder, head: class, layers: 1, "
+         "width: 8, heads: 1, attention: {mechanism: full}}\n",
+         "a.yaml:2:30: key 'model.head': data.task masked_text needs the head lm, and it is class"},
+        {"data: {task: markers}\nmodel: {kind: encoder, head: pooler, layers: 1, width: 8, "
+         "heads: 1, attention: {mechanism: full}}\n",
+         "key 'model.head': pooler has no loss"},
+        {MODEL("classes: 1"), "key 'model.classes': expected an integer from 2 to 65536"},
+        {MODEL("norm_eps: 0"), "key 'model.norm_eps': expected a number greater than 0"},
     };
     expect_refusals(bad, sizeof bad / sizeof bad[0]);
 }
@@ -910,17 +918,29 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),       cmocka_unit_test(test_model_defaults),
-        cmocka_unit_test(test_choices),        cmocka_unit_test(test_refused_keys),
-        cmocka_unit_test(test_refused_values), cmocka_unit_test(test_contradictions),
-        cmocka_unit_test(test_plans),          cmocka_unit_test(test_contradictions_of_tasks),
-        cmocka_unit_test(test_run_names),      cmocka_unit_test(test_refused_attention),
-        cmocka_unit_test(test_layers),         cmocka_unit_test(test_overrides),
-        cmocka_unit_test(test_base),           cmocka_unit_test(test_base_refused),
-        cmocka_unit_test(test_base_endless),   cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_lists),          cmocka_unit_test(test_lists_refused),
-        cmocka_unit_test(test_partial),        cmocka_unit_test(test_help),
-        cmocka_unit_test(test_mutants),        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_model_defaults),
+        cmocka_unit_test(test_choices),
+        cmocka_unit_test(test_refused_keys),
+        cmocka_unit_test(test_refused_values),
+        cmocka_unit_test(test_contradictions),
+        cmocka_unit_test(test_contradictions_of_heads),
+        cmocka_unit_test(test_plans),
+        cmocka_unit_test(test_contradictions_of_tasks),
+        cmocka_unit_test(test_run_names),
+        cmocka_unit_test(test_refused_attention),
+        cmocka_unit_test(test_layers),
+        cmocka_unit_test(test_overrides),
+        cmocka_unit_test(test_base),
+        cmocka_unit_test(test_base_refused),
+        cmocka_unit_test(test_base_endless),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_lists_refused),
+        cmocka_unit_test(test_partial),
+        cmocka_unit_test(test_help),
+        cmocka_unit_test(test_mutants),
+        cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
