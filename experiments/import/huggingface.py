@@ -1,12 +1,13 @@
 """Hugging Face model folders to Longhaul checkpoints, and back.
 
     python3 huggingface.py to-longhaul FOLDER OUT.h5 [--length N] [--window W] [--global none|first]
-                                                     [--head lm|class|pooler|none]
+                                                     [--head lm|class|pooler|none] [--classes C]
     python3 huggingface.py from-longhaul CHECKPOINT.h5 FOLDER [--like FOLDER_OR_CHECKPOINT]
 
 Longformer, RoBERTa and Mistral, with config.json and safetensors. to-longhaul also writes OUT.yaml, an
 experiment whose run.init is the checkpoint: add data.path. --length N makes a RoBERTa of 512 positions
 a Longformer of N by copying its positions (Beltagy et al. 2020, section 5) with windows of W (512).
+--classes C gives an encoder a new classifier, to be trained.
 
 What the model of the experiment file does not use (another head, the global projections with --global
 none) stays in the checkpoint for the way back, which restores every name and every bit. Checkpoints
@@ -46,8 +47,11 @@ def experiment(family):
     return "\n".join(lines + [f"  attention: {family.attention()}"]) + "\n"
 
 
-def write_experiment(path, source, checkpoint, text):
-    head = (f"# Made from {source}. Add what it learns from: --set data.path=...\n"
+def write_experiment(path, source, checkpoint, text, head):
+    more = {"lm": "Add what it learns from: --set data.path=...",
+            "class": "Add what it learns from: --set data.task=... with one class for each sequence"}
+    more = more.get(head, "Its head has no loss: longhaul plan takes it")
+    head = (f"# Made from {source}. {more}\n"
             f"run: {{name: {path.stem}, init: {checkpoint.resolve()}}}\n")
     path.write_text(head + text)
 
@@ -81,13 +85,16 @@ def to_longhaul(a):
     folder = read_folder(a.folder)
     if a.length is not None:
         folder = models.extended(folder, a.length, a.window)
+    if a.classes is not None:
+        need(a.head in (None, "class"), f"--classes makes a new head class: leave out --head {a.head}")
+        folder = models.with_classes(folder, a.classes)
     family = models.family(folder, a.head, a.far)
     ours, left = parameters_of(folder, family)
     record = folder.layout() | {"head": family.head, "far": a.far}
     text = experiment(family)
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint_file.write(out, ours, text, json.dumps(record), left)
-    write_experiment(out.with_suffix(".yaml"), a.folder, out, text)
+    write_experiment(out.with_suffix(".yaml"), a.folder, out, text, family.head)
     count = sum(x.size for x in ours.values())
     print(f"{out}: {len(ours)} tensors, {count} parameters; {out.with_suffix('.yaml')}: the experiment")
     if left:
@@ -177,6 +184,7 @@ def main(words=None):
                     help="global tokens of a Longformer (default: first)")
     to.add_argument("--head", choices=["lm", "class", "pooler", "none"],
                     help="default: the one that the folder has")
+    to.add_argument("--classes", type=int, help="an encoder gets a new classifier of so many classes")
     back = commands.add_parser("from-longhaul", help="a checkpoint becomes a model folder")
     back.add_argument("checkpoint")
     back.add_argument("folder")

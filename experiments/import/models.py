@@ -280,3 +280,31 @@ def extended(folder, length, window):
     config = longer_config(folder.config, length, window, old.offset())
     files = {"model.safetensors": {"metadata": {"format": "pt"}, "names": sorted(tensors)}}
     return Folder(json.dumps(config, indent=2, sort_keys=True) + "\n", files, None, tensors)
+
+
+# --- a new classifier ----------------------------------------------------------------------------
+
+
+def with_classes(folder, count):
+    """The folder of an encoder with a new classification head instead of its own, initialised as the
+    package does: normal with initializer_range, biases 0."""
+    kind = folder.config.get("model_type")
+    need(kind in ("roberta", "longformer"), f"--classes: a model of type {json.dumps(kind)} is no encoder")
+    need(count >= 2, f"--classes {count}: at least 2")
+    rng, width = np.random.default_rng(0), value(folder.config, "hidden_size")
+    std = value(folder.config, "initializer_range", 0.02)
+    tensors = {}
+    for name, t in folder.tensors.items():
+        if name.startswith(("embeddings.", "encoder.")):
+            name = f"{kind}.{name}"
+        if name.startswith((f"{kind}.embeddings.", f"{kind}.encoder.")):
+            tensors[name] = t
+    for name, shape in (("dense", (width, width)), ("out_proj", (count, width))):
+        weight = (std * rng.standard_normal(shape)).astype("<f4")
+        tensors[f"classifier.{name}.weight"] = Tensor("F32", weight)
+        tensors[f"classifier.{name}.bias"] = Tensor("F32", np.zeros(shape[0], dtype="<f4"))
+    labels = {str(i): f"LABEL_{i}" for i in range(count)}
+    config = folder.config | {"architectures": [f"{kind.capitalize()}ForSequenceClassification"],
+                              "id2label": labels, "label2id": {v: int(k) for k, v in labels.items()}}
+    files = {"model.safetensors": {"metadata": {"format": "pt"}, "names": sorted(tensors)}}
+    return Folder(json.dumps(config, indent=2, sort_keys=True) + "\n", files, None, tensors)

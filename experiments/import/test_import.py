@@ -244,6 +244,20 @@ def extension(program, place, text):
           f"RoBERTa at 64: {short:.4f}, Longformer at 256: {long:.4f}, untrained: {fresh:.4f}")
 
 
+def classifier(program, place):
+    """A new head on an encoder without one, trained, and back."""
+    h5, yaml, out = place / "new.h5", place / "new.yaml", place / "classified"
+    said = run("to-longhaul", place / "longformer", h5, "--classes", 2)
+    check("classifier: made", not said, said.strip())
+    last = program.train(yaml, "new", "data.task=markers", "data.length=32", "schedule.steps=3",
+                         "checkpoint.every=3", "train.eval_every=0")
+    said = run("from-longhaul", last, out, "--like", h5)
+    check("classifier: back", not said, said.strip())
+    _, info = transformers.LongformerForSequenceClassification.from_pretrained(
+        out, output_loading_info=True)
+    check("classifier: complete", not info["missing_keys"] and not info["unexpected_keys"])
+
+
 def main():
     transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as name:
@@ -253,6 +267,7 @@ def main():
         if len(sys.argv) > 1:
             program, text = Program(sys.argv[1], place), make_text(place / "text.txt")
             decoder(program, place, text)
+            classifier(program, place)
             extension(program, place, text)
         else:
             print("the program was not given: what it computes is not compared")
