@@ -171,6 +171,8 @@ class Mistral:
         c = self.config
         expect(c, "hidden_act", ["silu"], "silu")
         expect(c, "rope_scaling", [None], None)
+        expect(c, "layer_types", [None], None)  # layers that differ in what they see
+        expect(c, "attention_bias", [False], False)
         rope = c.get("rope_parameters") or {}
         expect(rope, "rope_type", ["default"], "default")
         self.base = rope.get("rope_theta", c.get("rope_theta", 10000.0))

@@ -100,7 +100,10 @@ def read_header(path, mapped):
 
 
 def read_tensor(path, mapped, start, name, entry):
-    dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    except (KeyError, TypeError, ValueError):
+        fail(f"the header of '{path}' is damaged at '{name}'")
     need(dtype in KINDS, f"'{path}': '{name}' has the unknown type {dtype}")
     kind = np.dtype(KINDS[dtype])
     need(end - begin == int(np.prod(shape, dtype=np.int64)) * kind.itemsize and
@@ -130,8 +133,11 @@ def shard_names(folder):
         other = " (pytorch_model.bin is a pickle: save the model again with save_pretrained(..., " \
             "safe_serialization=True))" if list(folder.glob("pytorch_model*.bin")) else ""
         fail(f"'{folder}' has neither {SINGLE} nor {INDEX}{other}")
-    index = json.loads((folder / INDEX).read_text())
-    return sorted(set(index["weight_map"].values())), index.get("metadata", {})
+    try:
+        index = json.loads((folder / INDEX).read_text())
+        return sorted(set(index["weight_map"].values())), index.get("metadata", {})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        fail(f"'{folder / INDEX}' is damaged: expected a JSON object with a weight_map")
 
 
 def read_folder(path):

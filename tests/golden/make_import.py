@@ -38,11 +38,11 @@ LENGTH, VOCAB, PAD = 37, 40, 1
 SMALL = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
          "intermediate_size": 24, "attn_implementation": "eager"}
 BERT = SMALL | {"max_position_embeddings": LENGTH + PAD + 1, "pad_token_id": PAD,
-                "type_vocab_size": 2, "hidden_dropout_prob": 0.0, "layer_norm_eps": 1e-5,
+                "type_vocab_size": 2, "hidden_dropout_prob": 0.0, "layer_norm_eps": 1e-2,
                 "attention_probs_dropout_prob": 0.0}
 LONG = BERT | {"attention_window": [4, 10]}
 MISTRAL = SMALL | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6,
-                   "sliding_window": 8, "max_position_embeddings": LENGTH, "rope_theta": 300.0, "rms_norm_eps": 1e-6}
+                   "sliding_window": 8, "max_position_embeddings": LENGTH, "rope_theta": 300.0, "rms_norm_eps": 1e-2}
 
 # name: class, config, global tokens
 CASES = {
