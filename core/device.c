@@ -202,6 +202,36 @@ static double no_flops(const void *args)
     return 0.0;
 }
 
+void lh_tiles_count(const lh_tile *tiles, int64_t n_tiles, lh_tile_count *n)
+{
+    for (int64_t i = 0; i < n_tiles; i++) {
+        const lh_tile *t = &tiles[i];
+        for (int64_t first = 0; first < t->nk; first += LH_TILE_K) {
+            int64_t last = first + LH_TILE_K < t->nk ? first + LH_TILE_K - 1 : t->nk - 1;
+            bool full = t->bits < 0 && t->lo <= first - (t->nq - 1) && last <= t->hi;
+            n->full += full;
+            n->mixed += !full;
+        }
+    }
+}
+
+static void attend_tiles(lh_device *d, const lh_attend_args *a)
+{
+    lh_tile_count one = {0};
+    lh_tiles_count(a->tiles, a->n_tiles, &one);
+    d->tiles.mixed += a->batch * a->n_heads * one.mixed;
+    d->tiles.full += a->batch * a->n_heads * one.full;
+}
+
+static void no_tiles(lh_device *d, const void *args)
+{
+    (void)d, (void)args;
+}
+
+/* Counts the tiles of a call, by the type of its arguments. */
+#define DEVICE_TILES(d, args)                                                                      \
+    _Generic((args), const lh_attend_args *: attend_tiles, default: no_tiles)(d, args)
+
 /* The flops of a call, by the type of its arguments. */
 #define DEVICE_FLOPS(args)                                                                         \
     _Generic((args), const lh_gemm_args *: lh_gemm_flops, const lh_attend_args *: lh_attend_flops, \
@@ -211,6 +241,7 @@ static double no_flops(const void *args)
     void lh_run_##name(lh_device *d, const lh_##name##_args *args)                                 \
     {                                                                                              \
         d->flops += DEVICE_FLOPS(args);                                                            \
+        DEVICE_TILES(d, args);                                                                     \
         if (d->counting) return;                                                                   \
         device_open(d);                                                                            \
         d->kernels->name(args, d->threads);                                                        \

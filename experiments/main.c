@@ -9,6 +9,7 @@
 
 #include "experiments/bench.h"
 #include "experiments/plan_command.h"
+#include "experiments/plan_draw.h"
 #include "experiments/train.h"
 #include "io/files.h"
 #include "io/settings_fill.h"
@@ -48,6 +49,7 @@ typedef struct main_options {
     bool resume;
     int64_t ranks; /* of plan; 0: not given */
     bool json;
+    const char *draw; /* of plan: the file that is drawn; NULL: none */
 } main_options;
 
 static void main_help(FILE *out)
@@ -64,6 +66,8 @@ static void main_help(FILE *out)
         "case\n"
         "  longhaul plan  FILE.yaml [--ranks P] [--json]              what a step costs, without "
         "running it\n"
+        "                           [--draw OUT.svg]                  and a picture of its "
+        "attention\n"
         "  longhaul COMMAND --help                                    more about a command\n"
         "  longhaul --version\n\n"
         "Start train, eval and bench under mpirun -n P or srun; the sequence is spread over all "
@@ -135,6 +139,23 @@ done:
     return st;
 }
 
+/* --draw OUT.svg or --draw=OUT.svg at argument *i. */
+static lh_status main_parse_draw(int argc, char **argv, int *i, main_options *o)
+{
+    lh_status st = LH_OK;
+    const char *value = argv[*i][6] == '=' ? argv[*i] + 7 : NULL;
+    if (value == NULL && *i + 1 < argc) value = argv[++*i];
+    LH_CHECK(value != NULL && value[0] != '\0' && value[0] != '-', LH_ERR_USAGE,
+             "--draw wants the name of the picture, such as --draw plan.svg, not '%s'",
+             value != NULL ? value : "");
+    size_t n = strlen(value);
+    LH_CHECK(n > 4 && strcmp(value + n - 4, ".svg") == 0, LH_ERR_USAGE,
+             "--draw makes an SVG picture: give a name that ends with .svg, not '%s'", value);
+    o->draw = value;
+done:
+    return st;
+}
+
 static bool main_option(const char *word, const char *option)
 {
     size_t n = strlen(option);
@@ -166,6 +187,8 @@ static lh_status main_parse(int argc, char **argv, main_options *o)
             o->json = true;
         else if (plan && main_option(argv[i], "--ranks"))
             LH_TRY(main_parse_ranks(argc, argv, &i, o));
+        else if (plan && main_option(argv[i], "--draw"))
+            LH_TRY(main_parse_draw(argc, argv, &i, o));
         else if (main_option(argv[i], "--set"))
             LH_TRY(main_parse_set(argc, argv, &i, o));
         else
@@ -246,6 +269,7 @@ static lh_status main_plan(const main_options *o)
     lh_status st = LH_OK;
     lh_config *config = NULL;
     lh_step_plan *plan = NULL;
+    char *svg = NULL;
     lh_config_source source = {.read = lh_read_small,
                                .path = o->target,
                                .overrides = o->overrides,
@@ -253,11 +277,16 @@ static lh_status main_plan(const main_options *o)
     LH_TRY(lh_config_load(&source, &config));
     LH_TRY(
         lh_step_plan_create(config, o->ranks > 0 ? (int)o->ranks : (int)config->mesh.data, &plan));
+    if (o->draw != NULL) {
+        LH_TRY(lh_plan_draw(config, plan, &svg));
+        LH_TRY(lh_write_small(NULL, o->draw, svg, strlen(svg)));
+    }
     if (o->json)
         LH_TRY(lh_plan_json(plan, stdout));
     else
         lh_plan_table(plan, stdout);
 done:
+    lh_free(&svg);
     lh_step_plan_destroy(&plan);
     lh_config_destroy(&config);
     return st;

@@ -3,15 +3,22 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "experiments/units.h"
 #include "io/metrics.h"
 
 enum {
-    COMMAND_TEXT = 32,
     COMMAND_ROWS = 32,   /* rows of the table of ranks, at most */
     COMMAND_SAMPLES = 16 /* rows of it when ranks differ too much */
 };
 
 /* --- JSON --- */
+
+static void command_json_tiles(lh_json *j, const lh_tile_count *t)
+{
+    lh_json_int(j, "tiles_empty", t->empty);
+    lh_json_int(j, "tiles_mixed", t->mixed);
+    lh_json_int(j, "tiles_full", t->full);
+}
 
 static void command_json_layer(lh_json *j, const lh_layer_plan *l)
 {
@@ -34,11 +41,36 @@ static void command_json_layers(lh_json *j, const lh_step_plan *p)
         lh_json_real(j, "backward_bytes", l->backward_bytes);
         lh_json_real(j, "summary_bytes", l->summary_bytes);
         lh_json_real(j, "recompute_bytes", l->recompute_bytes);
+        command_json_tiles(j, &l->tiles);
         lh_json_close(j);
     }
     lh_json_close(j);
     lh_json_object(j, "rest");
     command_json_layer(j, &p->rest);
+    lh_json_close(j);
+}
+
+/* Of one head and sequence: over all ranks, and least and most of a rank. */
+static void command_json_groups(lh_json *j, const lh_step_plan *p)
+{
+    lh_json_array(j, "tiles");
+    for (int64_t i = 0; i < p->n_groups; i++) {
+        const lh_group_plan *g = &p->group[i];
+        lh_json_object(j, NULL);
+        lh_json_int(j, "layer", g->layer);
+        lh_json_int(j, "head", g->head);
+        lh_json_int(j, "heads", g->n_heads);
+        lh_json_int(j, "empty", g->sum.empty);
+        lh_json_int(j, "mixed", g->sum.mixed);
+        lh_json_int(j, "full", g->sum.full);
+        lh_json_int(j, "least_empty", g->least.empty);
+        lh_json_int(j, "least_mixed", g->least.mixed);
+        lh_json_int(j, "least_full", g->least.full);
+        lh_json_int(j, "most_empty", g->most.empty);
+        lh_json_int(j, "most_mixed", g->most.mixed);
+        lh_json_int(j, "most_full", g->most.full);
+        lh_json_close(j);
+    }
     lh_json_close(j);
 }
 
@@ -54,6 +86,7 @@ static void command_json_ranks(lh_json *j, const lh_step_plan *p)
         lh_json_real(j, "flops_step", r->flops);
         lh_json_int(j, "sent_bytes_step", r->sent_bytes);
         lh_json_int(j, "peak_bytes", r->peak_bytes);
+        command_json_tiles(j, &r->tiles);
         lh_json_close(j);
     }
     lh_json_close(j);
@@ -83,7 +116,9 @@ lh_status lh_plan_json(const lh_step_plan *p, FILE *out)
     for (int k = 0; k < LH_PURPOSES; k++)
         if (k != LH_SEND_OTHER) lh_json_real(&j, lh_purpose_name((lh_purpose)k), p->purpose[k]);
     lh_json_close(&j);
+    command_json_tiles(&j, &p->tiles);
     command_json_layers(&j, p);
+    command_json_groups(&j, p);
     command_json_ranks(&j, p);
     LH_TRY(lh_json_text(&j, &text));
     (void)fprintf(out, "%s\n", text);
@@ -94,46 +129,20 @@ done:
 
 /* --- a table --- */
 
-/* "12.3 MiB", "4.56 TFLOP": three digits. */
-static const char *command_scaled(double x, double step, const char *const unit[], char *text)
-{
-    int i = 0;
-    while (x >= 999.5 && unit[i + 1] != NULL) {
-        x /= step;
-        i++;
-    }
-    int digits = i == 0 || x >= 99.95 ? 0 : x >= 9.995 ? 1 : 2;
-    (void)snprintf(text, COMMAND_TEXT, "%.*f %s", digits, x, unit[i]);
-    return text;
-}
-
-static const char *command_bytes(double x, char *text)
-{
-    static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", NULL};
-    return command_scaled(x, 1024.0, unit, text);
-}
-
-static const char *command_flops(double x, char *text)
-{
-    static const char *const unit[] = {"FLOP",  "KFLOP", "MFLOP", "GFLOP",
-                                       "TFLOP", "PFLOP", "EFLOP", NULL};
-    return command_scaled(x, 1000.0, unit, text);
-}
-
 static const char *command_span(int first, int last, char *text)
 {
     if (first == last)
-        (void)snprintf(text, COMMAND_TEXT, "%d", first);
+        (void)snprintf(text, LH_UNITS_TEXT, "%d", first);
     else
-        (void)snprintf(text, COMMAND_TEXT, "%d-%d", first, last);
+        (void)snprintf(text, LH_UNITS_TEXT, "%d-%d", first, last);
     return text;
 }
 
 static void command_head(const lh_step_plan *p, FILE *out)
 {
     const lh_config *c = p->config;
-    char a[COMMAND_TEXT];
-    char b[COMMAND_TEXT];
+    char a[LH_UNITS_TEXT];
+    char b[LH_UNITS_TEXT];
     (void)fprintf(out,
                   "%d rank%s (%d data x %d sequence), %d thread%s each, %s kernels, %s\n"
                   "a step: %" PRId64 " sequence%s of %" PRId64 " tokens in %" PRId64
@@ -144,17 +153,17 @@ static void command_head(const lh_step_plan *p, FILE *out)
                   c->train.accumulate == 1 ? "" : "es",
                   c->train.recompute == LH_RECOMPUTE_BLOCK ? ", blocks recomputed" : "");
     (void)fprintf(out, "parameters   %" PRId64 "; with gradients and moments %s a rank\n",
-                  p->parameters, command_bytes((double)p->parameter_bytes, a));
+                  p->parameters, lh_units_bytes((double)p->parameter_bytes, a));
     (void)fprintf(out, "work         %s a step; %s a rank in the mean\n",
-                  command_flops(p->flops, a), command_flops(p->flops / (double)p->ranks, b));
+                  lh_units_flops(p->flops, a), lh_units_flops(p->flops / (double)p->ranks, b));
     (void)fprintf(out, "sent         %s a step and rank in the mean:\n",
-                  command_bytes(p->sent_bytes, a));
+                  lh_units_bytes(p->sent_bytes, a));
     for (int k = 0; k < LH_PURPOSES; k++)
         if (p->purpose[k] > 0.0)
             (void)fprintf(out, "             %-20s %s\n", lh_purpose_name((lh_purpose)k),
-                          command_bytes(p->purpose[k], a));
+                          lh_units_bytes(p->purpose[k], a));
     (void)fprintf(out, "step memory  %s on the rank that needs most\n\n",
-                  command_bytes((double)p->peak_bytes, a));
+                  lh_units_bytes((double)p->peak_bytes, a));
 }
 
 static bool command_same_layer(const lh_layer_plan *a, const lh_layer_plan *b)
@@ -167,16 +176,16 @@ static bool command_same_layer(const lh_layer_plan *a, const lh_layer_plan *b)
 
 static void command_layer(const char *name, const lh_layer_plan *l, FILE *out)
 {
-    char t[3][COMMAND_TEXT];
+    char t[3][LH_UNITS_TEXT];
     (void)fprintf(out, "%-11s  %-16s %12" PRId64 " %12s %12s %12s\n", name,
                   l->mechanism != NULL ? l->mechanism : "", l->parameters,
-                  command_flops(l->flops, t[0]), command_bytes(l->sent_bytes, t[1]),
-                  command_bytes((double)l->peak_bytes, t[2]));
+                  lh_units_flops(l->flops, t[0]), lh_units_bytes(l->sent_bytes, t[1]),
+                  lh_units_bytes((double)l->peak_bytes, t[2]));
 }
 
 static void command_layers(const lh_step_plan *p, FILE *out)
 {
-    char name[COMMAND_TEXT];
+    char name[LH_UNITS_TEXT];
     (void)fprintf(out, "%-11s  %-16s %12s %12s %12s %12s\n", "layer", "mechanism", "parameters",
                   "work", "sent", "memory");
     for (int i = 0; i < p->layers;) {
@@ -199,10 +208,10 @@ static bool command_same_rank(const lh_rank_plan *a, const lh_rank_plan *b)
 
 static void command_rank(const char *name, const lh_rank_plan *r, FILE *out)
 {
-    char t[3][COMMAND_TEXT];
+    char t[3][LH_UNITS_TEXT];
     (void)fprintf(out, "%-11s %12" PRId64 " %12s %12s %12s\n", name, r->rows,
-                  command_flops(r->flops, t[0]), command_bytes((double)r->sent_bytes, t[1]),
-                  command_bytes((double)r->peak_bytes, t[2]));
+                  lh_units_flops(r->flops, t[0]), lh_units_bytes((double)r->sent_bytes, t[1]),
+                  lh_units_bytes((double)r->peak_bytes, t[2]));
 }
 
 /* First rank after `first` that does something else. */
@@ -217,7 +226,7 @@ static int command_rank_end(const lh_step_plan *p, int first)
  * stand for all. */
 static void command_ranks(const lh_step_plan *p, FILE *out)
 {
-    char name[COMMAND_TEXT];
+    char name[LH_UNITS_TEXT];
     int groups = 0;
     (void)fprintf(out, "%-11s %12s %12s %12s %12s\n", p->data == 1 ? "rank" : "in sequence", "rows",
                   "work", "sent", "memory");

@@ -1,4 +1,4 @@
-#include "experiments/step_plan.h"
+#include "experiments/step_plan_internal.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -109,6 +109,7 @@ static lh_status plan_rank(lh_step_plan *p, lh_config *config, int rank, lh_cost
     LH_TRY(plan_formula(p, s, cost, &formula));
     LH_TRY(plan_compare(s->mesh->traffic, &formula, rank));
     LH_TRY(plan_parts(p, s));
+    LH_TRY(lhi_step_plan_tiles(p, s, rank));
     if (rank == 0) {
         plan_parameters(p, s->params);
         p->threads = s->device->threads;
@@ -193,5 +194,6 @@ void lh_step_plan_destroy(lh_step_plan **plan)
     if (*plan == NULL) return;
     lh_free(&(*plan)->layer);
     lh_free(&(*plan)->rank);
+    lh_free(&(*plan)->group);
     lh_free(plan);
 }

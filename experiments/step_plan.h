@@ -18,7 +18,17 @@ typedef struct lh_layer_plan {
     double forward_bytes, backward_bytes, summary_bytes, recompute_bytes;
     double sent_bytes;  /* the four together */
     int64_t peak_bytes; /* most bytes its values held at one moment, the largest over ranks */
+    /* of the step's forward: all ranks, heads and sequences; blocks that are recomputed count once */
+    lh_tile_count tiles;
 } lh_layer_plan;
+
+/* The tiles of a head group of a layer, of one head and one sequence: those of its pattern, and of its
+ * global tokens' keys and queries. */
+typedef struct lh_group_plan {
+    int layer;
+    int64_t head, n_heads;
+    lh_tile_count sum, least, most; /* over the ranks of the sequence */
+} lh_group_plan;
 
 /* One rank along the sequence. */
 typedef struct lh_rank_plan {
@@ -26,6 +36,7 @@ typedef struct lh_rank_plan {
     lh_traffic traffic;                        /* of a step */
     int64_t sent_bytes;                        /* of a step, all purposes */
     double flops;
+    lh_tile_count tiles; /* of its step's forward, as a layer's */
 } lh_rank_plan;
 
 typedef struct lh_step_plan {
@@ -42,6 +53,9 @@ typedef struct lh_step_plan {
     lh_layer_plan *layer; /* [layers] */
     lh_layer_plan rest;   /* embeddings, head, loss; its bytes are those of its operations */
     lh_rank_plan *rank;   /* [sequence]; world rank r is rank[r % sequence] */
+    lh_tile_count tiles;  /* of all layers */
+    lh_group_plan *group; /* [n_groups], by layer and head; none of layers without scores */
+    int64_t n_groups, groups_capacity;
 } lh_step_plan;
 
 /* lh_step_plan_create - plan a training step on `ranks` ranks. Local, no MPI. Borrows config and sets

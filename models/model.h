@@ -106,6 +106,11 @@ LH_NODISCARD lh_status lh_model_loss(lh_model *m, lh_tape *t, lh_mesh *mesh, con
  * every so many steps is drawn. Local. */
 LH_NODISCARD lh_status lh_model_begin_step(lh_model *m, int64_t step);
 
+/* lh_model_draw - add the pictures of one layer's head groups. t: holds the recorded model. label:
+ * mechanism and settings. Local. Errors: LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_model_draw(const lh_model *m, const lh_tape *t, int layer,
+                                     const char *label, lh_picture *p);
+
 /* lh_model_predict_tables - bytes of learned positions that are laid out anew because the sequence is
  * shorter than max_length (forward_bytes, backward_bytes), by formula. Local. */
 lh_cost lh_model_predict_tables(const lh_model_desc *desc, const lh_model_shape *shape, int rank);
