@@ -227,7 +227,8 @@ static void svg_borders(svg *s, const lh_picture_axis *x, bool down)
     int64_t lines = svg_every(n, SVG_BORDERS);
     int64_t names = svg_every(n, down ? SVG_SIDE / 14 : SVG_SIDE / 34);
     int64_t shown = 0;
-    svg_add(s, "<path class=\"border\" d=\"");
+    svg_add(s, "<path class=\"border\" stroke-opacity=\"%s\" d=\"",
+            n > SVG_BORDERS / 3 ? "0.22" : "0.45");
     for (int64_t i = 0; i < x->n_strips;) {
         i = svg_stretch(x, i, &r);
         if (r.begin >= r.end || shown++ % lines != 0 || r.begin == x->edge[0]) continue;
@@ -378,7 +379,7 @@ static void svg_begin(svg *s, int wide, int high)
                ".k { font-size: 10px; text-anchor: middle }\n"
                "rect { shape-rendering: crispEdges } .paper { fill: #fff }\n"
                ".frame { fill: none; stroke: #222 }\n"
-               ".border { fill: none; stroke: #222; stroke-width: 0.7; stroke-opacity: 0.45 }\n");
+               ".border { fill: none; stroke: #222; stroke-width: 0.7 }\n");
     for (int i = 0; i < SVG_STYLES; i++)
         svg_add(s, ".f%s { fill: %s } .m%s { fill: %s }\n", svg_styles[i].letter,
                 svg_styles[i].full, svg_styles[i].letter, svg_styles[i].mixed);
@@ -395,6 +396,13 @@ static bool svg_occurs(const lh_picture *p, const svg_style *style)
                 return true;
     }
     return false;
+}
+
+static int svg_occurring(const lh_picture *p)
+{
+    int n = 0;
+    for (int i = 0; i < SVG_STYLES; i++) n += svg_occurs(p, &svg_styles[i]);
+    return n;
 }
 
 /* What the colours mean, of those that occur. Returns the y behind it. */
@@ -435,7 +443,7 @@ lh_status lh_picture_svg(const lh_picture *p, const char *const *head, int n_hea
 {
     svg s = {0};
     int y = SVG_MARGIN + SVG_LINE;
-    int top = SVG_MARGIN + (n_head + SVG_STYLES + 4) * (SVG_LINE + 1);
+    int top = SVG_MARGIN + (n_head + svg_occurring(p) + 4) * (SVG_LINE + 1);
     int rows = (int)((svg_slots(p) + SVG_COLUMNS - 1) / SVG_COLUMNS);
     int64_t slot = 0;
     *text = NULL;

@@ -174,44 +174,140 @@ static bool command_same_layer(const lh_layer_plan *a, const lh_layer_plan *b)
            a->recompute_bytes == b->recompute_bytes && a->peak_bytes == b->peak_bytes;
 }
 
-static void command_layer(const char *name, const lh_layer_plan *l, FILE *out)
+enum { COMMAND_WAYS = 4 };
+
+/* What of a layer's bytes goes which way. */
+static void command_ways(const lh_layer_plan *l, double way[COMMAND_WAYS])
+{
+    way[0] = l->forward_bytes;
+    way[1] = l->backward_bytes;
+    way[2] = l->summary_bytes;
+    way[3] = l->recompute_bytes;
+}
+
+/* shown: which ways have a column. */
+static void command_layer(const char *name, const lh_layer_plan *l, const bool *shown, FILE *out)
 {
     char t[3][LH_UNITS_TEXT];
-    (void)fprintf(out, "%-11s  %-16s %12" PRId64 " %12s %12s %12s\n", name,
+    double way[COMMAND_WAYS];
+    (void)fprintf(out, "%-11s  %-16s %12" PRId64 " %12s %12s %12s", name,
                   l->mechanism != NULL ? l->mechanism : "", l->parameters,
-                  lh_units_flops(l->flops, t[0]), lh_units_bytes(l->sent_bytes, t[1]),
-                  lh_units_bytes((double)l->peak_bytes, t[2]));
+                  lh_units_flops(l->flops, t[0]), lh_units_bytes((double)l->peak_bytes, t[1]),
+                  lh_units_bytes(l->sent_bytes, t[2]));
+    command_ways(l, way);
+    for (int i = 0; i < COMMAND_WAYS; i++)
+        if (shown[i]) (void)fprintf(out, " %10s", lh_units_bytes(way[i], t[0]));
+    (void)fprintf(out, "\n");
 }
 
 static void command_layers(const lh_step_plan *p, FILE *out)
 {
+    static const char *const way_name[COMMAND_WAYS] = {"forward", "backward", "summary", "again"};
     char name[LH_UNITS_TEXT];
-    (void)fprintf(out, "%-11s  %-16s %12s %12s %12s %12s\n", "layer", "mechanism", "parameters",
-                  "work", "sent", "memory");
+    bool shown[COMMAND_WAYS] = {false};
+    for (int i = 0; i < p->layers; i++) {
+        double way[COMMAND_WAYS];
+        command_ways(&p->layer[i], way);
+        for (int k = 0; k < COMMAND_WAYS; k++) shown[k] = shown[k] || way[k] > 0.0;
+    }
+    (void)fprintf(out, "%-11s  %-16s %12s %12s %12s %12s", "layer", "mechanism", "parameters",
+                  "work", "memory", "sent");
+    for (int k = 0; k < COMMAND_WAYS; k++)
+        if (shown[k]) (void)fprintf(out, " %10s", way_name[k]);
+    (void)fprintf(out, "\n");
     for (int i = 0; i < p->layers;) {
         int end = i + 1;
         while (end < p->layers && command_same_layer(&p->layer[i], &p->layer[end])) end++;
-        command_layer(command_span(i, end - 1, name), &p->layer[i], out);
+        command_layer(command_span(i, end - 1, name), &p->layer[i], shown, out);
         i = end;
     }
-    command_layer("rest", &p->rest, out);
+    command_layer("rest", &p->rest, shown, out);
     (void)fprintf(out,
-                  "work of all ranks; sent: mean over ranks; memory: most that a layer's values "
-                  "take at one moment\n\n");
+                  "work of all ranks; memory: most that a layer's values take at one moment; sent: "
+                  "mean over ranks%s\n\n",
+                  shown[3] ? "; again: for recomputed blocks" : "");
+}
+
+/* The first group behind those of this layer, which begin with group i. */
+static int64_t command_group_end(const lh_step_plan *p, int64_t i, int layer)
+{
+    while (i < p->n_groups && p->group[i].layer == layer) i++;
+    return i;
+}
+
+static bool command_same_groups(const lh_step_plan *p, const int64_t a[2], const int64_t b[2])
+{
+    bool same = a[1] - a[0] == b[1] - b[0];
+    for (int64_t i = 0; same && i < a[1] - a[0]; i++) {
+        const lh_group_plan *x = &p->group[a[0] + i];
+        lh_group_plan y = p->group[b[0] + i];
+        y.layer = x->layer;
+        same = memcmp(x, &y, sizeof y) == 0;
+    }
+    return same;
+}
+
+/* "12", or "12-34" where ranks differ. */
+static const char *command_range(int64_t least, int64_t most, char *text)
+{
+    if (least == most)
+        (void)snprintf(text, LH_UNITS_TEXT, "%" PRId64, least);
+    else
+        (void)snprintf(text, LH_UNITS_TEXT, "%" PRId64 "-%" PRId64, least, most);
+    return text;
+}
+
+static void command_group(const char *layers, const lh_group_plan *g, FILE *out)
+{
+    char t[4][LH_UNITS_TEXT];
+    const lh_tile_count *least = &g->least;
+    const lh_tile_count *most = &g->most;
+    (void)fprintf(out, "%-11s  %-7s %12" PRId64 " %12" PRId64 " %14" PRId64 "  %s / %s / %s\n", layers,
+                  command_span((int)g->head, (int)(g->head + g->n_heads - 1), t[0]), g->sum.full,
+                  g->sum.mixed, g->sum.empty, command_range(least->full, most->full, t[1]),
+                  command_range(least->mixed, most->mixed, t[2]),
+                  command_range(least->empty, most->empty, t[3]));
+}
+
+/* Tiles by layer and head group; layers without scores have none. */
+static void command_tiles(const lh_step_plan *p, FILE *out)
+{
+    char name[LH_UNITS_TEXT];
+    int64_t at = 0;
+    if (p->n_groups == 0) return;
+    (void)fprintf(out, "%-11s  %-7s %12s %12s %14s  %s\n", "tiles", "heads", "FULL", "MIXED",
+                  "EMPTY", "the same of one rank");
+    for (int l = 0, last = 0; l < p->layers; l = last) {
+        const int64_t own[2] = {at, command_group_end(p, at, l)};
+        at = own[1];
+        for (last = l + 1; last < p->layers; last++) {
+            const int64_t next[2] = {at, command_group_end(p, at, last)};
+            if (!command_same_groups(p, own, next)) break;
+            at = next[1];
+        }
+        for (int64_t i = own[0]; i < own[1]; i++)
+            command_group(command_span(l, last - 1, name), &p->group[i], out);
+    }
+    (void)fprintf(out,
+                  "blocks of at most %d queries by %d keys in the forward of one head and sequence: "
+                  "FULL computed,\nMIXED computed and masked, EMPTY left out\n\n",
+                  LH_TILE_Q, LH_TILE_K);
 }
 
 static bool command_same_rank(const lh_rank_plan *a, const lh_rank_plan *b)
 {
     return a->rows == b->rows && a->flops == b->flops && a->sent_bytes == b->sent_bytes &&
-           a->peak_bytes == b->peak_bytes;
+           a->peak_bytes == b->peak_bytes && a->parameter_bytes == b->parameter_bytes &&
+           memcmp(&a->tiles, &b->tiles, sizeof a->tiles) == 0;
 }
 
 static void command_rank(const char *name, const lh_rank_plan *r, FILE *out)
 {
-    char t[3][LH_UNITS_TEXT];
-    (void)fprintf(out, "%-11s %12" PRId64 " %12s %12s %12s\n", name, r->rows,
-                  lh_units_flops(r->flops, t[0]), lh_units_bytes((double)r->sent_bytes, t[1]),
-                  lh_units_bytes((double)r->peak_bytes, t[2]));
+    char t[4][LH_UNITS_TEXT];
+    (void)fprintf(out, "%-11s %12" PRId64 " %12s %12s %12s %12s %12" PRId64 "\n", name, r->rows,
+                  lh_units_flops(r->flops, t[0]), lh_units_bytes((double)r->peak_bytes, t[1]),
+                  lh_units_bytes((double)r->parameter_bytes, t[2]),
+                  lh_units_bytes((double)r->sent_bytes, t[3]), r->tiles.mixed + r->tiles.full);
 }
 
 /* First rank after `first` that does something else. */
@@ -228,27 +324,33 @@ static void command_ranks(const lh_step_plan *p, FILE *out)
 {
     char name[LH_UNITS_TEXT];
     int groups = 0;
-    (void)fprintf(out, "%-11s %12s %12s %12s %12s\n", p->data == 1 ? "rank" : "in sequence", "rows",
-                  "work", "sent", "memory");
+    (void)fprintf(out, "%-11s %12s %12s %12s %12s %12s %12s\n",
+                  p->data == 1 ? "rank" : "in sequence", "rows", "work", "memory", "parameters",
+                  "sent", "tiles");
     for (int i = 0; i < p->sequence; i = command_rank_end(p, i)) groups++;
     if (groups <= COMMAND_ROWS) {
         for (int i = 0, end = 0; i < p->sequence; i = end) {
             end = command_rank_end(p, i);
             command_rank(command_span(i, end - 1, name), &p->rank[i], out);
         }
-        return;
+        goto done;
     }
     for (int k = 0; k < COMMAND_SAMPLES; k++) {
         int i = (int)((int64_t)k * (p->sequence - 1) / (COMMAND_SAMPLES - 1));
         command_rank(command_span(i, i, name), &p->rank[i], out);
     }
     (void)fprintf(out, "%d of %d ranks; all of them: --json\n", COMMAND_SAMPLES, p->sequence);
+done:
+    (void)fprintf(out,
+                  "parameters: with gradients and moments; tiles: computed, of all layers, heads "
+                  "and sequences\n");
 }
 
 void lh_plan_table(const lh_step_plan *p, FILE *out)
 {
     command_head(p, out);
     command_layers(p, out);
+    command_tiles(p, out);
     command_ranks(p, out);
 }
 
@@ -256,11 +358,18 @@ void lh_plan_help(FILE *out)
 {
     (void)fprintf(
         out,
-        "longhaul plan FILE.yaml [--set KEY=VALUE]... [--ranks P] [--json]\n\n"
+        "longhaul plan FILE.yaml [--set KEY=VALUE]... [--ranks P] [--json] [--draw OUT.svg]\n\n"
         "Says what a training step costs, without running it: parameters, flops, bytes sent and\n"
         "memory, by layer and by rank. One process, without a launcher, for any number of ranks;\n"
         "no data file is opened. What is counted and what the formulas give must agree.\n\n"
         "  --ranks P          ranks in all (default: mesh.data, one rank a sequence)\n"
+        "  --draw OUT.svg     also a picture of who sees whom, by layer and head group: queries (down)\n"
+        "                     by keys, both in order of position, so that a rank has one stretch, or\n"
+        "                     two in layout zigzag. Colours say how a key comes to its query: local,\n"
+        "                     halo, global, summary; shades, how much of a cell is seen. Layers that\n"
+        "                     are alike share a picture; a second one enlarges the surroundings of a\n"
+        "                     border where bands or shards are thinner than cells. What only the data\n"
+        "                     know (documents, padding, global tokens named by the task) is left out\n"
         "  --json             one JSON object on one line:\n\n"
         "  parameters         learned numbers of the model\n"
         "  flops_step         of all ranks: forward, recomputed, backward; products and attention\n"
@@ -270,13 +379,26 @@ void lh_plan_help(FILE *out)
         "  parameter_bytes    values, gradients and moments, largest over ranks\n"
         "  ranks, data, sequence, length, batch, accumulate, real, isa, threads\n"
         "  sent_bytes_by_purpose\n"
-        "  layers             each with layer, mechanism, the first four, and sent_bytes_step as\n"
-        "                     forward_bytes, backward_bytes, summary_bytes, recompute_bytes\n"
+        "  tiles_empty, tiles_mixed, tiles_full: see below; of all ranks, heads and sequences of a\n"
+        "                     step's forward (recomputed ones count once)\n"
+        "  layers             each with layer, mechanism, the first four, sent_bytes_step as\n"
+        "                     forward_bytes, backward_bytes, summary_bytes, recompute_bytes, and\n"
+        "                     the three of tiles\n"
         "  rest               the first four of what belongs to no layer; sent: the gradients of\n"
         "                     all parameters, the two small reductions of a step, and learned\n"
         "                     positions where max_length is not the length\n"
+        "  tiles              by layer and head group, of one head and one sequence: layer, head,\n"
+        "                     heads, empty, mixed, full over all ranks, and of the rank that has\n"
+        "                     least_empty, ..., most_full\n"
         "  ranks_list         each with rank, rows, parameter_bytes, flops_step, sent_bytes_step,\n"
-        "                     peak_bytes\n\n"
+        "                     peak_bytes, and the three of tiles\n\n");
+    (void)fprintf(
+        out,
+        "Tiles are the blocks in which the kernel computes scores: at most %d queries of a chunk\n"
+        "(under dilation, of one residue class) by %d keys of what a rank holds. full: all pairs are\n"
+        "seen; mixed: computed, then masked; empty: as many blocks as the keys would make that a\n"
+        "block of queries leaves out. full and mixed are what the kernel is given in a run.\n\n"
         "Memory depends on threads and isa: device.threads, else OMP_NUM_THREADS, else the\n"
-        "processors here divided by the ranks; device.isa, else the best of this machine.\n");
+        "processors here divided by the ranks; device.isa, else the best of this machine.\n",
+        LH_TILE_Q, LH_TILE_K);
 }

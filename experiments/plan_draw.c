@@ -43,7 +43,7 @@ done:
     return st;
 }
 
-/* "1234", or "12-34 a rank" */
+/* "12", or "12-34" where ranks differ. */
 static int draw_range(char *text, size_t bytes, int64_t least, int64_t most)
 {
     if (least == most) return snprintf(text, bytes, "%" PRId64, least);
@@ -64,7 +64,7 @@ static void draw_tiles(const lh_step_plan *p, lh_panel *panel)
         return;
     }
     int used = snprintf(panel->tiles, sizeof panel->tiles,
-                        "tiles of %d x %d of a head and sequence: FULL %" PRId64 ", MIXED %" PRId64
+                        "tiles (at most %d x %d) of a head and sequence: FULL %" PRId64 ", MIXED %" PRId64
                         ", EMPTY %" PRId64,
                         LH_TILE_Q, LH_TILE_K, g->sum.full, g->sum.mixed, g->sum.empty);
     if (p->sequence == 1) return;
@@ -72,7 +72,7 @@ static void draw_tiles(const lh_step_plan *p, lh_panel *panel)
     (void)draw_range(range[1], sizeof range[1], g->least.mixed, g->most.mixed);
     (void)draw_range(range[2], sizeof range[2], g->least.empty, g->most.empty);
     (void)snprintf(panel->tiles + used, sizeof panel->tiles - (size_t)used,
-                   "; on a rank FULL %s, MIXED %s, EMPTY %s", range[0], range[1], range[2]);
+                   "; of one rank: FULL %s, MIXED %s, EMPTY %s", range[0], range[1], range[2]);
 }
 
 /* All layers, with as many cells as the number of panels allows. */
