@@ -318,15 +318,16 @@ done:
     return st;
 }
 
-/* Positions that the pattern reaches on a side; -1: no limit is known. */
-static int64_t picture_reach_of(const lh_picture_part *part)
+/* Positions that the pattern reaches on a side; -1: no limit is known. *step: the distance between
+ * those that it sees. */
+static int64_t picture_reach(const lh_picture_part *part, int64_t *step)
 {
     int64_t lo = 0;
     int64_t hi = 0;
-    int64_t step = 0;
-    if (!lh_pattern_is_comb(part->pattern, &lo, &hi, &step)) return -1;
+    *step = 1;
+    if (!lh_pattern_is_comb(part->pattern, &lo, &hi, step)) return -1;
     int64_t most = lhi_max(lhi_max(-lo, hi), 0);
-    return most >= LH_FAR / step ? -1 : most * step;
+    return most >= LH_FAR / *step ? -1 : most * *step;
 }
 
 /* The border between two ranks that is nearest to the middle; the middle where there is none. */
@@ -343,17 +344,22 @@ static int64_t picture_border(const lh_layout *l)
     return best;
 }
 
-/* The surroundings of a border, where the whole picture cannot show them. */
+/* The surroundings of a border, where the whole picture cannot show them: the band and half as much
+ * beside it; or as few positions as show the teeth of a comb; or a few shards. */
 static bool picture_zoom(const lh_picture *p, const lh_picture_part *part, lh_range *view)
 {
     const lh_layout *l = part->queries;
     if (part->keys->everywhere || l->everywhere) return false;
-    int64_t reach = picture_reach_of(part);
+    int64_t step = 1;
+    int64_t reach = picture_reach(part, &step);
     int64_t stretches = l->first[l->ranks];
-    bool thin = reach >= 0 && reach < 2 * l->n / p->side;
-    if (!thin && stretches <= p->side) return false;
-    int64_t half = thin ? lhi_max(PICTURE_LEAST, reach + (reach + 1) / 2)
-                        : PICTURE_SHARDS * (l->n / stretches + 1);
+    int64_t half = l->n;
+    if (reach >= 0 && reach < 2 * l->n / p->side)
+        half = lhi_max(PICTURE_LEAST, reach + (reach + 1) / 2);
+    else if (step > 1)
+        half = p->side * step / 4; /* a cell is half a step */
+    else if (stretches > p->side)
+        half = lhi_max(PICTURE_LEAST, PICTURE_SHARDS * (l->n / stretches));
     int64_t border = picture_border(l);
     *view = (lh_range){lhi_max(0, border - half), lhi_min(l->n, border + half)};
     return 2 * (view->end - view->begin) < l->n;

@@ -12,9 +12,9 @@ enum {
     SVG_MARGIN = 24,
     SVG_SIDE = 400,
     SVG_LEFT = 60,
-    SVG_TOP = 64,
+    SVG_TOP = 76,
     SVG_WIDE = 540,
-    SVG_HIGH = 600,
+    SVG_HIGH = 610,
     SVG_COLUMNS = 2,
     SVG_LINE = 15,
     SVG_WRAP = 82, /* characters of a line under a panel */
@@ -218,6 +218,17 @@ static int64_t svg_every(int64_t stretches, int64_t most)
     return every;
 }
 
+/* Pixels that the longest name of a rank takes beside others. */
+static int svg_name_width(const lh_picture_axis *x)
+{
+    int most = 0;
+    int wide = 16;
+    for (int64_t i = 0; i < x->n_strips; i++)
+        if (x->strip[i].rank > most) most = x->strip[i].rank;
+    for (; most >= 10; most /= 10) wide += 6;
+    return wide;
+}
+
 /* Borders of the shards, thinned where they are many, and the ranks between them. down: the axis of
  * queries. */
 static void svg_borders(svg *s, const lh_picture_axis *x, bool down)
@@ -225,7 +236,7 @@ static void svg_borders(svg *s, const lh_picture_axis *x, bool down)
     lh_range r;
     int64_t n = svg_stretches(x);
     int64_t lines = svg_every(n, SVG_BORDERS);
-    int64_t names = svg_every(n, down ? SVG_SIDE / 14 : SVG_SIDE / 34);
+    int64_t names = svg_every(n, SVG_SIDE / (down ? SVG_LINE : svg_name_width(x)));
     int64_t shown = 0;
     svg_add(s, "<path class=\"border\" stroke-opacity=\"%s\" d=\"",
             n > SVG_BORDERS / 3 ? "0.22" : "0.45");
@@ -318,9 +329,9 @@ static void svg_grid(svg *s, const lh_panel *p)
     svg_positions(s, &p->key, false);
     svg_add(s, "<rect class=\"frame\" width=\"%d\" height=\"%d\"/>\n", SVG_SIDE, SVG_SIDE);
     svg_add(s,
-            "<text class=\"q\" x=\"-9\" y=\"-9\">rank</text>\n"
+            "<text class=\"q\" x=\"-9\" y=\"-24\">rank</text>\n"
             "<text class=\"t\" transform=\"translate(-44 %d) rotate(-90)\">queries</text>\n"
-            "<text class=\"r\" x=\"%d\" y=\"-9\">%s</text>\n",
+            "<text class=\"r\" x=\"%d\" y=\"-24\">%s</text>\n",
             SVG_SIDE / 2 + 20, SVG_SIDE + 5, p->landmarks ? "landmarks" : "keys");
 }
 
