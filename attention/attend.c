@@ -13,8 +13,8 @@ typedef struct attend_part {
     lh_sight sight;
     int in[2]; /* inputs that are k and v */
     int64_t head, n_heads, kv_first, kv_heads;
-    int64_t own_first; /* first key/value head that k and v hold */
-    int64_t kept;      /* first element in the output `kept` */
+    int64_t own_first;         /* first key/value head that k and v hold */
+    int64_t kept;              /* first element in the output `kept` */
     const lh_pattern *pattern; /* pattern, keys: for lhi_attend_seen */
     const lh_layout *keys;
 } attend_part;

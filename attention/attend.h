@@ -16,7 +16,7 @@ typedef struct lh_segment {
     /* [B, rows, G', D], sharded by layout, or replicated along the sequence if layout->everywhere.
      * Segments may share k and v. */
     lh_var k, v;
-    const lh_layout *layout;   /* of the keys; borrowed until the tape is reset */
+    const lh_layout *layout; /* of the keys; borrowed until the tape is reset */
     /* who of the queries sees whom of these keys; read now, and by lh_attend_next's caller */
     const lh_pattern *pattern;
     /* query heads head .. head + n_heads - 1 attend to this segment, whose k and v then hold all G

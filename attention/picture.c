@@ -6,9 +6,11 @@
 #include <string.h>
 
 enum {
-    PICTURE_BOXES = 4096, /* that are looked at in a composed pattern before a box counts as MIXED */
-    PICTURE_SHARDS = 4,   /* on a side of the border, in the panel of a part, where shards are small */
-    PICTURE_LEAST = 8     /* positions on a side of it */
+    PICTURE_BOXES =
+        4096, /* that are looked at in a composed pattern before a box counts as MIXED */
+    PICTURE_SHARDS =
+        4,            /* on a side of the border, in the panel of a part, where shards are small */
+    PICTURE_LEAST = 8 /* positions on a side of it */
 };
 
 lh_status lh_picture_create(int side, lh_picture **out)
@@ -256,8 +258,9 @@ static int64_t panel_find(const lh_picture *p, const lh_panel *new)
         if (old->zoom == new->zoom && old->digest[0] == new->digest[0] &&
             old->digest[1] == new->digest[1] && old->head == new->head &&
             old->n_heads == new->n_heads && old->query.whole == new->query.whole &&
-            old->key.whole == new->key.whole && old->landmarks == new->landmarks &&
-            strcmp(old->label, new->label) == 0 && strcmp(old->note, new->note) == 0)
+            old->key.whole == new->key.whole &&
+            old->landmarks == new->landmarks &&strcmp(old->label, new->label) == 0 &&
+            strcmp(old->note, new->note) == 0)
             return i;
     }
     return -1;
@@ -266,8 +269,8 @@ static int64_t panel_find(const lh_picture *p, const lh_panel *new)
 static lh_status panel_note_layer(lh_picture *p, lh_panel *panel)
 {
     lh_status st = LH_OK;
-    LH_TRY(lh_grow(&panel->layer, &panel->layers_capacity, panel->n_layers + 1,
-                   sizeof *panel->layer));
+    LH_TRY(
+        lh_grow(&panel->layer, &panel->layers_capacity, panel->n_layers + 1, sizeof *panel->layer));
     panel->layer[panel->n_layers++] = p->layer;
 done:
     return st;

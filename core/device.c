@@ -241,7 +241,7 @@ static void no_tiles(lh_device *d, const void *args)
 
 /* Counts the tiles of a call, by the type of its arguments. */
 #define DEVICE_TILES(d, args)                                                                      \
-    _Generic((args), const lh_attend_args *: attend_tiles, default: no_tiles)(d, args)
+    _Generic((args), const lh_attend_args * : attend_tiles, default : no_tiles)(d, args)
 
 /* The flops of a call, by the type of its arguments. */
 #define DEVICE_FLOPS(args)                                                                         \

@@ -168,9 +168,8 @@ static void svg_rows(svg *s, const lh_panel *p, int from, int to)
                 "<rect class=\"%c%s\" x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" "
                 "data-q0=\"%" PRId64 "\" data-q1=\"%" PRId64 "\" data-k0=\"%" PRId64
                 "\" data-k1=\"%" PRId64 "\" data-cover=\"%s\" data-kind=\"",
-                full ? 'f' : 'm', svg_style_of(row[j].kinds)->letter, x, y,
-                wide < 0.8 ? 0.8 : wide, high < 0.8 ? 0.8 : high, q[0], q[1], k[0], k[1],
-                full ? "FULL" : "MIXED");
+                full ? 'f' : 'm', svg_style_of(row[j].kinds)->letter, x, y, wide < 0.8 ? 0.8 : wide,
+                high < 0.8 ? 0.8 : high, q[0], q[1], k[0], k[1], full ? "FULL" : "MIXED");
         svg_kinds(s, row[j].kinds);
         svg_add(s, "\"/>\n");
     }
@@ -181,8 +180,8 @@ static void svg_cells(svg *s, const lh_panel *p)
     size_t row = (size_t)p->key.cells * sizeof *p->cell;
     for (int i = 0, end = 0; i < p->query.cells; i = end) {
         const lh_picture_cell *cell = p->cell + (int64_t)i * p->key.cells;
-        for (end = i + 1; end < p->query.cells &&
-                          memcmp(cell, p->cell + (int64_t)end * p->key.cells, row) == 0;)
+        for (end = i + 1;
+             end < p->query.cells && memcmp(cell, p->cell + (int64_t)end * p->key.cells, row) == 0;)
             end++;
         svg_rows(s, p, i, end);
     }
@@ -286,8 +285,7 @@ static void svg_positions(svg *s, const lh_picture_axis *x, bool down)
 static void svg_edges(svg *s, char axis, const lh_picture_axis *x)
 {
     svg_add(s, " data-%c-edges=\"", axis);
-    for (int i = 0; i <= x->cells; i++)
-        svg_add(s, i == 0 ? "%" PRId64 : " %" PRId64, x->edge[i]);
+    for (int i = 0; i <= x->cells; i++) svg_add(s, i == 0 ? "%" PRId64 : " %" PRId64, x->edge[i]);
     svg_add(s, "\"");
 }
 

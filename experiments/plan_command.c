@@ -262,9 +262,10 @@ static void command_group(const char *layers, const lh_group_plan *g, FILE *out)
     char t[4][LH_UNITS_TEXT];
     const lh_tile_count *least = &g->least;
     const lh_tile_count *most = &g->most;
-    (void)fprintf(out, "%-11s  %-7s %12" PRId64 " %12" PRId64 " %14" PRId64 "  %s / %s / %s\n", layers,
-                  command_span((int)g->head, (int)(g->head + g->n_heads - 1), t[0]), g->sum.full,
-                  g->sum.mixed, g->sum.empty, command_range(least->full, most->full, t[1]),
+    (void)fprintf(out, "%-11s  %-7s %12" PRId64 " %12" PRId64 " %14" PRId64 "  %s / %s / %s\n",
+                  layers, command_span((int)g->head, (int)(g->head + g->n_heads - 1), t[0]),
+                  g->sum.full, g->sum.mixed, g->sum.empty,
+                  command_range(least->full, most->full, t[1]),
                   command_range(least->mixed, most->mixed, t[2]),
                   command_range(least->empty, most->empty, t[3]));
 }
@@ -288,10 +289,11 @@ static void command_tiles(const lh_step_plan *p, FILE *out)
         for (int64_t i = own[0]; i < own[1]; i++)
             command_group(command_span(l, last - 1, name), &p->group[i], out);
     }
-    (void)fprintf(out,
-                  "blocks of at most %d queries by %d keys in the forward of one head and sequence: "
-                  "FULL computed,\nMIXED computed and masked, EMPTY left out\n\n",
-                  LH_TILE_Q, LH_TILE_K);
+    (void)fprintf(
+        out,
+        "blocks of at most %d queries by %d keys in the forward of one head and sequence: "
+        "FULL computed,\nMIXED computed and masked, EMPTY left out\n\n",
+        LH_TILE_Q, LH_TILE_K);
 }
 
 static bool command_same_rank(const lh_rank_plan *a, const lh_rank_plan *b)
@@ -363,13 +365,20 @@ void lh_plan_help(FILE *out)
         "memory, by layer and by rank. One process, without a launcher, for any number of ranks;\n"
         "no data file is opened. What is counted and what the formulas give must agree.\n\n"
         "  --ranks P          ranks in all (default: mesh.data, one rank a sequence)\n"
-        "  --draw OUT.svg     also a picture of who sees whom, by layer and head group: queries (down)\n"
-        "                     by keys, both in order of position, so that a rank has one stretch, or\n"
-        "                     two in layout zigzag. Colours say how a key comes to its query: local,\n"
-        "                     halo, global, summary; shades, how much of a cell is seen. Layers that\n"
-        "                     are alike share a picture; a second one enlarges the surroundings of a\n"
-        "                     border where bands or shards are thinner than cells. What only the data\n"
-        "                     know (documents, padding, global tokens named by the task) is left out\n"
+        "  --draw OUT.svg     also a picture of who sees whom, by layer and head group: queries "
+        "(down)\n"
+        "                     by keys, both in order of position, so that a rank has one stretch, "
+        "or\n"
+        "                     two in layout zigzag. Colours say how a key comes to its query: "
+        "local,\n"
+        "                     halo, global, summary; shades, how much of a cell is seen. Layers "
+        "that\n"
+        "                     are alike share a picture; a second one enlarges the surroundings of "
+        "a\n"
+        "                     border where bands or shards are thinner than cells. What only the "
+        "data\n"
+        "                     know (documents, padding, global tokens named by the task) is left "
+        "out\n"
         "  --json             one JSON object on one line:\n\n"
         "  parameters         learned numbers of the model\n"
         "  flops_step         of all ranks: forward, recomputed, backward; products and attention\n"
@@ -379,7 +388,8 @@ void lh_plan_help(FILE *out)
         "  parameter_bytes    values, gradients and moments, largest over ranks\n"
         "  ranks, data, sequence, length, batch, accumulate, real, isa, threads\n"
         "  sent_bytes_by_purpose\n"
-        "  tiles_empty, tiles_mixed, tiles_full: see below; of all ranks, heads and sequences of a\n"
+        "  tiles_empty, tiles_mixed, tiles_full: see below; of all ranks, heads and sequences of "
+        "a\n"
         "                     step's forward (recomputed ones count once)\n"
         "  layers             each with layer, mechanism, the first four, sent_bytes_step as\n"
         "                     forward_bytes, backward_bytes, summary_bytes, recompute_bytes, and\n"
@@ -395,7 +405,8 @@ void lh_plan_help(FILE *out)
     (void)fprintf(
         out,
         "Tiles are the blocks in which the kernel computes scores: at most %d queries of a chunk\n"
-        "(under dilation, of one residue class) by %d keys of what a rank holds. full: all pairs are\n"
+        "(under dilation, of one residue class) by %d keys of what a rank holds. full: all pairs "
+        "are\n"
         "seen; mixed: computed, then masked; empty: as many blocks as the keys would make that a\n"
         "block of queries leaves out. full and mixed are what the kernel is given in a run.\n\n"
         "Memory depends on threads and isa: device.threads, else OMP_NUM_THREADS, else the\n"

@@ -64,8 +64,8 @@ static void draw_tiles(const lh_step_plan *p, lh_panel *panel)
         return;
     }
     int used = snprintf(panel->tiles, sizeof panel->tiles,
-                        "tiles (at most %d x %d) of a head and sequence: FULL %" PRId64 ", MIXED %" PRId64
-                        ", EMPTY %" PRId64,
+                        "tiles (at most %d x %d) of a head and sequence: FULL %" PRId64
+                        ", MIXED %" PRId64 ", EMPTY %" PRId64,
                         LH_TILE_Q, LH_TILE_K, g->sum.full, g->sum.mixed, g->sum.empty);
     if (p->sequence == 1) return;
     (void)draw_range(range[0], sizeof range[0], g->least.full, g->most.full);
