@@ -223,7 +223,8 @@ static void command_layers(const lh_step_plan *p, FILE *out)
     }
     command_layer("rest", &p->rest, shown, out);
     (void)fprintf(out,
-                  "work of all ranks; memory: most that a layer's values take at one moment; sent: "
+                  "of each layer; work of all ranks; memory: most that a layer's values take at "
+                  "one moment; sent: "
                   "mean over ranks%s\n\n",
                   shown[3] ? "; again: for recomputed blocks" : "");
 }

@@ -1,7 +1,9 @@
 /* Pictures of plans: the SVG is read again, and each of its cells is compared with who sees whom, pair
  * by pair, and with where the ranks' positions lie. */
+#include "attention/picture.h"
 #include "experiments/plan_draw.h"
 #include "tests/lh_test.h"
+#include "tests/lh_test_scenes.h"
 
 #include <ctype.h>
 #include <inttypes.h>
@@ -440,6 +442,49 @@ static void test_new_mechanism(void **state)
     check_scene(&s, 1);
 }
 
+/* Patterns whose own cover is no more than a hint. */
+static void check_pattern(const lh_pattern *pattern)
+{
+    enum { N = 120, CELLS = 20 };
+    lh_picture *p = NULL;
+    lh_layout *l = NULL;
+    lh_assert_ok(lh_layout_contiguous(N, 3, CHUNK, true, &l));
+    lh_assert_ok(lh_picture_create(CELLS, &p));
+    lh_picture_layer(p, 0, "composed");
+    lh_assert_ok(lh_picture_add(
+        p, &(lh_picture_part){
+               .n_heads = 1, .pattern = pattern, .queries = l, .keys = l, .far = LH_KIND_HALO}));
+    const lh_panel *shown = &p->panel[0];
+    for (int c = 0; c < shown->query.cells * shown->key.cells; c++) {
+        const int64_t *q = shown->query.edge + c / shown->key.cells;
+        const int64_t *k = shown->key.edge + c % shown->key.cells;
+        int64_t seen = 0;
+        for (int64_t i = q[0]; i < q[1]; i++)
+            for (int64_t j = k[0]; j < k[1]; j++) seen += lh_pattern_sees(pattern, i, j);
+        int64_t all = (q[1] - q[0]) * (k[1] - k[0]);
+        assert_int_equal(shown->cell[c].cover, seen == 0     ? LH_EMPTY
+                                               : seen == all ? LH_FULL
+                                                             : LH_MIXED);
+        assert_int_equal(shown->cell[c].kinds == 0, seen == 0);
+    }
+    lh_picture_destroy(&p);
+    lh_layout_destroy(&l);
+}
+
+static void test_composed_patterns(void **state)
+{
+    (void)state;
+    const int64_t column[] = {3, 50, 51, 52, 53, 54, 55, 119};
+    const lh_pattern past = lh_pattern_band(-LH_FAR, -20);
+    const lh_pattern coming = lh_pattern_band(-19, LH_FAR);
+    const lh_pattern same = lh_test_same(5);
+    const lh_pattern blocks = lh_test_blocks(40);
+    const lh_pattern columns = lh_pattern_columns(column, sizeof column / sizeof column[0]);
+    const lh_pattern both[] = {same, lh_pattern_or(&past, &coming), lh_pattern_and(&past, &columns),
+                               lh_pattern_and(&same, &blocks), lh_pattern_or(&columns, &blocks)};
+    for (size_t i = 0; i < sizeof both / sizeof both[0]; i++) check_pattern(&both[i]);
+}
+
 /* Many different layers: fewer cells, and no more pictures than a file should hold. */
 static void test_size(void **state)
 {
@@ -494,13 +539,10 @@ static void test_memory_runs_out(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_full),
-        cmocka_unit_test(test_windows),
-        cmocka_unit_test(test_global_tokens),
-        cmocka_unit_test(test_summaries),
-        cmocka_unit_test(test_new_mechanism),
-        cmocka_unit_test(test_size),
-        cmocka_unit_test(test_memory_runs_out),
+        cmocka_unit_test(test_full),          cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_global_tokens), cmocka_unit_test(test_summaries),
+        cmocka_unit_test(test_new_mechanism), cmocka_unit_test(test_composed_patterns),
+        cmocka_unit_test(test_size),          cmocka_unit_test(test_memory_runs_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
