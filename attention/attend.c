@@ -26,7 +26,8 @@ typedef struct attend_attrs {
     int relative_q, relative_weight; /* inputs; 0: no relative term */
     int n_segments;
     attend_part part[LH_SEGMENTS];
-    int64_t batch; /* batch, queries: for lhi_attend_seen */
+    int64_t batch; /* batch to queries: for lhi_attend_seen */
+    int64_t first_head;
     const lh_layout *queries;
 } attend_attrs;
 
@@ -586,6 +587,7 @@ lh_status lh_attend(lh_tape *t, const lh_attend_desc *d, lh_var *o, lh_var *lse)
     a.kv_heads = d->kv_heads > 0 ? d->kv_heads : lh_var_shape(t, d->segment[0].k)->dim[2];
     LH_TRY(attend_check(t, d, a.kv_heads));
     a.batch = lh_var_shape(t, d->q)->dim[0];
+    a.first_head = d->first_head;
     a.queries = d->layout;
     for (int i = 0; i < d->n_segments; i++) {
         LH_TRY(attend_describe(t, d, &a, i, &kept));
@@ -614,7 +616,7 @@ bool lhi_attend_seen(const lh_tape_item *item, int i, lh_attend_seen *out)
     const attend_part *p = &a->part[i];
     *out = (lh_attend_seen){.part = item->part,
                             .batch = a->batch,
-                            .head = p->head,
+                            .head = a->first_head + p->head,
                             .n_heads = p->n_heads,
                             .pattern = p->pattern,
                             .queries = a->queries,

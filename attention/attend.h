@@ -33,6 +33,7 @@ typedef struct lh_attend_desc {
     const lh_layout *layout; /* of the queries */
     double scale;            /* usually 1 / sqrt(D) */
     int64_t kv_heads;        /* G; 0: as many as the keys of segment 0 have */
+    int64_t first_head; /* of the model, which q's first one is; only lh_attend_next tells it */
     int n_segments;
     lh_segment segment[LH_SEGMENTS];
     /* Relative term (Dai et al. 2019, section 3.3), null variables: none. relative_q [B, s, H, D] is
@@ -71,7 +72,7 @@ LH_NODISCARD lh_status lh_attend_few(lh_tape *t, const lh_attend_few_desc *d, lh
 typedef struct lh_attend_seen {
     int part; /* of the tape: layer l is part 1 + l */
     int64_t batch;
-    int64_t head, n_heads;     /* of the queries */
+    int64_t head, n_heads;     /* of the model */
     const lh_pattern *pattern; /* as it was given: must still live; NULL: all see all */
     const lh_layout *queries, *keys;
     const lh_plan *plan;

@@ -51,26 +51,31 @@ static void command_json_layers(lh_json *j, const lh_step_plan *p)
 }
 
 /* Of one head and sequence: over all ranks, and least and most of a rank. */
+static void command_json_group(lh_json *j, int layer, const lh_group_plan *g)
+{
+    const lh_head_tiles *t = &g->tiles;
+    lh_json_object(j, NULL);
+    lh_json_int(j, "layer", layer);
+    lh_json_int(j, "head", g->head);
+    lh_json_int(j, "heads", g->n_heads);
+    lh_json_int(j, "empty", t->sum.empty);
+    lh_json_int(j, "mixed", t->sum.mixed);
+    lh_json_int(j, "full", t->sum.full);
+    lh_json_int(j, "least_empty", t->least.empty);
+    lh_json_int(j, "least_mixed", t->least.mixed);
+    lh_json_int(j, "least_full", t->least.full);
+    lh_json_int(j, "most_empty", t->most.empty);
+    lh_json_int(j, "most_mixed", t->most.mixed);
+    lh_json_int(j, "most_full", t->most.full);
+    lh_json_close(j);
+}
+
 static void command_json_groups(lh_json *j, const lh_step_plan *p)
 {
+    lh_group_plan g;
     lh_json_array(j, "tiles");
-    for (int64_t i = 0; i < p->n_groups; i++) {
-        const lh_group_plan *g = &p->group[i];
-        lh_json_object(j, NULL);
-        lh_json_int(j, "layer", g->layer);
-        lh_json_int(j, "head", g->head);
-        lh_json_int(j, "heads", g->n_heads);
-        lh_json_int(j, "empty", g->sum.empty);
-        lh_json_int(j, "mixed", g->sum.mixed);
-        lh_json_int(j, "full", g->sum.full);
-        lh_json_int(j, "least_empty", g->least.empty);
-        lh_json_int(j, "least_mixed", g->least.mixed);
-        lh_json_int(j, "least_full", g->least.full);
-        lh_json_int(j, "most_empty", g->most.empty);
-        lh_json_int(j, "most_mixed", g->most.mixed);
-        lh_json_int(j, "most_full", g->most.full);
-        lh_json_close(j);
-    }
+    for (int l = 0; l < p->layers; l++)
+        for (int64_t head = 0; lh_step_plan_group(p, l, &head, &g);) command_json_group(j, l, &g);
     lh_json_close(j);
 }
 
@@ -223,29 +228,16 @@ static void command_layers(const lh_step_plan *p, FILE *out)
     }
     command_layer("rest", &p->rest, shown, out);
     (void)fprintf(out,
-                  "of each layer; work of all ranks; memory: most that a layer's values take at "
-                  "one moment; sent: "
-                  "mean over ranks%s\n\n",
+                  "of each layer; work: all ranks; memory: most that its values take at one "
+                  "moment; sent: mean over ranks%s\n\n",
                   shown[3] ? "; again: for recomputed blocks" : "");
 }
 
-/* The first group behind those of this layer, which begin with group i. */
-static int64_t command_group_end(const lh_step_plan *p, int64_t i, int layer)
+/* Do two layers have the same tiles, head by head? */
+static bool command_same_tiles(const lh_step_plan *p, int a, int b)
 {
-    while (i < p->n_groups && p->group[i].layer == layer) i++;
-    return i;
-}
-
-static bool command_same_groups(const lh_step_plan *p, const int64_t a[2], const int64_t b[2])
-{
-    bool same = a[1] - a[0] == b[1] - b[0];
-    for (int64_t i = 0; same && i < a[1] - a[0]; i++) {
-        const lh_group_plan *x = &p->group[a[0] + i];
-        lh_group_plan y = p->group[b[0] + i];
-        y.layer = x->layer;
-        same = memcmp(x, &y, sizeof y) == 0;
-    }
-    return same;
+    int64_t heads = p->config->model.heads;
+    return memcmp(&p->head[a * heads], &p->head[b * heads], (size_t)heads * sizeof *p->head) == 0;
 }
 
 /* "12", or "12-34" where ranks differ. */
@@ -261,12 +253,12 @@ static const char *command_range(int64_t least, int64_t most, char *text)
 static void command_group(const char *layers, const lh_group_plan *g, FILE *out)
 {
     char t[4][LH_UNITS_TEXT];
-    const lh_tile_count *least = &g->least;
-    const lh_tile_count *most = &g->most;
+    const lh_tile_count *sum = &g->tiles.sum;
+    const lh_tile_count *least = &g->tiles.least;
+    const lh_tile_count *most = &g->tiles.most;
     (void)fprintf(out, "%-11s  %-7s %12" PRId64 " %12" PRId64 " %14" PRId64 "  %s / %s / %s\n",
                   layers, command_span((int)g->head, (int)(g->head + g->n_heads - 1), t[0]),
-                  g->sum.full, g->sum.mixed, g->sum.empty,
-                  command_range(least->full, most->full, t[1]),
+                  sum->full, sum->mixed, sum->empty, command_range(least->full, most->full, t[1]),
                   command_range(least->mixed, most->mixed, t[2]),
                   command_range(least->empty, most->empty, t[3]));
 }
@@ -275,26 +267,22 @@ static void command_group(const char *layers, const lh_group_plan *g, FILE *out)
 static void command_tiles(const lh_step_plan *p, FILE *out)
 {
     char name[LH_UNITS_TEXT];
-    int64_t at = 0;
-    if (p->n_groups == 0) return;
+    lh_group_plan g;
+    bool some = false;
+    for (int64_t h = 0; h < p->layers * p->config->model.heads; h++)
+        some = some || p->head[h].ranks > 0;
+    if (!some) return;
     (void)fprintf(out, "%-11s  %-7s %12s %12s %14s  %s\n", "tiles", "heads", "FULL", "MIXED",
                   "EMPTY", "the same of one rank");
-    for (int l = 0, last = 0; l < p->layers; l = last) {
-        const int64_t own[2] = {at, command_group_end(p, at, l)};
-        at = own[1];
-        for (last = l + 1; last < p->layers; last++) {
-            const int64_t next[2] = {at, command_group_end(p, at, last)};
-            if (!command_same_groups(p, own, next)) break;
-            at = next[1];
-        }
-        for (int64_t i = own[0]; i < own[1]; i++)
-            command_group(command_span(l, last - 1, name), &p->group[i], out);
+    for (int l = 0, end = 0; l < p->layers; l = end) {
+        for (end = l + 1; end < p->layers && command_same_tiles(p, l, end);) end++;
+        for (int64_t head = 0; lh_step_plan_group(p, l, &head, &g);)
+            command_group(command_span(l, end - 1, name), &g, out);
     }
-    (void)fprintf(
-        out,
-        "blocks of at most %d queries by %d keys in the forward of one head and sequence: "
-        "FULL computed,\nMIXED computed and masked, EMPTY left out\n\n",
-        LH_TILE_Q, LH_TILE_K);
+    (void)fprintf(out,
+                  "blocks of up to %d queries by %d keys, of one head and sequence, forward: FULL "
+                  "computed,\nMIXED computed and masked, EMPTY left out\n\n",
+                  LH_TILE_Q, LH_TILE_K);
 }
 
 static bool command_same_rank(const lh_rank_plan *a, const lh_rank_plan *b)

@@ -53,13 +53,9 @@ static int draw_range(char *text, size_t bytes, int64_t least, int64_t most)
 /* What the plan says of the tiles of a panel's heads. */
 static void draw_tiles(const lh_step_plan *p, lh_panel *panel)
 {
-    const lh_group_plan *g = NULL;
+    const lh_head_tiles *g = &p->head[panel->layer[0] * p->config->model.heads + panel->head];
     char range[3][LH_UNITS_TEXT * 2];
-    for (int64_t i = 0; i < p->n_groups && g == NULL; i++)
-        if (p->group[i].layer == panel->layer[0] && p->group[i].head <= panel->head &&
-            panel->head < p->group[i].head + p->group[i].n_heads)
-            g = &p->group[i];
-    if (g == NULL) {
+    if (g->ranks == 0) {
         (void)snprintf(panel->tiles, sizeof panel->tiles, "tiles: none, no scores are computed");
         return;
     }

@@ -176,6 +176,8 @@ lh_status lh_step_plan_create(lh_config *config, int ranks, lh_step_plan **out)
     p->layers = (int)config->model.layers;
     LH_TRY(lh_new((size_t)p->layers * sizeof *p->layer, &p->layer));
     LH_TRY(lh_new((size_t)p->layers * sizeof *cost, &cost));
+    LH_TRY(
+        lh_new((size_t)(config->model.layers * config->model.heads) * sizeof *p->head, &p->head));
     LH_TRY(lh_new((size_t)p->sequence * sizeof *p->rank, &p->rank));
     for (int l = 0; l < p->layers; l++)
         p->layer[l].mechanism = config->model.attention[l].ops->name;
@@ -194,6 +196,6 @@ void lh_step_plan_destroy(lh_step_plan **plan)
     if (*plan == NULL) return;
     lh_free(&(*plan)->layer);
     lh_free(&(*plan)->rank);
-    lh_free(&(*plan)->group);
+    lh_free(&(*plan)->head);
     lh_free(plan);
 }

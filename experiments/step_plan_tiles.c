@@ -2,20 +2,7 @@
 #include "experiments/step_plan_internal.h"
 
 #include <inttypes.h>
-
-/* One rank's blocks by layer and head, of one sequence. */
-typedef struct tiles_run {
-    lh_tile_count *head; /* [layers, heads] */
-    bool *begins;        /* [layers, heads]: a segment begins or ends before this head */
-    bool *some;          /* [layers]: the layer has segments */
-} tiles_run;
-
-static void tiles_free(tiles_run *t)
-{
-    lh_free(&t->head);
-    lh_free(&t->begins);
-    lh_free(&t->some);
-}
+#include <string.h>
 
 static void tiles_add(lh_tile_count *sum, const lh_tile_count *x, int64_t times)
 {
@@ -24,57 +11,36 @@ static void tiles_add(lh_tile_count *sum, const lh_tile_count *x, int64_t times)
     sum->full += times * x->full;
 }
 
-static lh_status tiles_collect(const lh_step_plan *p, const lh_session *s, tiles_run *t)
+static void tiles_range(lh_head_tiles *h, const lh_tile_count *x)
+{
+    const int64_t from[] = {x->empty, x->mixed, x->full};
+    int64_t *least[] = {&h->least.empty, &h->least.mixed, &h->least.full};
+    int64_t *most[] = {&h->most.empty, &h->most.mixed, &h->most.full};
+    for (int i = 0; i < 3; i++) {
+        if (h->ranks == 0 || from[i] < *least[i]) *least[i] = from[i];
+        if (h->ranks == 0 || from[i] > *most[i]) *most[i] = from[i];
+    }
+}
+
+/* head [layers, heads]: this rank's blocks of one sequence; some: does it compute scores of that head? */
+static lh_status tiles_collect(const lh_step_plan *p, const lh_session *s, lh_tile_count *head,
+                               bool *some)
 {
     lh_status st = LH_OK;
     int64_t heads = p->config->model.heads;
-    size_t all = (size_t)(p->layers * heads);
     lh_attend_seen seen;
-    LH_TRY(lh_new(all * sizeof *t->head, &t->head));
-    LH_TRY(lh_new(all * sizeof *t->begins, &t->begins));
-    LH_TRY(lh_new((size_t)p->layers * sizeof *t->some, &t->some));
     for (int64_t at = 0; lh_attend_next(s->tape, &at, &seen);) {
         lh_tile_count one;
         int64_t layer = seen.part - 1;
         int64_t end = seen.head + seen.n_heads;
-        if (layer < 0 || layer >= p->layers || end > heads) continue;
+        LH_CHECK(layer >= 0 && layer < p->layers && end <= heads, LH_ERR_BUG,
+                 "attention of heads %" PRId64 " .. %" PRId64 " is in no layer", seen.head,
+                 end - 1);
         LH_TRY(lh_plan_tiles(seen.plan, &one));
-        t->some[layer] = true;
-        t->begins[layer * heads + seen.head] = true;
-        if (end < heads) t->begins[layer * heads + end] = true;
-        for (int64_t h = seen.head; h < end; h++) tiles_add(&t->head[layer * heads + h], &one, 1);
-    }
-done:
-    return st;
-}
-
-static void tiles_range(lh_group_plan *g, const lh_tile_count *x, bool first)
-{
-    const int64_t from[] = {x->empty, x->mixed, x->full};
-    int64_t *least[] = {&g->least.empty, &g->least.mixed, &g->least.full};
-    int64_t *most[] = {&g->most.empty, &g->most.mixed, &g->most.full};
-    for (int i = 0; i < 3; i++) {
-        if (first || from[i] < *least[i]) *least[i] = from[i];
-        if (first || from[i] > *most[i]) *most[i] = from[i];
-    }
-}
-
-/* Adds the rank's counts to its layer's groups; the groups are the same on every rank. */
-static lh_status tiles_group(lh_step_plan *p, const tiles_run *t, int layer, int64_t *group)
-{
-    lh_status st = LH_OK;
-    int64_t heads = p->config->model.heads;
-    for (int64_t h = 0, end = 0; t->some[layer] && h < heads; h = end, ++*group) {
-        const lh_tile_count *x = &t->head[layer * heads + h];
-        bool first = *group == p->n_groups;
-        for (end = h + 1; end < heads && !t->begins[layer * heads + end];) end++;
-        if (first) {
-            LH_TRY(lh_grow(&p->group, &p->groups_capacity, p->n_groups + 1, sizeof *p->group));
-            p->group[p->n_groups++] =
-                (lh_group_plan){.layer = layer, .head = h, .n_heads = end - h};
+        for (int64_t h = layer * heads + seen.head; h < layer * heads + end; h++) {
+            tiles_add(&head[h], &one, 1);
+            some[h] = true;
         }
-        tiles_add(&p->group[*group].sum, x, 1);
-        tiles_range(&p->group[*group], x, first);
     }
 done:
     return st;
@@ -99,22 +65,42 @@ done:
 lh_status lhi_step_plan_tiles(lh_step_plan *p, const lh_session *s, int rank)
 {
     lh_status st = LH_OK;
-    tiles_run t = {0};
-    lh_tile_count pass = {0};
     int64_t heads = p->config->model.heads;
-    int64_t group = 0;
-    LH_TRY(tiles_collect(p, s, &t));
-    for (int layer = 0; layer < p->layers; layer++) {
-        lh_tile_count one = {0};
-        for (int64_t h = 0; h < heads; h++) tiles_add(&one, &t.head[layer * heads + h], s->batch);
-        tiles_add(&pass, &one, 1);
-        tiles_add(&p->layer[layer].tiles, &one, s->passes * p->data);
-        tiles_add(&p->tiles, &one, s->passes * p->data);
-        LH_TRY(tiles_group(p, &t, layer, &group));
+    int64_t all = p->layers * heads;
+    lh_tile_count *head = NULL;
+    bool *some = NULL;
+    lh_tile_count pass = {0};
+    LH_TRY(lh_new((size_t)all * sizeof *head, &head));
+    LH_TRY(lh_new((size_t)all * sizeof *some, &some));
+    LH_TRY(tiles_collect(p, s, head, some));
+    for (int64_t h = 0; h < all; h++) {
+        int64_t times = s->batch * s->passes * p->data;
+        if (!some[h]) continue;
+        tiles_add(&pass, &head[h], s->batch);
+        tiles_add(&p->layer[h / heads].tiles, &head[h], times);
+        tiles_add(&p->tiles, &head[h], times);
+        tiles_add(&p->head[h].sum, &head[h], 1);
+        tiles_range(&p->head[h], &head[h]);
+        p->head[h].ranks++;
     }
     LH_TRY(tiles_compare(s, &pass, rank));
     tiles_add(&p->rank[rank].tiles, &pass, s->passes);
 done:
-    tiles_free(&t);
+    lh_free(&head);
+    lh_free(&some);
     return st;
+}
+
+bool lh_step_plan_group(const lh_step_plan *p, int layer, int64_t *head, lh_group_plan *group)
+{
+    int64_t heads = p->config->model.heads;
+    const lh_head_tiles *h = &p->head[layer * heads];
+    while (*head < heads && h[*head].ranks == 0) ++*head;
+    if (*head == heads) return false;
+    *group = (lh_group_plan){.head = *head, .n_heads = 1, .tiles = h[*head]};
+    while (*head + group->n_heads < heads &&
+           memcmp(&h[*head], &h[*head + group->n_heads], sizeof *h) == 0)
+        group->n_heads++;
+    *head += group->n_heads;
+    return true;
 }

@@ -103,7 +103,7 @@ static bool same_tiles(const lh_step_plan *p, const lh_rank_plan *r, const lh_se
     int64_t times = s->config->train.recompute == LH_RECOMPUTE_BLOCK ? 2 : 1;
     const lh_tile_count *ran = &s->device->tiles;
     const lh_tile_count tape = tiles_of_tape(s);
-    bool scores = p->n_groups > 0;
+    bool scores = p->head[0].ranks > 0;
     return ran->mixed == times * r->tiles.mixed && ran->full == times * r->tiles.full &&
            r->tiles.mixed == s->passes * tape.mixed && r->tiles.full == s->passes * tape.full &&
            r->tiles.empty == s->passes * tape.empty && (scores || r->tiles.empty == 0) &&
@@ -121,13 +121,15 @@ static bool tiles_add_up(const lh_step_plan *p, const lh_session *s)
         all.full -= layer.full;
         all.mixed -= layer.mixed;
         all.empty -= layer.empty;
-        for (int64_t i = 0; i < p->n_groups; i++) {
-            const lh_group_plan *g = &p->group[i];
-            if (g->layer != l) continue;
-            layer.full -= times * g->n_heads * g->sum.full;
-            layer.mixed -= times * g->n_heads * g->sum.mixed;
-            layer.empty -= times * g->n_heads * g->sum.empty;
-            if (g->least.full > g->most.full || g->most.full > g->sum.full) return false;
+        lh_group_plan g;
+        for (int64_t head = 0; lh_step_plan_group(p, l, &head, &g);) {
+            const lh_head_tiles *t = &g.tiles;
+            layer.full -= times * g.n_heads * t->sum.full;
+            layer.mixed -= times * g.n_heads * t->sum.mixed;
+            layer.empty -= times * g.n_heads * t->sum.empty;
+            if (t->ranks != p->sequence || t->least.full > t->most.full ||
+                t->most.full > t->sum.full || t->most.empty * t->ranks < t->sum.empty)
+                return false;
         }
         if (layer.full != 0 || layer.mixed != 0 || layer.empty != 0) return false;
     }
