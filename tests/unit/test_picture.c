@@ -374,8 +374,8 @@ static void test_full(void **state)
     check_scene(&(scene){.kind = FULL, .ranks = 2, .n = 333}, 0);
     check_scene(&(scene){.kind = FULL, .ranks = 3, .n = 333, .causal = true, .zigzag = true}, 0);
     /* more ranks than cells */
-    check_scene(&(scene){.kind = FULL, .ranks = 128, .n = 2048, .causal = true}, 1);
-    check_scene(&(scene){.kind = FULL, .ranks = 60, .n = 2048, .causal = true, .zigzag = true}, 1);
+    check_scene(&(scene){.kind = FULL, .ranks = 98, .n = 1568, .causal = true}, 1);
+    check_scene(&(scene){.kind = FULL, .ranks = 50, .n = 1600, .causal = true, .zigzag = true}, 1);
     /* more ranks than there are positions for */
     check_scene(&(scene){.kind = FULL, .ranks = 5, .n = 40}, 0);
 }
@@ -423,7 +423,7 @@ static void test_summaries(void **state)
     check_scene(&s, 0);
     s.zigzag = true;
     check_scene(&s, 0);
-    s = (scene){.kind = PERFORMER, .ranks = 128, .n = 2048};
+    s = (scene){.kind = PERFORMER, .ranks = 98, .n = 1568};
     check_scene(&s, 1);
     s = (scene){.kind = LINFORMER, .ranks = 3, .n = 200, .landmarks = 13, .other = true};
     check_scene(&s, 0);
@@ -439,8 +439,8 @@ static void test_new_mechanism(void **state)
     check_scene(&s, 0);
     s.window = 7;
     check_scene(&s, 0);
-    s.ranks = 120;
-    s.n = 2000;
+    s.ranks = 98;
+    s.n = 1568;
     check_scene(&s, 1);
 }
 
@@ -494,8 +494,8 @@ static void test_size(void **state)
     char text[8 * TEXT];
     int used = snprintf(text, sizeof text,
                         "mesh: {chunk: 16}\ndata: {length: 4096}\n"
-                        "model: {layers: 100, width: 16, heads: 2, attention: [");
-    for (int i = 0; i < 100; i++)
+                        "model: {layers: 40, width: 16, heads: 2, attention: [");
+    for (int i = 0; i < 40; i++)
         used += snprintf(text + used, sizeof text - (size_t)used,
                          "{mechanism: sliding_window, window: %d, dilation: [1, 2]}, ", 900 + i);
     (void)snprintf(text + used, sizeof text - (size_t)used, "]}\n");
