@@ -9,8 +9,9 @@ enum {
     PICTURE_BOXES =
         4096, /* that are looked at in a composed pattern before a box counts as MIXED */
     PICTURE_SHARDS =
-        4,            /* on a side of the border, in the panel of a part, where shards are small */
-    PICTURE_LEAST = 8 /* positions on a side of it */
+        4, /* on a side of the border, in the panel of a part, where shards are small */
+    PICTURE_TEETH = 12, /* steps of a comb on a side of it, where these show its teeth */
+    PICTURE_LEAST = 8   /* positions on a side of it, at least */
 };
 
 lh_status lh_picture_create(int side, lh_picture **out)
@@ -276,12 +277,17 @@ done:
     return st;
 }
 
-static lh_status panel_fill(const lh_picture *p, const lh_picture_part *part, const lh_range *view,
-                            lh_panel *panel)
+/* What a panel shows: ranges of queries and keys, in about `side` cells a side. */
+typedef struct panel_view {
+    lh_range query, key;
+    int side;
+} panel_view;
+
+static lh_status panel_fill(const lh_picture_part *part, const panel_view *view, lh_panel *panel)
 {
     lh_status st = LH_OK;
-    LH_TRY(picture_axis(part, part->queries, view[0], p->side, &panel->query));
-    LH_TRY(picture_axis(part, part->keys, view[1], p->side, &panel->key));
+    LH_TRY(picture_axis(part, part->queries, view->query, view->side, &panel->query));
+    LH_TRY(picture_axis(part, part->keys, view->key, view->side, &panel->key));
     LH_TRY(lh_new((size_t)(panel->query.cells * panel->key.cells) * sizeof *panel->cell,
                   &panel->cell));
     for (int i = 0; i < panel->query.cells; i++)
@@ -291,8 +297,7 @@ done:
     return st;
 }
 
-/* view: ranges of queries and keys. */
-static lh_status panel_add(lh_picture *p, const lh_picture_part *part, const lh_range *view,
+static lh_status panel_add(lh_picture *p, const lh_picture_part *part, const panel_view *view,
                            bool zoom)
 {
     lh_status st = LH_OK;
@@ -309,7 +314,7 @@ static lh_status panel_add(lh_picture *p, const lh_picture_part *part, const lh_
     }
     int64_t at = panel_find(p, &panel);
     if (at < 0) {
-        if (part->pattern != NULL) LH_TRY(panel_fill(p, part, view, &panel));
+        if (part->pattern != NULL) LH_TRY(panel_fill(part, view, &panel));
         LH_TRY(lh_grow(&p->panel, &p->capacity, p->n_panels + 1, sizeof panel));
         at = p->n_panels++;
         p->panel[at] = panel;
@@ -349,7 +354,7 @@ static int64_t picture_border(const lh_layout *l)
 
 /* The surroundings of a border, where the whole picture cannot show them: the band and half as much
  * beside it; or as few positions as show the teeth of a comb; or a few shards. */
-static bool picture_zoom(const lh_picture *p, const lh_picture_part *part, lh_range *view)
+static bool picture_zoom(const lh_picture *p, const lh_picture_part *part, panel_view *view)
 {
     const lh_layout *l = part->queries;
     if (part->keys->everywhere || l->everywhere) return false;
@@ -357,26 +362,28 @@ static bool picture_zoom(const lh_picture *p, const lh_picture_part *part, lh_ra
     int64_t reach = picture_reach(part, &step);
     int64_t stretches = l->first[l->ranks];
     int64_t half = l->n;
+    view->side = p->side;
     if (reach >= 0 && reach < 2 * l->n / p->side)
         half = lhi_max(PICTURE_LEAST, reach + (reach + 1) / 2);
-    else if (step > 1)
-        half = p->side * step / 4; /* a cell is half a step */
-    else if (stretches > p->side)
+    else if (step > 1) { /* a cell is half a step */
+        half = PICTURE_TEETH * step;
+        view->side = 4 * PICTURE_TEETH;
+    } else if (stretches > p->side)
         half = lhi_max(PICTURE_LEAST, PICTURE_SHARDS * (l->n / stretches));
     int64_t border = picture_border(l);
-    *view = (lh_range){lhi_max(0, border - half), lhi_min(l->n, border + half)};
-    return 2 * (view->end - view->begin) < l->n;
+    view->query = (lh_range){lhi_max(0, border - half), lhi_min(l->n, border + half)};
+    view->key = view->query;
+    return 2 * (view->key.end - view->key.begin) < l->n;
 }
 
 lh_status lh_picture_add(lh_picture *p, const lh_picture_part *part)
 {
     lh_status st = LH_OK;
-    lh_range view = {0, 0};
+    panel_view zoom = {{0, 0}, {0, 0}, 0};
     if (part->pattern == NULL) return panel_add(p, part, NULL, false);
-    const lh_range whole[2] = {{0, part->queries->n}, {0, part->keys->n}};
-    LH_TRY(panel_add(p, part, whole, false));
-    if (picture_zoom(p, part, &view))
-        LH_TRY(panel_add(p, part, (const lh_range[2]){view, view}, true));
+    const panel_view whole = {{0, part->queries->n}, {0, part->keys->n}, p->side};
+    LH_TRY(panel_add(p, part, &whole, false));
+    if (picture_zoom(p, part, &zoom)) LH_TRY(panel_add(p, part, &zoom, true));
 done:
     return st;
 }

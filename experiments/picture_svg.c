@@ -307,7 +307,7 @@ static void svg_titles(svg *s, const lh_panel *p, int x, int y)
     if (p->query.cells == 0) return;
     int64_t rows = p->query.edge[p->query.cells] - p->query.edge[0];
     int64_t columns = p->key.edge[p->key.cells] - p->key.edge[0];
-    used = snprintf(text, sizeof text, "a cell: about %" PRId64 " queries by %" PRId64 " %s",
+    used = snprintf(text, sizeof text, "a cell: about %" PRId64 " x %" PRId64 ", queries by %s",
                     lhi_ceil_div(rows, p->query.cells), lhi_ceil_div(columns, p->key.cells),
                     p->landmarks ? "landmarks" : "keys");
     int64_t every = svg_every(svg_stretches(&p->query), SVG_BORDERS);
