@@ -64,7 +64,20 @@ done:
     return st;
 }
 
-/* Who holds what, in order of position. Positions of a run that are spaced are strips of their own. */
+/* Positions of a run that are spaced are strips of their own. */
+static lh_status strip_run(lh_picture_axis *x, const lh_run *run, int rank)
+{
+    lh_status st = LH_OK;
+    int64_t step = run->stride == 1 ? run->count : 1;
+    for (int64_t k = 0; k < run->count; k += step) {
+        int64_t begin = run->start + k * run->stride;
+        LH_TRY(strip_put(x, (lh_picture_strip){begin, begin + step, rank, false}));
+    }
+done:
+    return st;
+}
+
+/* Who holds what, in order of position. */
 static lh_status strip_owners(const lh_layout *l, lh_picture_axis *x)
 {
     lh_status st = LH_OK;
@@ -72,13 +85,7 @@ static lh_status strip_owners(const lh_layout *l, lh_picture_axis *x)
     for (int rank = 0; rank < l->ranks; rank++) {
         int64_t count = 0;
         const lh_run *run = lh_layout_runs(l, rank, &count);
-        for (int64_t i = 0; i < count; i++) {
-            int64_t step = run[i].stride == 1 ? run[i].count : 1;
-            for (int64_t k = 0; k < run[i].count; k += step) {
-                int64_t begin = run[i].start + k * run[i].stride;
-                LH_TRY(strip_put(x, (lh_picture_strip){begin, begin + step, rank, false}));
-            }
-        }
+        for (int64_t i = 0; i < count; i++) LH_TRY(strip_run(x, &run[i], rank));
     }
     if (x->n_strips > 1) qsort(x->strip, (size_t)x->n_strips, sizeof *x->strip, strip_compare);
 done:

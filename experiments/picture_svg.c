@@ -250,17 +250,15 @@ static void svg_borders(svg *s, const lh_picture_axis *x, bool down)
     }
     svg_add(s, "\"/>\n");
     shown = 0;
-    for (int64_t i = 0, first = 0; i < x->n_strips; first = i) {
-        first = i;
+    for (int64_t i = 0; i < x->n_strips;) {
+        int rank = x->strip[i].rank;
         i = svg_stretch(x, i, &r);
-        if (r.begin >= r.end || shown++ % names != 0 || x->strip[first].rank < 0) continue;
+        if (r.begin >= r.end || shown++ % names != 0 || rank < 0) continue;
         double at = svg_at(x, names > 1 ? r.begin : r.begin + (r.end - r.begin) / 2);
         if (down)
-            svg_add(s, "<text class=\"q\" x=\"-9\" y=\"%.2f\">%d</text>\n", at + 3.5,
-                    x->strip[first].rank);
+            svg_add(s, "<text class=\"q\" x=\"-9\" y=\"%.2f\">%d</text>\n", at + 3.5, rank);
         else
-            svg_add(s, "<text class=\"k\" x=\"%.2f\" y=\"-9\">%d</text>\n", at,
-                    x->strip[first].rank);
+            svg_add(s, "<text class=\"k\" x=\"%.2f\" y=\"-9\">%d</text>\n", at, rank);
     }
 }
 

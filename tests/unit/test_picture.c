@@ -81,7 +81,8 @@ static void check_well_formed(const char *svg)
     int roots = 0;
     const char *s = strstr(svg, "?>");
     assert_true(strncmp(svg, "<?xml ", 6) == 0 && s != NULL);
-    for (s += 2; *s != '\0';) {
+    s = s != NULL ? s + 2 : "";
+    while (*s != '\0') {
         char name[NAME];
         bool open = false;
         if (*s != '<') {
@@ -259,7 +260,7 @@ static int attention_text(const scene *s, char *text, size_t bytes)
     for (int i = 0; i < s->n_global; i++)
         (void)snprintf(i == 0 ? global : global + strlen(global), NAME / 4, "%s%d",
                        i == 0 ? "[" : ", ", (int)s->global[i]);
-    if (s->n_global > 0) (void)strcat(global, "]");
+    if (s->n_global > 0) (void)snprintf(global + strlen(global), 2, "]");
     switch (s->kind) {
     case WINDOW:
         return snprintf(text, bytes,
