@@ -13,8 +13,10 @@ typedef struct attend_part {
     lh_sight sight;
     int in[2]; /* inputs that are k and v */
     int64_t head, n_heads, kv_first, kv_heads;
-    int64_t own_first; /* first key/value head that k and v hold */
-    int64_t kept;      /* first element in the output `kept` */
+    int64_t own_first;         /* first key/value head that k and v hold */
+    int64_t kept;              /* first element in the output `kept` */
+    const lh_pattern *pattern; /* pattern, keys: for lhi_attend_seen */
+    const lh_layout *keys;
 } attend_part;
 
 typedef struct attend_attrs {
@@ -24,6 +26,9 @@ typedef struct attend_attrs {
     int relative_q, relative_weight; /* inputs; 0: no relative term */
     int n_segments;
     attend_part part[LH_SEGMENTS];
+    int64_t batch; /* batch to queries: for lhi_attend_seen */
+    int64_t first_head;
+    const lh_layout *queries;
 } attend_attrs;
 
 /* One running forward or backward, and the scratch that its segments use one after the other. */
@@ -558,6 +563,8 @@ static lh_status attend_describe(lh_tape *t, const lh_attend_desc *d, attend_att
     p->kv_heads = p->n_heads / group;
     p->own_first = k->dim[2] == a->kv_heads ? 0 : p->kv_first;
     p->sight = s->sight;
+    p->pattern = s->pattern;
+    p->keys = s->layout;
     LH_TRY(attend_check_segment(t, d, a, i));
     LH_TRY(lh_plan_get(d->plans, s->pattern, d->layout, s->layout, lh_tape_coord(t, LH_AXIS_SEQ),
                        &p->plan));
@@ -579,6 +586,9 @@ lh_status lh_attend(lh_tape *t, const lh_attend_desc *d, lh_var *o, lh_var *lse)
     int n_in = 1;
     a.kv_heads = d->kv_heads > 0 ? d->kv_heads : lh_var_shape(t, d->segment[0].k)->dim[2];
     LH_TRY(attend_check(t, d, a.kv_heads));
+    a.batch = lh_var_shape(t, d->q)->dim[0];
+    a.first_head = d->first_head;
+    a.queries = d->layout;
     for (int i = 0; i < d->n_segments; i++) {
         LH_TRY(attend_describe(t, d, &a, i, &kept));
         a.part[i].in[0] = attend_input(in, &n_in, d->segment[i].k);
@@ -597,6 +607,22 @@ done:
     *o = outs[ATTEND_O];
     if (lse != NULL) *lse = outs[ATTEND_LSE];
     return st;
+}
+
+bool lhi_attend_seen(const lh_tape_item *item, int i, lh_attend_seen *out)
+{
+    const attend_attrs *a = item->attrs;
+    if (item->op != &attend_op || i >= a->n_segments) return false;
+    const attend_part *p = &a->part[i];
+    *out = (lh_attend_seen){.part = item->part,
+                            .batch = a->batch,
+                            .head = a->first_head + p->head,
+                            .n_heads = p->n_heads,
+                            .pattern = p->pattern,
+                            .queries = a->queries,
+                            .keys = p->keys,
+                            .plan = p->plan};
+    return true;
 }
 
 lh_status lh_attend_self(lh_tape *t, const lh_attn_desc *d, const lh_qkv *in,

@@ -16,8 +16,9 @@ typedef struct lh_segment {
     /* [B, rows, G', D], sharded by layout, or replicated along the sequence if layout->everywhere.
      * Segments may share k and v. */
     lh_var k, v;
-    const lh_layout *layout;   /* of the keys; borrowed until the tape is reset */
-    const lh_pattern *pattern; /* who of the queries sees whom of these keys; read now */
+    const lh_layout *layout; /* of the keys; borrowed until the tape is reset */
+    /* who of the queries sees whom of these keys; read now, and by lh_attend_next's caller */
+    const lh_pattern *pattern;
     /* query heads head .. head + n_heads - 1 attend to this segment, whose k and v then hold all G
      * heads (only those of the range travel) or just the range's own; n_heads 0: all heads. Whole
      * groups of H / G query heads. */
@@ -32,6 +33,7 @@ typedef struct lh_attend_desc {
     const lh_layout *layout; /* of the queries */
     double scale;            /* usually 1 / sqrt(D) */
     int64_t kv_heads;        /* G; 0: as many as the keys of segment 0 have */
+    int64_t first_head; /* of the model, which q's first one is; only lh_attend_next tells it */
     int n_segments;
     lh_segment segment[LH_SEGMENTS];
     /* Relative term (Dai et al. 2019, section 3.3), null variables: none. relative_q [B, s, H, D] is
@@ -64,6 +66,30 @@ typedef struct lh_attend_few_desc {
     lh_sight sight;
 } lh_attend_few_desc;
 LH_NODISCARD lh_status lh_attend_few(lh_tape *t, const lh_attend_few_desc *d, lh_var *o);
+
+/* One segment of an lh_attend, or an lh_attend_few, as it was recorded: what pictures and tile counts
+ * are made from. */
+typedef struct lh_attend_seen {
+    int part; /* of the tape: layer l is part 1 + l */
+    int64_t batch;
+    int64_t head, n_heads;     /* of the model */
+    const lh_pattern *pattern; /* as it was given: must still live; NULL: all see all */
+    const lh_layout *queries, *keys;
+    const lh_plan *plan;
+} lh_attend_seen;
+
+/* lh_attend_next - the next recorded segment; *at is 0 at first, and moves on. false: there are no
+ * more. Local. */
+bool lh_attend_next(const lh_tape *t, int64_t *at, lh_attend_seen *out);
+
+/* lh_picture_recorded - draw the layer at hand from what part `tape_part` of a tape holds: its
+ * segments. Local. Errors: LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_picture_recorded(lh_picture *p, const lh_tape *t, int tape_part);
+
+/* What lh_attend_next asks: segment i of an operation recorded by lh_attend; an operation recorded by
+ * lh_attend_few. false: it is none. Local. */
+bool lhi_attend_seen(const lh_tape_item *item, int i, lh_attend_seen *out);
+bool lhi_attend_few_seen(const lh_tape_item *item, lh_attend_seen *out);
 
 /* lh_attend_relative - if positions are relative (in->relative_weight), the relative term for the
  * queries in d->q: adds the two biases to them. Records two operations. Local. */

@@ -10,6 +10,8 @@ typedef struct few_attrs {
     double scale;
     const lh_plan *plan;
     lh_sight sight;
+    int64_t batch, heads; /* batch to keys: for lhi_attend_few_seen */
+    const lh_layout *queries, *keys;
 } few_attrs;
 
 /* What forward and backward share. */
@@ -216,10 +218,27 @@ lh_status lh_attend_few(lh_tape *t, const lh_attend_few_desc *d, lh_var *o)
              "%lld query heads are no multiple of %lld key heads", (long long)q->dim[2],
              (long long)k->dim[2]);
     LH_TRY(lh_plan_get(d->plans, &all, d->queries, d->layout, rank, &attrs.plan));
+    attrs.batch = q->dim[0];
+    attrs.heads = q->dim[2];
+    attrs.queries = d->queries;
+    attrs.keys = d->layout;
     const lh_shape shapes[FEW_OUTPUTS] = {*q, lh_shape_3(LH_REAL, q->dim[0], q->dim[2], q->dim[1])};
     LH_TRY(lh_record(t, &few_op, &attrs, sizeof attrs, 3, (lh_var[]){d->q, d->k, d->v}, FEW_OUTPUTS,
                      shapes, outs));
 done:
     *o = outs[FEW_O];
     return st;
+}
+
+bool lhi_attend_few_seen(const lh_tape_item *item, lh_attend_seen *out)
+{
+    const few_attrs *a = item->attrs;
+    if (item->op != &few_op) return false;
+    *out = (lh_attend_seen){.part = item->part,
+                            .batch = a->batch,
+                            .n_heads = a->heads,
+                            .queries = a->queries,
+                            .keys = a->keys,
+                            .plan = a->plan};
+    return true;
 }

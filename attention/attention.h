@@ -9,7 +9,9 @@
  *   plan.h       which rows travel and which tiles are computed
  *   attend.h     softmax over patterns as an operation of the tape
  *   favor.h      sums of features; landmarks.h: projections of the sequence
- *   band_cost.h  the formula of bands */
+ *   band_cost.h  the formula of bands
+ *   picture.h    how it is drawn */
+#include "attention/picture.h"
 #include "attention/plan.h"
 #include "core/ops.h"
 #include "core/settings.h"
@@ -90,6 +92,8 @@ typedef struct lh_attn_ops {
      * be drawn again */
     lh_status (*begin_step)(void *state, int64_t step);
     void (*destroy)(void **state); /* required, no MPI */
+    /* optional, local: calls of lh_picture_add (NULL: drawn from the segments that forward recorded) */
+    lh_status (*draw)(const lh_attn_desc *d, int ranks, lh_picture *p);
 } lh_attn_ops;
 
 /* lh_attn_find - the mechanism of that name; NULL when there is none. Local. */

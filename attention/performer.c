@@ -371,6 +371,28 @@ static lh_status performer_predict(const lh_attn_desc *d, int ranks, int rank, l
     return LH_OK;
 }
 
+/* Keys reach queries as sums only; between ranks, sums are what travels. */
+static lh_status performer_picture(const lh_attn_desc *d, int ranks, lh_picture *p)
+{
+    const lh_pattern all = lh_pattern_band(-LH_FAR, d->causal ? 0 : LH_FAR);
+    int64_t wide = lh_feature_width(performer_kind(d->settings), performer_features(d));
+    char note[LH_PICTURE_TEXT];
+    (void)snprintf(note, sizeof note,
+                   "keys reach queries as sums of features, never as scores%s%lld x %lld numbers "
+                   "per key head%s",
+                   ranks > 1 ? "; between ranks travels one summary of " : ": ", (long long)wide,
+                   (long long)(d->head_width + 1),
+                   ranks == 1  ? ""
+                   : d->causal ? " (scan in order of position)"
+                               : " (sum over all ranks)");
+    return lh_picture_add(p, &(lh_picture_part){.n_heads = d->heads,
+                                                .pattern = &all,
+                                                .queries = d->layout,
+                                                .keys = d->layout,
+                                                .far = LH_KIND_SUMMARY,
+                                                .note = note});
+}
+
 static void performer_destroy(void **state)
 {
     lh_free(state);
@@ -391,4 +413,5 @@ const lh_attn_ops lh_attn_performer = {
     .predict = performer_predict,
     .begin_step = performer_begin_step,
     .destroy = performer_destroy,
+    .draw = performer_picture,
 };

@@ -20,6 +20,7 @@ typedef struct plan_make {
     lh_runs needs;                                 /* of one query block */
     plan_span *span;                               /* of the part that is being made */
     int64_t n_spans, spans_capacity, distances_capacity;
+    int64_t query_blocks; /* of the part that is being made: the same in each */
 } plan_make;
 
 /* Evenly spaced rows with evenly spaced positions: a query block, or a stretch of keys. */
@@ -365,6 +366,7 @@ static lh_status plan_piece(plan_make *m, const lh_piece *piece, const plan_runs
     for (int64_t i = 0; i < piece->count; i += LH_TILE_Q * classes) {
         int64_t count = lhi_min(LH_TILE_Q * classes, piece->count - i);
         for (int64_t c = 0; c < lhi_min(classes, count); c++) {
+            m->query_blocks++;
             plan_list q = plan_part(&all, i + c, classes, (count - c - 1) / classes + 1);
             LH_TRY(plan_query(m, &q, keys));
         }
@@ -378,6 +380,7 @@ static lh_status plan_block(plan_make *m, int rank, int part, const plan_runs *k
 {
     lh_status st = LH_OK;
     lh_piece piece;
+    m->query_blocks = 0;
     for (lh_pieces it = lh_pieces_of(m->queries, rank); lh_piece_next(&it, &piece);)
         LH_TRY(plan_piece(m, &piece, keys));
     LH_TRY(plan_distances(m, part, m->plan->first[part]));
@@ -471,6 +474,8 @@ lh_status lh_plan_create(const lh_pattern *pattern, const lh_layout *queries, co
     LH_TRY(lh_new(sizeof *m.plan, &m.plan));
     LH_TRY(plan_exchange(&m, rank));
     LH_TRY(plan_tiles(&m, rank));
+    m.plan->query_blocks = m.query_blocks;
+    m.plan->faced_keys = queries->everywhere ? keys->rows[rank] : keys->n;
     *out = m.plan;
     m.plan = NULL;
 done:

@@ -38,7 +38,10 @@ typedef struct lh_plan {
     int64_t max_distance_rows;
     /* rows of the block that holds received keys: all of them if kept, else the largest step */
     int64_t block_rows;
-    double scores; /* visible scores of this rank's queries, of one head and sequence */
+    double scores;        /* visible scores of this rank's queries, of one head and sequence */
+    int64_t query_blocks; /* blocks that this rank's queries are cut into */
+    int64_t
+        faced_keys; /* keys that they could see: all, or, where queries lie everywhere, own ones */
 } lh_plan;
 
 /* lh_plan_create - Local, pure. The caller destroys *out. Errors: LH_ERR_MEMORY, LH_ERR_UNSUP. */
@@ -46,6 +49,11 @@ LH_NODISCARD lh_status lh_plan_create(const lh_pattern *pattern, const lh_layout
                                       const lh_layout *keys, int rank, lh_plan **out);
 /* lh_plan_destroy - release it and null the handle. Local. */
 void lh_plan_destroy(lh_plan **plan);
+
+/* lh_plan_tiles - the blocks of LH_TILE_Q queries by LH_TILE_K keys of one head and sequence: mixed
+ * and full ones are those of the tiles; empty: for each block of queries, the blocks that the keys
+ * would make which its tiles leave out, rounded up. Local. O(tiles + rows). Errors: LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_plan_tiles(const lh_plan *plan, lh_tile_count *out);
 
 /* The cache of a model: least recently used, LH_PLAN_CACHE entries, more only while one step needs
  * them. */

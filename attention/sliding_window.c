@@ -196,6 +196,37 @@ done:
     return st;
 }
 
+/* What forward records does not know where the global tokens are. */
+static lh_status window_draw(const lh_attn_desc *d, int ranks, lh_picture *p)
+{
+    lh_status st = LH_OK;
+    const lhi_global_spec spec = window_global(d->settings);
+    const int64_t first = 0;
+    window_group group[WINDOW_GROUPS];
+    int n = 0;
+    (void)ranks;
+    LH_TRY(window_groups(d, group, &n));
+    for (int i = 0; i < n; i++) {
+        lh_band band = window_band(d, &group[i]);
+        lh_pattern pattern = lh_pattern_dilated(band.lo, band.hi, band.step);
+        lh_picture_part part = {.head = group[i].head,
+                                .n_heads = group[i].n_heads,
+                                .pattern = &pattern,
+                                .queries = d->layout,
+                                .keys = d->layout,
+                                .far = LH_KIND_HALO,
+                                .global = spec.kind == LHI_GLOBAL_LIST ? spec.position : &first,
+                                .causal = d->causal};
+        if (spec.kind == LHI_GLOBAL_TASK)
+            part.note = "the global tokens, which the task names in the data, are not drawn";
+        else
+            part.n_global = lhi_global_max(&spec, d);
+        LH_TRY(lh_picture_add(p, &part));
+    }
+done:
+    return st;
+}
+
 const lh_attn_ops lh_attn_sliding_window = {
     .name = "sliding_window",
     .help = "a band of `window` positions around the query, dilated per head, with global tokens: "
@@ -209,4 +240,5 @@ const lh_attn_ops lh_attn_sliding_window = {
     .forward = window_forward,
     .predict = window_predict,
     .destroy = window_destroy,
+    .draw = window_draw,
 };

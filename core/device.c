@@ -159,11 +159,18 @@ static int64_t bits_between(const uint64_t *bits, int64_t first, int64_t last)
     return n;
 }
 
+/* Are keys first .. last of a tile all visible to all of its queries? */
+static bool tile_full(const lh_tile *t, int64_t first, int64_t last)
+{
+    return t->bits < 0 && t->lo <= first - (t->nq - 1) && last <= t->hi;
+}
+
 /* Visible scores of a tile, row by row: keys from i + lo to i + hi that exist, and of these the
  * ones whose bit is 1. */
 static int64_t tile_visible(const lh_tile *t, const uint64_t *bits)
 {
     int64_t n = 0;
+    if (tile_full(t, 0, t->nk - 1)) return (int64_t)t->nq * t->nk;
     for (int64_t i = 0; i < t->nq; i++) {
         int64_t first = i + t->lo > 0 ? i + t->lo : 0;
         int64_t last = i + t->hi + 1 < t->nk ? i + t->hi + 1 : t->nk;
@@ -202,6 +209,40 @@ static double no_flops(const void *args)
     return 0.0;
 }
 
+void lh_tiles_count(const lh_tile *tiles, int64_t n_tiles, lh_tile_count *n)
+{
+    for (int64_t i = 0; i < n_tiles; i++) {
+        const lh_tile *t = &tiles[i];
+        if (tile_full(t, 0, t->nk - 1)) {
+            n->full += (t->nk + LH_TILE_K - 1) / LH_TILE_K;
+            continue;
+        }
+        for (int64_t first = 0; first < t->nk; first += LH_TILE_K) {
+            int64_t last = first + LH_TILE_K < t->nk ? first + LH_TILE_K - 1 : t->nk - 1;
+            bool full = tile_full(t, first, last);
+            n->full += full;
+            n->mixed += !full;
+        }
+    }
+}
+
+static void attend_tiles(lh_device *d, const lh_attend_args *a)
+{
+    lh_tile_count one = {0};
+    lh_tiles_count(a->tiles, a->n_tiles, &one);
+    d->tiles.mixed += a->batch * a->n_heads * one.mixed;
+    d->tiles.full += a->batch * a->n_heads * one.full;
+}
+
+static void no_tiles(lh_device *d, const void *args)
+{
+    (void)d, (void)args;
+}
+
+/* Counts the tiles of a call, by the type of its arguments. */
+#define DEVICE_TILES(d, args)                                                                      \
+    _Generic((args), const lh_attend_args * : attend_tiles, default : no_tiles)(d, args)
+
 /* The flops of a call, by the type of its arguments. */
 #define DEVICE_FLOPS(args)                                                                         \
     _Generic((args), const lh_gemm_args *: lh_gemm_flops, const lh_attend_args *: lh_attend_flops, \
@@ -211,6 +252,7 @@ static double no_flops(const void *args)
     void lh_run_##name(lh_device *d, const lh_##name##_args *args)                                 \
     {                                                                                              \
         d->flops += DEVICE_FLOPS(args);                                                            \
+        DEVICE_TILES(d, args);                                                                     \
         if (d->counting) return;                                                                   \
         device_open(d);                                                                            \
         d->kernels->name(args, d->threads);                                                        \

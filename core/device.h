@@ -28,12 +28,21 @@ typedef struct lh_device_ops {
     void (*destroy)(lh_device *d); /* releases state */
 } lh_device_ops;
 
+/* Blocks of at most LH_TILE_Q queries by LH_TILE_K keys of one head and sequence. */
+typedef struct lh_tile_count {
+    int64_t empty; /* not looked at */
+    int64_t mixed; /* computed and masked */
+    int64_t full;  /* computed, all of it visible */
+} lh_tile_count;
+
 struct lh_device {
     const lh_device_ops *ops;
     const lh_kernels *kernels;
     int threads;
     bool counting; /* no data: host decisions must not depend on values */
     double flops;  /* counted by the calls below on every device; reset by the owner */
+    /* blocks that lh_run_attend was given, of all its heads and sequences (empty: 0); likewise */
+    lh_tile_count tiles;
     void *state;
 };
 
@@ -82,6 +91,11 @@ size_t lh_attend_scratch(const lh_device *d, int64_t heads, int64_t kv_heads, in
 double lh_gemm_flops(const lh_gemm_args *a);
 double lh_attend_flops(const lh_attend_args *a);
 double lh_attend_grad_flops(const lh_attend_grad_args *a);
+
+/* lh_tiles_count - adds the blocks of a list of tiles to *n, as the kernel takes them: each tile's
+ * keys from its first one on, LH_TILE_K at a time. What data hides (lh_sight) does not count. Local,
+ * pure. */
+void lh_tiles_count(const lh_tile *tiles, int64_t n_tiles, lh_tile_count *n);
 
 /* lh_run_NAME(device, &args) - run kernel NAME. Local. */
 #define LH_KERNEL_CALL(name) void lh_run_##name(lh_device *d, const lh_##name##_args *args);

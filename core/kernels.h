@@ -229,8 +229,8 @@ typedef struct lh_rows_args {
  * k_position + j * k_step, for the valid length of a batch row, limits and hidden keys. r_row,
  * r_step: with a relative term, score (i, j) uses row r_row + (i - j) * r_step of the table, which
  * must exist for every score of the tile, visible or not. The kernel itself skips what a band leaves
- * empty and masks only what the band cuts. */
-enum { LH_TILE_Q = 96, LH_TILE_FAR = 1 << 30 };
+ * empty and masks only what the band cuts. It takes a tile's keys in blocks of LH_TILE_K. */
+enum { LH_TILE_Q = 96, LH_TILE_K = 96, LH_TILE_FAR = 1 << 30 };
 typedef struct lh_tile {
     int32_t q_row, nq, q_stride;
     int32_t k_row, nk, k_stride;

@@ -242,6 +242,14 @@ void lh_tape_part(lh_tape *t, int part)
     t->part = part >= 0 && part < LH_TAPE_PARTS ? part : 0;
 }
 
+bool lh_tape_recorded(const lh_tape *t, int64_t k, lh_tape_item *out)
+{
+    if (k < 0 || k >= t->n_nodes) return false;
+    const tape_node *n = &t->node[k];
+    *out = (lh_tape_item){n->op, t->attrs + n->attrs, n->part};
+    return true;
+}
+
 double lh_tape_part_flops(const lh_tape *t, int part)
 {
     return part >= 0 && part < LH_TAPE_PARTS ? t->part_flops[part] : 0.0;

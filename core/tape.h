@@ -95,6 +95,15 @@ enum { LH_TAPE_PARTS = 1024 };
 void lh_tape_part(lh_tape *t, int part);
 double lh_tape_part_flops(const lh_tape *t, int part);
 
+/* lh_tape_recorded - operation number k (0, 1, ...) that was recorded since the reset; false: there are
+ * no more. Local. Borrowed until the next operation is recorded. */
+typedef struct lh_tape_item {
+    const lh_op *op;
+    const void *attrs;
+    int part;
+} lh_tape_item;
+bool lh_tape_recorded(const lh_tape *t, int64_t k, lh_tape_item *out);
+
 /* Queries. Local. */
 const lh_shape *lh_var_shape(const lh_tape *t, lh_var v);
 const lh_place *lh_var_place(const lh_tape *t, lh_var v);

@@ -39,7 +39,7 @@
 #define MINUS_INF ((real)(-INFINITY))
 
 enum {
-    TILE_KEYS = 96,             /* keys per block */
+    TILE_KEYS = LH_TILE_K,      /* keys per block */
     GROUP = SCORE_VECS * LANES, /* queries per column of score blocks */
     ROW_PAD = 16,               /* rows behind a buffer that a register block may read or write */
     OFFSETS = TILE_KEYS + LH_TILE_Q, /* at least the distances of a key block to a query block */

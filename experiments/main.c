@@ -12,6 +12,7 @@
 #include "experiments/inspect.h"
 #include "experiments/options.h"
 #include "experiments/plan_command.h"
+#include "experiments/plan_draw.h"
 #include "experiments/prepare.h"
 #include "experiments/train.h"
 #include "io/files.h"
@@ -59,6 +60,8 @@ static void main_help(FILE *out)
         "case\n"
         "  longhaul plan  FILE.yaml [--ranks P] [--json]              what a step costs, without "
         "running it\n"
+        "                           [--draw OUT.svg]                  and a picture of its "
+        "attention\n"
         "  longhaul prepare TEXT --out DATA.h5 [--words] [--task T]   a token file of a text, a "
         "FASTA file,\n"
         "                                                             ListOps examples\n"
@@ -101,7 +104,8 @@ typedef struct main_options {
     const char *target; /* FILE.yaml or RUN_DIR */
     lh_option_words overrides;
     bool resume, json;
-    int64_t ranks; /* of plan; 0: not given */
+    int64_t ranks;    /* of plan; 0: not given */
+    const char *draw; /* of plan: the file that is drawn; NULL: none */
 } main_options;
 
 #define MAIN_OPTION_SET                                                                            \
@@ -116,6 +120,10 @@ static const lh_option main_options_train[] = {
 static const lh_option main_options_eval[] = {MAIN_OPTION_SET, {.name = NULL}};
 static const lh_option main_options_plan[] = {
     MAIN_OPTION_SET,
+    {.name = "--draw",
+     .kind = LH_OPTION_WORD,
+     .offset = offsetof(main_options, draw),
+     .expected = "the name of the picture, such as --draw plan.svg"},
     {.name = "--json", .kind = LH_OPTION_FLAG, .offset = offsetof(main_options, json)},
     {.name = "--ranks",
      .kind = LH_OPTION_INT,
@@ -237,25 +245,44 @@ done:
     return st;
 }
 
+static lh_status main_picture(const char *name)
+{
+    lh_status st = LH_OK;
+    size_t n = name != NULL ? strlen(name) : 0;
+    LH_CHECK(
+        name == NULL || (n > 4 && strcmp(name + n - 4, ".svg") == 0), LH_ERR_USAGE,
+        "longhaul plan: --draw makes an SVG picture: give a name that ends with .svg, not '%s'",
+        name);
+done:
+    return st;
+}
+
 /* One process plans for all ranks. */
 static lh_status main_plan(lh_comm *none, int argc, char **argv)
 {
     lh_status st = LH_OK;
     lh_config *config = NULL;
     lh_step_plan *plan = NULL;
+    char *svg = NULL;
     main_options o;
     (void)none;
     LH_TRY(main_parse("longhaul plan", main_options_plan,
                       "an experiment file: longhaul plan FILE.yaml", argc, argv, &o));
+    LH_TRY(main_picture(o.draw));
     lh_config_source source = main_source(o.target, &o);
     source.flags = LH_CONFIG_PLAN;
     LH_TRY(lh_config_load(&source, &config));
     LH_TRY(lh_step_plan_create(config, o.ranks > 0 ? (int)o.ranks : (int)config->mesh.data, &plan));
+    if (o.draw != NULL) {
+        LH_TRY(lh_plan_draw(config, plan, &svg));
+        LH_TRY(lh_write_small(NULL, o.draw, svg, strlen(svg)));
+    }
     if (o.json)
         LH_TRY(lh_plan_json(plan, stdout));
     else
         lh_plan_table(plan, stdout);
 done:
+    lh_free(&svg);
     lh_step_plan_destroy(&plan);
     lh_config_destroy(&config);
     return st;

@@ -126,8 +126,8 @@ static lh_status options_one(lh_options *o, int argc, char **argv, int i, int *u
     if (p->name == NULL) return options_unknown(o, argv[i]);
     if (p->kind == LH_OPTION_FLAG || p->kind == LH_OPTION_SWITCH)
         return options_bare(o, p, attached, next, used);
-    const char *value = attached != NULL ? attached : next;
-    if (value == NULL) value = "";
+    if (next != NULL && strncmp(next, "--", 2) == 0) next = NULL; /* the next option, no value */
+    const char *value = attached != NULL ? attached : next != NULL ? next : "";
     LH_CHECK(value[0] != '\0' || p->expected == NULL, LH_ERR_USAGE, "%s: %s wants %s", o->command,
              p->name, p->expected);
     *used = attached != NULL ? 1 : 2;

@@ -3,15 +3,22 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "experiments/units.h"
 #include "io/metrics.h"
 
 enum {
-    COMMAND_TEXT = 32,
     COMMAND_ROWS = 32,   /* rows of the table of ranks, at most */
     COMMAND_SAMPLES = 16 /* rows of it when ranks differ too much */
 };
 
 /* --- JSON --- */
+
+static void command_json_tiles(lh_json *j, const lh_tile_count *t)
+{
+    lh_json_int(j, "tiles_empty", t->empty);
+    lh_json_int(j, "tiles_mixed", t->mixed);
+    lh_json_int(j, "tiles_full", t->full);
+}
 
 static void command_json_layer(lh_json *j, const lh_layer_plan *l)
 {
@@ -34,11 +41,41 @@ static void command_json_layers(lh_json *j, const lh_step_plan *p)
         lh_json_real(j, "backward_bytes", l->backward_bytes);
         lh_json_real(j, "summary_bytes", l->summary_bytes);
         lh_json_real(j, "recompute_bytes", l->recompute_bytes);
+        command_json_tiles(j, &l->tiles);
         lh_json_close(j);
     }
     lh_json_close(j);
     lh_json_object(j, "rest");
     command_json_layer(j, &p->rest);
+    lh_json_close(j);
+}
+
+/* Of one head and sequence: over all ranks, and least and most of a rank. */
+static void command_json_group(lh_json *j, int layer, const lh_group_plan *g)
+{
+    const lh_head_tiles *t = &g->tiles;
+    lh_json_object(j, NULL);
+    lh_json_int(j, "layer", layer);
+    lh_json_int(j, "head", g->head);
+    lh_json_int(j, "heads", g->n_heads);
+    lh_json_int(j, "empty", t->sum.empty);
+    lh_json_int(j, "mixed", t->sum.mixed);
+    lh_json_int(j, "full", t->sum.full);
+    lh_json_int(j, "least_empty", t->least.empty);
+    lh_json_int(j, "least_mixed", t->least.mixed);
+    lh_json_int(j, "least_full", t->least.full);
+    lh_json_int(j, "most_empty", t->most.empty);
+    lh_json_int(j, "most_mixed", t->most.mixed);
+    lh_json_int(j, "most_full", t->most.full);
+    lh_json_close(j);
+}
+
+static void command_json_groups(lh_json *j, const lh_step_plan *p)
+{
+    lh_group_plan g;
+    lh_json_array(j, "tiles");
+    for (int l = 0; l < p->layers; l++)
+        for (int64_t head = 0; lh_step_plan_group(p, l, &head, &g);) command_json_group(j, l, &g);
     lh_json_close(j);
 }
 
@@ -54,6 +91,7 @@ static void command_json_ranks(lh_json *j, const lh_step_plan *p)
         lh_json_real(j, "flops_step", r->flops);
         lh_json_int(j, "sent_bytes_step", r->sent_bytes);
         lh_json_int(j, "peak_bytes", r->peak_bytes);
+        command_json_tiles(j, &r->tiles);
         lh_json_close(j);
     }
     lh_json_close(j);
@@ -84,7 +122,9 @@ lh_status lh_plan_json(const lh_step_plan *p, FILE *out)
     for (int k = 0; k < LH_PURPOSES; k++)
         if (k != LH_SEND_OTHER) lh_json_real(&j, lh_purpose_name((lh_purpose)k), p->purpose[k]);
     lh_json_close(&j);
+    command_json_tiles(&j, &p->tiles);
     command_json_layers(&j, p);
+    command_json_groups(&j, p);
     command_json_ranks(&j, p);
     LH_TRY(lh_json_text(&j, &text));
     (void)fprintf(out, "%s\n", text);
@@ -95,38 +135,12 @@ done:
 
 /* --- a table --- */
 
-/* "12.3 MiB", "4.56 TFLOP": three digits. */
-static const char *command_scaled(double x, double step, const char *const unit[], char *text)
-{
-    int i = 0;
-    while (x >= 999.5 && unit[i + 1] != NULL) {
-        x /= step;
-        i++;
-    }
-    int digits = i == 0 || x >= 99.95 ? 0 : x >= 9.995 ? 1 : 2;
-    (void)snprintf(text, COMMAND_TEXT, "%.*f %s", digits, x, unit[i]);
-    return text;
-}
-
-static const char *command_bytes(double x, char *text)
-{
-    static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", NULL};
-    return command_scaled(x, 1024.0, unit, text);
-}
-
-static const char *command_flops(double x, char *text)
-{
-    static const char *const unit[] = {"FLOP",  "KFLOP", "MFLOP", "GFLOP",
-                                       "TFLOP", "PFLOP", "EFLOP", NULL};
-    return command_scaled(x, 1000.0, unit, text);
-}
-
 static const char *command_span(int first, int last, char *text)
 {
     if (first == last)
-        (void)snprintf(text, COMMAND_TEXT, "%d", first);
+        (void)snprintf(text, LH_UNITS_TEXT, "%d", first);
     else
-        (void)snprintf(text, COMMAND_TEXT, "%d-%d", first, last);
+        (void)snprintf(text, LH_UNITS_TEXT, "%d-%d", first, last);
     return text;
 }
 
@@ -152,8 +166,8 @@ static void command_pass(const lh_step_plan *p, FILE *out)
 
 static void command_head(const lh_step_plan *p, FILE *out)
 {
-    char a[COMMAND_TEXT];
-    char b[COMMAND_TEXT];
+    char a[LH_UNITS_TEXT];
+    char b[LH_UNITS_TEXT];
     const char *what = p->forward_only ? "pass" : "step";
     (void)fprintf(out, "%d rank%s (%d data x %d sequence), %d thread%s each, %s kernels, %s\n",
                   p->ranks, command_plural(p->ranks, "s"), p->data, p->sequence, p->threads,
@@ -161,17 +175,17 @@ static void command_head(const lh_step_plan *p, FILE *out)
     command_pass(p, out);
     (void)fprintf(out, "parameters   %" PRId64 "; %s%s a rank\n", p->parameters,
                   p->forward_only ? "" : "with gradients and moments ",
-                  command_bytes((double)p->parameter_bytes, a));
-    (void)fprintf(out, "work         %s a %s; %s a rank in the mean\n", command_flops(p->flops, a),
-                  what, command_flops(p->flops / (double)p->ranks, b));
+                  lh_units_bytes((double)p->parameter_bytes, a));
+    (void)fprintf(out, "work         %s a %s; %s a rank in the mean\n", lh_units_flops(p->flops, a),
+                  what, lh_units_flops(p->flops / (double)p->ranks, b));
     (void)fprintf(out, "sent         %s a %s and rank in the mean:\n",
-                  command_bytes(p->sent_bytes, a), what);
+                  lh_units_bytes(p->sent_bytes, a), what);
     for (int k = 0; k < LH_PURPOSES; k++)
         if (p->purpose[k] > 0.0)
             (void)fprintf(out, "             %-20s %s\n", lh_purpose_name((lh_purpose)k),
-                          command_bytes(p->purpose[k], a));
+                          lh_units_bytes(p->purpose[k], a));
     (void)fprintf(out, "%s memory  %s on the rank that needs most\n\n", what,
-                  command_bytes((double)p->peak_bytes, a));
+                  lh_units_bytes((double)p->peak_bytes, a));
 }
 
 static bool command_same_layer(const lh_layer_plan *a, const lh_layer_plan *b)
@@ -182,44 +196,126 @@ static bool command_same_layer(const lh_layer_plan *a, const lh_layer_plan *b)
            a->recompute_bytes == b->recompute_bytes && a->peak_bytes == b->peak_bytes;
 }
 
-static void command_layer(const char *name, const lh_layer_plan *l, FILE *out)
+enum { COMMAND_WAYS = 4 };
+
+/* What of a layer's bytes goes which way. */
+static void command_ways(const lh_layer_plan *l, double way[COMMAND_WAYS])
 {
-    char t[3][COMMAND_TEXT];
-    (void)fprintf(out, "%-11s  %-16s %12" PRId64 " %12s %12s %12s\n", name,
+    way[0] = l->forward_bytes;
+    way[1] = l->backward_bytes;
+    way[2] = l->summary_bytes;
+    way[3] = l->recompute_bytes;
+}
+
+/* shown: which ways have a column. */
+static void command_layer(const char *name, const lh_layer_plan *l, const bool *shown, FILE *out)
+{
+    char t[3][LH_UNITS_TEXT];
+    double way[COMMAND_WAYS];
+    (void)fprintf(out, "%-11s  %-16s %12" PRId64 " %12s %12s %12s", name,
                   l->mechanism != NULL ? l->mechanism : "", l->parameters,
-                  command_flops(l->flops, t[0]), command_bytes(l->sent_bytes, t[1]),
-                  command_bytes((double)l->peak_bytes, t[2]));
+                  lh_units_flops(l->flops, t[0]), lh_units_bytes((double)l->peak_bytes, t[1]),
+                  lh_units_bytes(l->sent_bytes, t[2]));
+    command_ways(l, way);
+    for (int i = 0; i < COMMAND_WAYS; i++)
+        if (shown[i]) (void)fprintf(out, " %10s", lh_units_bytes(way[i], t[0]));
+    (void)fprintf(out, "\n");
 }
 
 static void command_layers(const lh_step_plan *p, FILE *out)
 {
-    char name[COMMAND_TEXT];
-    (void)fprintf(out, "%-11s  %-16s %12s %12s %12s %12s\n", "layer", "mechanism", "parameters",
-                  "work", "sent", "memory");
+    static const char *const way_name[COMMAND_WAYS] = {"forward", "backward", "summary", "again"};
+    char name[LH_UNITS_TEXT];
+    bool shown[COMMAND_WAYS] = {false};
+    for (int i = 0; i < p->layers; i++) {
+        double way[COMMAND_WAYS];
+        command_ways(&p->layer[i], way);
+        for (int k = 0; k < COMMAND_WAYS; k++) shown[k] = shown[k] || way[k] > 0.0;
+    }
+    (void)fprintf(out, "%-11s  %-16s %12s %12s %12s %12s", "layer", "mechanism", "parameters",
+                  "work", "memory", "sent");
+    for (int k = 0; k < COMMAND_WAYS; k++)
+        if (shown[k]) (void)fprintf(out, " %10s", way_name[k]);
+    (void)fprintf(out, "\n");
     for (int i = 0; i < p->layers;) {
         int end = i + 1;
         while (end < p->layers && command_same_layer(&p->layer[i], &p->layer[end])) end++;
-        command_layer(command_span(i, end - 1, name), &p->layer[i], out);
+        command_layer(command_span(i, end - 1, name), &p->layer[i], shown, out);
         i = end;
     }
-    command_layer("rest", &p->rest, out);
+    command_layer("rest", &p->rest, shown, out);
     (void)fprintf(out,
-                  "work of all ranks; sent: mean over ranks; memory: most that a layer's values "
-                  "take at one moment\n\n");
+                  "of each layer; work: all ranks; memory: most that its values take at one "
+                  "moment; sent: mean over ranks%s\n\n",
+                  shown[3] ? "; again: for recomputed blocks" : "");
+}
+
+/* Do two layers have the same tiles, head by head? */
+static bool command_same_tiles(const lh_step_plan *p, int a, int b)
+{
+    int64_t heads = p->config->model.heads;
+    return memcmp(&p->head[a * heads], &p->head[b * heads], (size_t)heads * sizeof *p->head) == 0;
+}
+
+/* "12", or "12-34" where ranks differ. */
+static const char *command_range(int64_t least, int64_t most, char *text)
+{
+    if (least == most)
+        (void)snprintf(text, LH_UNITS_TEXT, "%" PRId64, least);
+    else
+        (void)snprintf(text, LH_UNITS_TEXT, "%" PRId64 "-%" PRId64, least, most);
+    return text;
+}
+
+static void command_group(const char *layers, const lh_group_plan *g, FILE *out)
+{
+    char t[4][LH_UNITS_TEXT];
+    const lh_tile_count *sum = &g->tiles.sum;
+    const lh_tile_count *least = &g->tiles.least;
+    const lh_tile_count *most = &g->tiles.most;
+    (void)fprintf(out, "%-11s  %-7s %12" PRId64 " %12" PRId64 " %14" PRId64 "  %s / %s / %s\n",
+                  layers, command_span((int)g->head, (int)(g->head + g->n_heads - 1), t[0]),
+                  sum->full, sum->mixed, sum->empty, command_range(least->full, most->full, t[1]),
+                  command_range(least->mixed, most->mixed, t[2]),
+                  command_range(least->empty, most->empty, t[3]));
+}
+
+/* Tiles by layer and head group; layers without scores have none. */
+static void command_tiles(const lh_step_plan *p, FILE *out)
+{
+    char name[LH_UNITS_TEXT];
+    lh_group_plan g;
+    bool some = false;
+    for (int64_t h = 0; h < p->layers * p->config->model.heads; h++)
+        some = some || p->head[h].ranks > 0;
+    if (!some) return;
+    (void)fprintf(out, "%-11s  %-7s %12s %12s %14s  %s\n", "tiles", "heads", "FULL", "MIXED",
+                  "EMPTY", "the same of one rank");
+    for (int l = 0, end = 0; l < p->layers; l = end) {
+        for (end = l + 1; end < p->layers && command_same_tiles(p, l, end);) end++;
+        for (int64_t head = 0; lh_step_plan_group(p, l, &head, &g);)
+            command_group(command_span(l, end - 1, name), &g, out);
+    }
+    (void)fprintf(out,
+                  "blocks of up to %d queries by %d keys, of one head and sequence, forward: FULL "
+                  "computed,\nMIXED computed and masked, EMPTY left out\n\n",
+                  LH_TILE_Q, LH_TILE_K);
 }
 
 static bool command_same_rank(const lh_rank_plan *a, const lh_rank_plan *b)
 {
     return a->rows == b->rows && a->flops == b->flops && a->sent_bytes == b->sent_bytes &&
-           a->peak_bytes == b->peak_bytes;
+           a->peak_bytes == b->peak_bytes && a->parameter_bytes == b->parameter_bytes &&
+           memcmp(&a->tiles, &b->tiles, sizeof a->tiles) == 0;
 }
 
 static void command_rank(const char *name, const lh_rank_plan *r, FILE *out)
 {
-    char t[3][COMMAND_TEXT];
-    (void)fprintf(out, "%-11s %12" PRId64 " %12s %12s %12s\n", name, r->rows,
-                  command_flops(r->flops, t[0]), command_bytes((double)r->sent_bytes, t[1]),
-                  command_bytes((double)r->peak_bytes, t[2]));
+    char t[4][LH_UNITS_TEXT];
+    (void)fprintf(out, "%-11s %12" PRId64 " %12s %12s %12s %12s %12" PRId64 "\n", name, r->rows,
+                  lh_units_flops(r->flops, t[0]), lh_units_bytes((double)r->peak_bytes, t[1]),
+                  lh_units_bytes((double)r->parameter_bytes, t[2]),
+                  lh_units_bytes((double)r->sent_bytes, t[3]), r->tiles.mixed + r->tiles.full);
 }
 
 /* First rank after `first` that does something else. */
@@ -234,29 +330,35 @@ static int command_rank_end(const lh_step_plan *p, int first)
  * stand for all. */
 static void command_ranks(const lh_step_plan *p, FILE *out)
 {
-    char name[COMMAND_TEXT];
+    char name[LH_UNITS_TEXT];
     int groups = 0;
-    (void)fprintf(out, "%-11s %12s %12s %12s %12s\n", p->data == 1 ? "rank" : "in sequence", "rows",
-                  "work", "sent", "memory");
+    (void)fprintf(out, "%-11s %12s %12s %12s %12s %12s %12s\n",
+                  p->data == 1 ? "rank" : "in sequence", "rows", "work", "memory", "parameters",
+                  "sent", "tiles");
     for (int i = 0; i < p->sequence; i = command_rank_end(p, i)) groups++;
     if (groups <= COMMAND_ROWS) {
         for (int i = 0, end = 0; i < p->sequence; i = end) {
             end = command_rank_end(p, i);
             command_rank(command_span(i, end - 1, name), &p->rank[i], out);
         }
-        return;
+        goto done;
     }
     for (int k = 0; k < COMMAND_SAMPLES; k++) {
         int i = (int)((int64_t)k * (p->sequence - 1) / (COMMAND_SAMPLES - 1));
         command_rank(command_span(i, i, name), &p->rank[i], out);
     }
     (void)fprintf(out, "%d of %d ranks; all of them: --json\n", COMMAND_SAMPLES, p->sequence);
+done:
+    (void)fprintf(out,
+                  "parameters: with gradients and moments; tiles: computed, of all layers, heads "
+                  "and sequences\n");
 }
 
 void lh_plan_table(const lh_step_plan *p, FILE *out)
 {
     command_head(p, out);
     command_layers(p, out);
+    command_tiles(p, out);
     command_ranks(p, out);
 }
 
@@ -264,13 +366,27 @@ void lh_plan_help(FILE *out)
 {
     (void)fprintf(
         out,
-        "longhaul plan FILE.yaml [--set KEY=VALUE]... [--ranks P] [--json]\n\n"
+        "longhaul plan FILE.yaml [--set KEY=VALUE]... [--ranks P] [--json] [--draw OUT.svg]\n\n"
         "Says what a training step costs, without running it: parameters, flops, bytes sent and\n"
         "memory, by layer and by rank. One process, without a launcher, for any number of ranks;\n"
         "no data file is opened. What is counted and what the formulas give must agree.\n"
         "A model whose head has no loss (model.head pooler or none) has no step: then all figures\n"
         "are of one forward pass.\n\n"
         "  --ranks P          ranks in all (default: mesh.data, one rank a sequence)\n"
+        "  --draw OUT.svg     also a picture of who sees whom, by layer and head group: queries "
+        "(down)\n"
+        "                     by keys, both in order of position, so that a rank has one stretch, "
+        "or\n"
+        "                     two in layout zigzag. Colours say how a key comes to its query: "
+        "local,\n"
+        "                     halo, global, summary; shades, how much of a cell is seen. Layers "
+        "that\n"
+        "                     are alike share a picture; a second one enlarges the surroundings of "
+        "a\n"
+        "                     border where bands or shards are thinner than cells. What only the "
+        "data\n"
+        "                     know (documents, padding, global tokens named by the task) is left "
+        "out\n"
         "  --json             one JSON object on one line:\n\n"
         "  parameters         learned numbers of the model\n"
         "  flops_step         of all ranks: forward, recomputed, backward; products and attention\n"
@@ -281,14 +397,30 @@ void lh_plan_help(FILE *out)
         "  pass               step, or forward: the model's head has no loss\n"
         "  ranks, data, sequence, length, batch, accumulate, real, isa, threads\n"
         "  sent_bytes_by_purpose\n"
-        "  layers             each with layer, mechanism, the first four, and sent_bytes_step as\n"
-        "                     forward_bytes, backward_bytes, summary_bytes, recompute_bytes\n"
+        "  tiles_empty, tiles_mixed, tiles_full: see below; of all ranks, heads and sequences of "
+        "a\n"
+        "                     step's forward (recomputed ones count once)\n"
+        "  layers             each with layer, mechanism, the first four, sent_bytes_step as\n"
+        "                     forward_bytes, backward_bytes, summary_bytes, recompute_bytes, and\n"
+        "                     the three of tiles\n"
         "  rest               the first four of what belongs to no layer; sent: the gradients of\n"
         "                     all parameters, the two small reductions of a step, learned\n"
-        "                     positions where max_length is not the length, and the rows that heads\n"
+        "                     positions where max_length is not the length, and the rows that "
+        "heads\n"
         "                     class and pooler know a sequence by\n"
+        "  tiles              by layer and head group, of one head and one sequence: layer, head,\n"
+        "                     heads, empty, mixed, full over all ranks, and of the rank that has\n"
+        "                     least_empty, ..., most_full\n"
         "  ranks_list         each with rank, rows, parameter_bytes, flops_step, sent_bytes_step,\n"
-        "                     peak_bytes\n\n"
+        "                     peak_bytes, and the three of tiles\n\n");
+    (void)fprintf(
+        out,
+        "Tiles are the blocks in which the kernel computes scores: at most %d queries of a chunk\n"
+        "(under dilation, of one residue class) by %d keys of what a rank holds. full: all pairs "
+        "are\n"
+        "seen; mixed: computed, then masked; empty: as many blocks as the keys would make that a\n"
+        "block of queries leaves out. full and mixed are what the kernel is given in a run.\n\n"
         "Memory depends on threads and isa: device.threads, else OMP_NUM_THREADS, else the\n"
-        "processors here divided by the ranks; device.isa, else the best of this machine.\n");
+        "processors here divided by the ranks; device.isa, else the best of this machine.\n",
+        LH_TILE_Q, LH_TILE_K);
 }

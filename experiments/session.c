@@ -204,6 +204,7 @@ static lh_status session_count(lh_session *s, bool gradients)
     LH_TRY(lh_memory_create(memory));
     LH_TRY(lh_memory_count_begin(*memory));
     s->counting_device->flops = 0.0;
+    s->counting_device->tiles = (lh_tile_count){0};
     lh_tape_reset(s->tape, s->counting_device, *memory, gradients);
     LH_TRY(session_record(s, s->counting_mesh, &batch, gradients, &loss, &correct));
     LH_TRY(lh_memory_count_end(*memory));

@@ -1,4 +1,4 @@
-#include "experiments/step_plan.h"
+#include "experiments/step_plan_internal.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -128,6 +128,7 @@ static lh_status plan_rank(lh_step_plan *p, lh_config *config, int rank, lh_cost
     LH_TRY(plan_formula(p, s, cost, &formula));
     LH_TRY(plan_compare(s->mesh->traffic, &formula, rank));
     LH_TRY(plan_parts(p, s));
+    LH_TRY(lhi_step_plan_tiles(p, s, rank));
     if (rank == 0) {
         plan_parameters(p, s->params);
         p->threads = s->device->threads;
@@ -196,6 +197,8 @@ lh_status lh_step_plan_create(lh_config *config, int ranks, lh_step_plan **out)
     p->forward_only = !lh_model_has_loss(&config->model);
     LH_TRY(lh_new((size_t)p->layers * sizeof *p->layer, &p->layer));
     LH_TRY(lh_new((size_t)p->layers * sizeof *cost, &cost));
+    LH_TRY(
+        lh_new((size_t)(config->model.layers * config->model.heads) * sizeof *p->head, &p->head));
     LH_TRY(lh_new((size_t)p->sequence * sizeof *p->rank, &p->rank));
     for (int l = 0; l < p->layers; l++)
         p->layer[l].mechanism = config->model.attention[l].ops->name;
@@ -214,5 +217,6 @@ void lh_step_plan_destroy(lh_step_plan **plan)
     if (*plan == NULL) return;
     lh_free(&(*plan)->layer);
     lh_free(&(*plan)->rank);
+    lh_free(&(*plan)->head);
     lh_free(plan);
 }

@@ -18,7 +18,22 @@ typedef struct lh_layer_plan {
     double forward_bytes, backward_bytes, summary_bytes, recompute_bytes;
     double sent_bytes;  /* the four together */
     int64_t peak_bytes; /* most bytes its values held at one moment, the largest over ranks */
+    /* of the step's forward: all ranks, heads and sequences; blocks that are recomputed count once */
+    lh_tile_count tiles;
 } lh_layer_plan;
+
+/* The tiles of one head, of one sequence: those of its pattern, and of its global tokens' keys and
+ * queries. Over the ranks that compute scores of it. */
+typedef struct lh_head_tiles {
+    lh_tile_count sum, least, most;
+    int64_t ranks; /* 0: there are no scores */
+} lh_head_tiles;
+
+/* Neighbouring heads of a layer that have the same numbers. */
+typedef struct lh_group_plan {
+    int64_t head, n_heads;
+    lh_head_tiles tiles;
+} lh_group_plan;
 
 /* One rank along the sequence. */
 typedef struct lh_rank_plan {
@@ -26,6 +41,7 @@ typedef struct lh_rank_plan {
     lh_traffic traffic;                        /* of a step */
     int64_t sent_bytes;                        /* of a step, all purposes */
     double flops;
+    lh_tile_count tiles; /* of its step's forward, as a layer's */
 } lh_rank_plan;
 
 typedef struct lh_step_plan {
@@ -43,6 +59,8 @@ typedef struct lh_step_plan {
     lh_layer_plan *layer; /* [layers] */
     lh_layer_plan rest;   /* embeddings, head, loss; its bytes are those of its operations */
     lh_rank_plan *rank;   /* [sequence]; world rank r is rank[r % sequence] */
+    lh_tile_count tiles;  /* of all layers */
+    lh_head_tiles *head;  /* [layers, heads] */
 } lh_step_plan;
 
 /* lh_step_plan_create - plan a training step on `ranks` ranks; one forward pass where the model's head
@@ -51,5 +69,8 @@ typedef struct lh_step_plan {
  * LH_ERR_UNSUP (a mechanism refuses), LH_ERR_BUG (formula and count differ: with rank, purpose and both
  * numbers), LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_step_plan_create(lh_config *config, int ranks, lh_step_plan **out);
+/* lh_step_plan_group - the next group of heads of a layer; *head is 0 at first, and moves on. false:
+ * there are no more that compute scores. Local. */
+bool lh_step_plan_group(const lh_step_plan *p, int layer, int64_t *head, lh_group_plan *group);
 /* lh_step_plan_destroy - release it and null the handle. Local. */
 void lh_step_plan_destroy(lh_step_plan **plan);

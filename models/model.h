@@ -132,6 +132,11 @@ LH_NODISCARD lh_status lh_model_loss(lh_model *m, lh_tape *t, lh_mesh *mesh, con
  * every so many steps is drawn. Local. */
 LH_NODISCARD lh_status lh_model_begin_step(lh_model *m, int64_t step);
 
+/* lh_model_draw - add the pictures of one layer's head groups. t: holds the recorded model. label:
+ * mechanism and settings. Local. Errors: LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_model_draw(const lh_model *m, const lh_tape *t, int layer,
+                                     const char *label, lh_picture *p);
+
 /* lh_model_predict_rest - bytes of what belongs to no layer, by formula: learned positions that are
  * laid out anew because the sequence is shorter than max_length (forward_bytes, backward_bytes), and
  * what heads class and pooler know of a sequence (summary_bytes). Local. */

@@ -1,5 +1,6 @@
 /* The single-stack transformers: decoder (causal) and encoder (bidirectional). They differ in who
  * sees whom. */
+#include "attention/attend.h"
 #include "models/block.h"
 
 enum {
@@ -364,4 +365,14 @@ lh_status lh_model_predict(const lh_model_desc *d, const lh_model_shape *shape, 
     }
 done:
     return st;
+}
+
+lh_status lh_model_draw(const lh_model *m, const lh_tape *t, int layer, const char *label,
+                        lh_picture *p)
+{
+    const lh_attn_ops *ops = m->desc->attention[layer].ops;
+    const lh_attn_desc a = transformer_attn(m->desc, &m->shape, layer);
+    lh_picture_layer(p, layer, label);
+    if (ops->draw == NULL) return lh_picture_recorded(p, t, 1 + layer);
+    return ops->draw(&a, m->shape.layout->ranks, p);
 }

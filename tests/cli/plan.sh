@@ -83,6 +83,31 @@ expect 2 0 plan model.yaml --set model.kind=encoder --set model.head=class
 says err 'give model.classes'
 expect 0 0 plan model.yaml --set model.kind=encoder --set model.head=class --set model.classes=7 --json
 same "a step" "$(first pass)" '"step"'
+# --- the table says what the object says, and the picture is a file of its own ---
+expect 0 0 plan tiny.yaml --ranks 3 --json --draw plan.svg
+same "lines beside a picture" "$(wc -l <out)" 1
+for key in empty mixed full; do
+    same "tiles: $key, by layer" "$(of_layers tiles_$key | awk '{ s += $1 } END { print s }')" "$(first tiles_$key)"
+    same "tiles: $key, by rank" "$(of_ranks tiles_$key | awk '{ s += $1 } END { print s }')" "$(first tiles_$key)"
+done
+groups=$(sed -E 's/.*"tiles":\[([^]]*)\].*/\1/' out)
+same "tiles of two heads by layer" "$(tr '}' '\n' <<<"$groups" | sed -nE 's/.*"heads":2,"empty":([0-9]+).*/\1/p' | awk '{ s += 2 * $1 } END { print s }')" \
+    "$(first tiles_empty)"
+full=$(grep -oE '"full":[0-9]+' <<<"$groups" | head -n 1 | cut -d : -f 2)
+mixed=$(grep -oE '"mixed":[0-9]+' <<<"$groups" | head -n 1 | cut -d : -f 2)
+says plan.svg "FULL $full, MIXED $mixed"
+expect 0 0 plan tiny.yaml --ranks 3
+holds "the table's tiles" "$(awk '/^tiles/ { getline; print ($3 == '"$full"' && $4 == '"$mixed"') }' out)"
+expect 0 0 plan tiny.yaml --ranks 3 --draw=again.svg
+same_file plan.svg again.svg
+# a picture that cannot be written leaves nothing
+mkdir folder.svg
+for path in nowhere/plan.svg folder.svg; do
+    expect 1 0 plan tiny.yaml --draw "$path"
+    same "standard output without a picture" "$(cat out)" ''
+    says err "'$path"
+done
+missing nowhere folder.svg.tmp plan.svg.tmp
 
 # --- many ranks, in one process and little time ---
 
@@ -134,7 +159,8 @@ big="--set data.length=$((many * 1024)) --set mesh.chunk=512 --set model.attenti
 expect 0 0 plan tiny.yaml $big --set train.recompute=block --json
 same "ranks of a large plan" "$(of_ranks rank | tail -n 1)" "$((many - 1))"
 same "rows of a large plan" "$(of_ranks rows | sort -u)" 1024
-expect 0 0 plan tiny.yaml $big
+expect 0 0 plan tiny.yaml $big --draw big.svg
+holds "a picture of many ranks is small" "$(wc -c <big.svg) < 500000"
 says out "$many ranks (1 data x $many sequence)"
 says out "1-$((many - 2))"
 # parameters of a large model are never allocated: 400 million, with gradients and moments 6 GiB and more
@@ -177,11 +203,16 @@ wrong '--ranks: expected an integer from 1 to 1048576, got' tiny.yaml --ranks=3x
 wrong '--ranks: expected an integer from 1 to 1048576, got' tiny.yaml --ranks 99999999999999999999
 wrong 'mesh.data 2 does not divide 3 ranks' tiny.yaml --set data.batch=2 --set mesh.data=2 --ranks 3
 wrong "unknown option '--jsom'" tiny.yaml --jsom
+wrong '--draw wants the name of the picture, such as' tiny.yaml --draw
+wrong '--draw wants the name of the picture, such as' --draw --json tiny.yaml
+wrong 'give a name that ends with .svg' tiny.yaml --draw plan.png
 wrong "unknown option '--resume'" tiny.yaml --resume
 wrong "unknown key; did you mean 'length'?" tiny.yaml --set data.lenght=3
 expect 2 0 train tiny.yaml --ranks 2
 says err "unknown option '--ranks'"
+expect 2 0 train tiny.yaml --draw plan.svg
+says err "unknown option '--draw'"
 expect 0 0 plan --help
-for word in '--ranks P' sent_bytes_step ranks_list; do says out "$word"; done
+for word in '--ranks P' '--draw OUT.svg' sent_bytes_step tiles_mixed ranks_list; do says out "$word"; done
 missing runs/tiny # a plan is no run
 finish

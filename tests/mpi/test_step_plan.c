@@ -1,5 +1,6 @@
 /* A step plan, made by one process for all ranks, against the step that each rank then runs: traffic by
  * purpose, messages, flops and memory. */
+#include "attention/attend.h"
 #include "experiments/step_plan.h"
 #include "io/files.h"
 #include "tests/lh_test_mpi.h"
@@ -92,6 +93,67 @@ static bool parts_add_up(const lh_step_plan *p)
            fabs(sent - p->sent_bytes) <= 1e-12 * p->sent_bytes;
 }
 
+/* Blocks of the plans that this rank's step holds on its tape, of a pass. */
+static lh_tile_count tiles_of_tape(const lh_session *s)
+{
+    lh_tile_count sum = {0};
+    lh_tile_count one;
+    lh_attend_seen seen;
+    for (int64_t at = 0; lh_attend_next(s->tape, &at, &seen);) {
+        int64_t times = seen.batch * seen.n_heads;
+        if (lh_plan_tiles(seen.plan, &one) != LH_OK) return (lh_tile_count){-1, -1, -1};
+        sum.empty += times * one.empty;
+        sum.mixed += times * one.mixed;
+        sum.full += times * one.full;
+    }
+    return sum;
+}
+
+/* Planned tiles, those that the kernels of the step got, and those of its plans. */
+static bool same_tiles(const lh_step_plan *p, const lh_rank_plan *r, const lh_session *s)
+{
+    int64_t times = s->config->train.recompute == LH_RECOMPUTE_BLOCK ? 2 : 1;
+    const lh_tile_count *ran = &s->device->tiles;
+    const lh_tile_count tape = tiles_of_tape(s);
+    bool scores = p->head[0].ranks > 0;
+    return ran->mixed == times * r->tiles.mixed && ran->full == times * r->tiles.full &&
+           r->tiles.mixed == s->passes * tape.mixed && r->tiles.full == s->passes * tape.full &&
+           r->tiles.empty == s->passes * tape.empty && (scores || r->tiles.empty == 0) &&
+           (!scores || s->rows == 0 || r->tiles.mixed + r->tiles.full > 0);
+}
+
+/* Groups make the layers, layers and ranks the whole. */
+static bool tiles_add_up(const lh_step_plan *p, const lh_session *s)
+{
+    lh_tile_count all = p->tiles;
+    lh_tile_count ranks = p->tiles;
+    int64_t times = s->batch * s->passes * p->data;
+    for (int l = 0; l < p->layers; l++) {
+        lh_tile_count layer = p->layer[l].tiles;
+        all.full -= layer.full;
+        all.mixed -= layer.mixed;
+        all.empty -= layer.empty;
+        lh_group_plan g;
+        for (int64_t head = 0; lh_step_plan_group(p, l, &head, &g);) {
+            const lh_head_tiles *t = &g.tiles;
+            layer.full -= times * g.n_heads * t->sum.full;
+            layer.mixed -= times * g.n_heads * t->sum.mixed;
+            layer.empty -= times * g.n_heads * t->sum.empty;
+            if (t->ranks != p->sequence || t->least.full > t->most.full ||
+                t->most.full > t->sum.full || t->most.empty * t->ranks < t->sum.empty)
+                return false;
+        }
+        if (layer.full != 0 || layer.mixed != 0 || layer.empty != 0) return false;
+    }
+    for (int i = 0; i < p->sequence; i++) {
+        ranks.full -= p->data * p->rank[i].tiles.full;
+        ranks.mixed -= p->data * p->rank[i].tiles.mixed;
+        ranks.empty -= p->data * p->rank[i].tiles.empty;
+    }
+    return all.full == 0 && all.mixed == 0 && all.empty == 0 && ranks.full == 0 &&
+           ranks.mixed == 0 && ranks.empty == 0;
+}
+
 static void check_scene(lh_comm *c, const scene *k)
 {
     lh_config *config = NULL;
@@ -103,6 +165,7 @@ static void check_scene(lh_comm *c, const scene *k)
     lh_assert_all_ok(c, lh_session_open(c, config, true, &s));
     *s->mesh->traffic = (lh_traffic){0};
     s->device->flops = 0.0;
+    s->device->tiles = (lh_tile_count){0};
     lh_assert_all_ok(c, lh_session_step(s, 0, 1, 1e-3, false, &result));
     const lh_rank_plan *mine = &plan->rank[lh_comm_rank(c) % plan->sequence];
     lh_assert_all(c, mine->rows == s->rows);
@@ -113,6 +176,7 @@ static void check_scene(lh_comm *c, const scene *k)
     lh_assert_all(c, mine->parameter_bytes == (int64_t)lh_params_bytes(s->params));
     lh_assert_all(c, plan->parameters == lh_params_total(s->params));
     lh_assert_all(c, parts_add_up(plan));
+    lh_assert_all(c, same_tiles(plan, mine, s) && tiles_add_up(plan, s));
     lh_session_close(&s);
     lh_step_plan_destroy(&plan);
     lh_config_destroy(&config);

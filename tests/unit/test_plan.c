@@ -216,6 +216,82 @@ static const char *check_tiles(world *w)
     return NULL;
 }
 
+/* --- counts of tiles --- */
+
+/* How many scores of keys j0 .. j1 - 1 of a tile are visible. */
+static int64_t block_visible(const world *w, int rank, const lh_tile *t, int64_t j0, int64_t j1)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < t->nq; i++) {
+        int64_t q = lh_layout_position(w->queries, rank, t->q_row + i * t->q_stride);
+        const uint8_t *row = w->visible + q * w->keys->n + t->k_position;
+        for (int64_t j = j0; j < j1; j++) n += row[j * t->k_step];
+    }
+    return n;
+}
+
+/* The blocks of a tile, pair by pair; a block of a band always has something to see. */
+static const char *count_tile(const world *w, int rank, const lh_tile *t, lh_tile_count *n)
+{
+    for (int64_t j = 0; j < t->nk; j += LH_TILE_K) {
+        int64_t end = j + LH_TILE_K < t->nk ? j + LH_TILE_K : t->nk;
+        int64_t seen = block_visible(w, rank, t, j, end);
+        bool full = seen == t->nq * (end - j) && t->bits < 0;
+        if (t->bits < 0) EXPECT(seen > 0);
+        n->full += full;
+        n->mixed += !full;
+    }
+    return NULL;
+}
+
+/* The row with which the query block of row `row` begins: blocks are cut from pieces, LH_TILE_Q
+ * queries of a residue class each. */
+static int64_t block_leader(const world *w, int rank, int64_t row)
+{
+    int64_t lo = 0;
+    int64_t hi = 0;
+    int64_t step = 1;
+    lh_piece p = {0};
+    (void)lh_pattern_is_comb(w->pattern, &lo, &hi, &step);
+    if (step > w->keys->n + 1) step = w->keys->n + 1;
+    for (lh_pieces it = lh_pieces_of(w->queries, rank); lh_piece_next(&it, &p);)
+        if (row < p.row + p.count) break;
+    int64_t classes = 1; /* the fewest elements that are whole steps apart */
+    while (classes * p.stride % step != 0) classes++;
+    int64_t within = row - p.row;
+    return p.row + within / (LH_TILE_Q * classes) * (LH_TILE_Q * classes) + within % classes;
+}
+
+static const char *check_counts(world *w)
+{
+    const char *bad = NULL;
+    /* every rank where they are few */
+    for (int r = 0; r < w->keys->ranks && bad == NULL; r += w->keys->ranks > 4 ? 3 : 1) {
+        const lh_plan *p = w->plan[r];
+        int64_t rows = w->queries->rows[r];
+        int64_t faced = w->queries->everywhere ? w->keys->rows[r] : w->keys->n;
+        lh_tile_count want = {0};
+        lh_tile_count got = {0};
+        int64_t *met = NULL; /* keys in the tiles of each row */
+        if (lh_new((size_t)rows * sizeof *met, &met) != LH_OK) return "no memory";
+        for (int64_t i = 0; i < p->n_tiles && bad == NULL; i++) {
+            const lh_tile *t = &p->tile[i];
+            bad = count_tile(w, r, t, &want);
+            for (int64_t k = 0; k < t->nq; k++) met[t->q_row + k * t->q_stride] += t->nk;
+        }
+        for (int64_t i = 0; i < rows && bad == NULL; i++) {
+            int64_t leader = block_leader(w, r, i);
+            if (leader == i) want.empty += (faced - met[i] + LH_TILE_K - 1) / LH_TILE_K;
+            if (met[leader] != met[i]) bad = "rows of a query block meet different keys";
+        }
+        lh_free(&met);
+        if (bad != NULL) return bad;
+        if (lh_plan_tiles(p, &got) != LH_OK) return lh_error_text();
+        EXPECT(got.full == want.full && got.mixed == want.mixed && got.empty == want.empty);
+    }
+    return bad;
+}
+
 /* --- exchanges --- */
 
 static const lh_exchange_step *step_from(const lh_exchange *x, int from)
@@ -408,6 +484,7 @@ static void check_world(world *w, const char *mechanism, bool causal, int64_t wi
     lh_assert_ok(world_open(w));
     world_truth(w);
     const char *bad = check_tiles(w);
+    if (bad == NULL) bad = check_counts(w);
     if (bad == NULL) bad = check_exchanges(w);
     if (bad == NULL && mechanism != NULL) bad = check_predicted(w, mechanism, causal, window);
     int64_t lo = 0;
