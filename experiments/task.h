@@ -33,7 +33,7 @@
  *                h / K rounded down. Each answer is one of h symbols that nothing tells but the position itself: k < h
  *                summaries of the sequence cannot hold them
  *
- * Published ones; m symbols ask, the others' labels are not counted; decoder or encoder:
+ * Published ones, for a decoder or an encoder; only what is asked for has a label:
  *
  *   mqar           multi-query associative recall (Arora et al. 2023, zoology's generator), V tokens: D = data.pairs
  *                  different keys of 1 .. V/2 - 1, each followed by its value, different ones of V/2 .. V - 1; then each key

@@ -40,6 +40,14 @@ check_same() {
 check_same lag 236 $((64 * 59))
 check_same markers 4 64 --set data.task=markers --set model.kind=encoder --set data.gap=50
 check_same recall 124 $((64 * 31)) --set data.task=recall --set model.kind=encoder --set data.offsets=4
+# one class for a sequence: samples differ in length, and the evaluation says what needs no model
+trees=(--set data.task=listops --set model.kind=encoder --set model.head=class --set data.tree_depth=5
+    --set data.tree_args=4 --set data.longer_than=12 --set data.shorter_than=60)
+check_same listops 4 64 "${trees[@]}"
+same "baselines" "$(keys <runs/listops-2/metrics.jsonl | tail -n 1)" \
+    'event step loss bits_per_byte accuracy baseline_majority baseline_first_token baseline_one_level baseline_two_levels tokens'
+holds "two levels are more than one" \
+    "$(metric runs/listops-1 eval 2 baseline_two_levels) > $(metric runs/listops-1 eval 2 baseline_one_level)"
 train 1 seed --set run.seed=4
 holds "another seed, other samples" "$(metric runs/seed train 1 loss) != $(metric runs/lag-1 train 1 loss)"
 holds "every step has new samples" "$(metric runs/lag-1 train 2 loss) != $(metric runs/lag-1 train 1 loss)"

@@ -1,6 +1,7 @@
 /* Tasks against brute force: where documents begin and end in any layout, and what the tasks that
  * the program makes are defined to be. Each rank reads its own rows; positions are compared, so
  * ranks need no messages. */
+#include "experiments/listops.h"
 #include "experiments/task.h"
 #include "io/fasta.h"
 #include "io/tokens.h"
@@ -603,12 +604,77 @@ static void test_examples(void **state)
     lh_config_destroy(&config);
 }
 
+/* A class token, a tree, padding; the class is the tree's value. Baselines are counted anew. */
+static void test_listops(void **state)
+{
+    lh_comm *c = *state;
+    const char *const data = "task: listops, tree_depth: 6, tree_args: 5, longer_than: 16, "
+                             "shorter_than: 64, length: 70, valid_windows: 300";
+    lh_config *config = config_of(c, data, "encoder, head: class");
+    lh_task *t = NULL;
+    lh_task_baseline base[LH_TASK_BASELINES];
+    int64_t most = 0, seen[LH_LISTOPS_CLASSES] = {0}, bases = 0;
+    int n_bases = 0;
+    lh_assert_all(c, lh_task_classes(config) == 10 && lh_task_vocab(config) == 18);
+    lh_assert_all_ok(c, lh_task_open(c, config, &t));
+    for (int64_t k = 0; k < 300; k++) {
+        lh_rows whole = {0};
+        uint8_t tree[70];
+        int value = -1;
+        whole_window(c, t, 70, k, LH_SPLIT_VALID, &whole);
+        bool good = whole.tokens[0] == LH_LISTOPS_CLS && whole.valid > 17 && whole.valid <= 64;
+        for (int64_t i = 0; i < 70; i++) {
+            if (i > 0) tree[i - 1] = (uint8_t)whole.tokens[i];
+            good = good && whole.labels[i] == -1 && (i < whole.valid) == (whole.tokens[i] != 0);
+        }
+        lh_assert_all(c, good);
+        lh_assert_all_ok(c, lh_listops_evaluate(tree, whole.valid - 1, &value));
+        lh_assert_all(c, whole.sequence_label == value && whole.counted == 1);
+        if (++seen[value] > most) most = seen[value];
+        for (int layout = 0; layout < LAYOUTS && k < 5; layout++) {
+            window w = open_window(c, 70, layout);
+            lh_assert_all_ok(c, lh_task_read(t, LH_SPLIT_VALID, k, k, w.layout, w.rank, &w.rows));
+            good = w.rows.sequence_label == value && w.rows.counted == (w.rank == 0) &&
+                   w.rows.valid == whole.valid && w.rows.n_global == 1 && w.rows.global[0] == 0;
+            for (int64_t i = 0; i < w.layout->rows[w.rank]; i++)
+                good = good && w.rows.labels[i] == -1 &&
+                       w.rows.tokens[i] == whole.tokens[lh_layout_position(w.layout, w.rank, i)];
+            lh_assert_all(c, good);
+            close_window(&w);
+        }
+        lh_free(&whole.tokens);
+        lh_free(&whole.labels);
+    }
+    lh_assert_all_ok(c, lh_task_baselines(t, LH_SPLIT_VALID, base, &n_bases));
+    for (int i = 1; i < n_bases; i++) bases += base[i].accuracy > base[i - 1].accuracy;
+    lh_assert_all(c, n_bases == 4 && bases == 3 && base[0].accuracy == (double)most / 300.0);
+    lh_task_close(&t);
+    lh_config_destroy(&config);
+}
+
+/* Lengths that trees could have, but do not: said when the task is opened. */
+static void test_no_tree(void **state)
+{
+    lh_comm *c = *state;
+    lh_config *config =
+        config_of(c, "task: listops, tree_args: 2, length: 2000", "encoder, head: class");
+    lh_task *t = NULL;
+    lh_status st = lh_task_open(c, config, &t);
+    lh_assert_all(c, st == LH_ERR_USAGE && t == NULL);
+    lh_assert_all(c,
+                  strstr(lh_error_text(), "keys 'data.longer_than', 'data.shorter_than'") != NULL);
+    lh_assert_all(c,
+                  strstr(lh_error_text(), "none of 8192 trees of depth 10 with up to 2") != NULL);
+    lh_config_destroy(&config);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_documents), cmocka_unit_test(test_token_files),
         cmocka_unit_test(test_examples),  cmocka_unit_test(test_made),
         cmocka_unit_test(test_places),    cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_listops),   cmocka_unit_test(test_no_tree),
     };
     return lh_test_mpi_main(argc, argv, "task", tests, sizeof tests / sizeof tests[0]);
 }
