@@ -334,7 +334,7 @@ done:
 
 static const char *const check_heads[] = {"lm", "class", "pooler", "none"};
 
-static lh_status check_head(const lh_node *root, const lh_config *c)
+static lh_status check_head(const lh_node *root, unsigned flags, const lh_config *c)
 {
     lh_status st = LH_OK;
     char p[LH_PLACE_MAX];
@@ -343,6 +343,11 @@ static lh_status check_head(const lh_node *root, const lh_config *c)
     LH_CHECK(!pools || c->model.kind == LH_MODEL_ENCODER, LH_ERR_USAGE,
              "%s: key 'model.head': %s needs model.kind encoder",
              check_place(root, "model.head", p), head);
+    LH_CHECK(
+        flags != 0 || lh_model_has_loss(&c->model), LH_ERR_USAGE,
+        "%s: key 'model.head': %s has no loss, so there is nothing to train or to evaluate: set "
+        "model.head to lm or class (longhaul plan says what its forward pass costs)",
+        check_place(root, "model.head", p), check_heads[c->model.head]);
 done:
     return st;
 }
@@ -353,11 +358,6 @@ static lh_status check_labels(const lh_node *root, const lh_config *c)
     lh_status st = LH_OK;
     char p[LH_PLACE_MAX];
     const char *needs = lh_task_classes(c) > 0 ? "class" : "lm";
-    LH_CHECK(
-        lh_model_has_loss(&c->model), LH_ERR_USAGE,
-        "%s: key 'model.head': %s has no loss, so there is nothing to train or to evaluate: set "
-        "model.head to lm or class (longhaul plan says what its forward pass costs)",
-        check_place(root, "model.head", p), check_heads[c->model.head]);
     LH_CHECK(strcmp(check_heads[c->model.head], needs) == 0, LH_ERR_USAGE,
              "%s: key 'model.head': data.task %s needs the head %s, and it is %s",
              check_place(root, "model.head", p), check_tasks[c->data.task].name, needs,
@@ -398,7 +398,7 @@ lh_status lhi_config_check(const lh_node *root, unsigned flags, lh_config *confi
     LH_TRY(check_model_sizes(root, &config->model));
     LH_TRY(check_model_position(root, &config->model));
     LH_TRY(check_length(root, config));
-    LH_TRY(check_head(root, config));
+    LH_TRY(check_head(root, flags, config));
     for (int layer = 0; layer < (int)config->model.layers; layer++)
         LH_TRY(check_mechanism(root, config, layer));
     LH_TRY(check_training(root, config));

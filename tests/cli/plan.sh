@@ -73,7 +73,7 @@ same "layers" "$(of_layers mechanism | tr '\n' ' ')" '"sliding_window" "sliding_
 sed 's/path: [^,]*, //' tiny.yaml >model.yaml
 expect 0 0 plan model.yaml --set model.kind=encoder --set model.head=pooler --ranks 3 --json
 same "a forward pass" "$(first pass)" '"forward"'
-same "it sends no gradients" "$(first parameter)" 0
+same "it sends no gradients" "$(first parameter_gradients)" 0
 expect 0 0 plan model.yaml --set model.kind=encoder --set model.head=none --ranks 3 --json
 rest=$(first parameters)
 expect 0 0 plan model.yaml --set model.kind=encoder --set model.head=pooler --ranks 3

@@ -125,7 +125,7 @@ static void test_plans_are_what_runs(void **state)
         if (lh_comm_size(c) % data != 0 || SEQUENCES % (2 * data) != 0) continue;
         for (int i = 0; i < 2 * KINDS; i++) /* the last has no causal form */
             check_scene(c, &(scene){data, 1 + i % 2, i / 2, i % 2 == 0,
-                                    i == 3 || i / 2 == KINDS - 1 || i == 8});
+                                    i == 3 || i / 2 == KINDS - 1 || i == 8, NULL});
     }
 }
 

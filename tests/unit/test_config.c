@@ -293,18 +293,6 @@ static void test_contradictions(void **state)
          "a.yaml:1:23: key 'data.task': masked_text needs model.kind encoder, and it is decoder"},
         {MODEL("kind: encoder"),
          "key 'data.task': text needs model.kind decoder, and it is encoder"},
-        {MODEL("head: none"), "key 'model.head': none has no loss, so there is nothing to train or "
-                              "to evaluate: set model.head to lm or class"},
-        {MODEL("head: class"), "a.yaml:2:77: key 'model.head': class needs model.kind encoder"},
-        {MODEL("head: pooler"), "key 'model.head': pooler needs model.kind encoder"},
-        {"data: {path: b, task: masked_text}\nmodel: {kind: encoder, head: class, layers: 1, "
-         "width: 8, heads: 1, attention: {mechanism: full}}\n",
-         "a.yaml:2:30: key 'model.head': data.task masked_text needs the head lm, and it is class"},
-        {"data: {task: markers}\nmodel: {kind: encoder, head: pooler, layers: 1, width: 8, "
-         "heads: 1, attention: {mechanism: full}}\n",
-         "key 'model.head': pooler has no loss"},
-        {MODEL("classes: 1"), "key 'model.classes': expected an integer from 2 to 65536"},
-        {MODEL("norm_eps: 0"), "key 'model.norm_eps': expected a number greater than 0"},
         {"data: {path: b, valid_fraction: 0}\nmodel: {layers: 1, width: 8, heads: 1, attention: "
          "{mechanism: full}}\n",
          "a.yaml:1:33: key 'data.valid_fraction': expected a number greater than 0 and less than "
@@ -340,6 +328,26 @@ static void test_contradictions(void **state)
     expect_refusals(bad, sizeof bad / sizeof bad[0]);
 }
 
+static void test_contradictions_of_heads(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
+        {MODEL("head: none"), "key 'model.head': none has no loss, so there is nothing to train or "
+                              "to evaluate: set model.head to lm or class"},
+        {MODEL("head: class"), "a.yaml:2:77: key 'model.head': class needs model.kind encoder"},
+        {MODEL("head: pooler"), "key 'model.head': pooler needs model.kind encoder"},
+        {"data: {path: b, task: masked_text}\nmodel: {kind: encoder, head: class, layers: 1, "
+         "width: 8, heads: 1, attention: {mechanism: full}}\n",
+         "a.yaml:2:30: key 'model.head': data.task masked_text needs the head lm, and it is class"},
+        {"data: {task: markers}\nmodel: {kind: encoder, head: pooler, layers: 1, width: 8, "
+         "heads: 1, attention: {mechanism: full}}\n",
+         "key 'model.head': pooler has no loss"},
+        {MODEL("classes: 1"), "key 'model.classes': expected an integer from 2 to 65536"},
+        {MODEL("norm_eps: 0"), "key 'model.norm_eps': expected a number greater than 0"},
+    };
+    expect_refusals(bad, sizeof bad / sizeof bad[0]);
+}
+
 /* What is planned but not run: no file, and a head without a loss, or without a task. */
 static void test_plans(void **state)
 {
@@ -356,7 +364,8 @@ static void test_plans(void **state)
         assert_int_equal(c->model.head, i); /* the order of lh_head_kind */
         lh_config_destroy(&c);
         lh_assert_error(lh_config_parse(text, strlen(text), "a.yaml", 0, &c), LH_ERR_USAGE,
-                        "key 'data.path' is required but missing");
+                        i < 2 ? "key 'data.path' is required but missing"
+                              : "has no loss, so there is nothing to train or to evaluate");
     }
 }
 
@@ -952,8 +961,9 @@ int main(void)
         cmocka_unit_test(test_refused_keys),
         cmocka_unit_test(test_refused_values),
         cmocka_unit_test(test_contradictions),
-        cmocka_unit_test(test_contradictions_of_tasks),
+        cmocka_unit_test(test_contradictions_of_heads),
         cmocka_unit_test(test_plans),
+        cmocka_unit_test(test_contradictions_of_tasks),
         cmocka_unit_test(test_run_names),
         cmocka_unit_test(test_refused_attention),
         cmocka_unit_test(test_layers),
