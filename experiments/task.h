@@ -50,7 +50,7 @@
  *
  *   listops        (Nangia and Bowman 2018; Long Range Arena's generator: listops.h): position 0 holds CLS, the sequence's
  *                  global token; then the tokens of a tree of data.tree_depth, data.tree_args, longer than data.longer_than, shorter
- *                  than data.shorter_than; what follows is padding
+ *                  than data.shorter_than; what follows is padding. With data.path the examples of a token file instead, which hold CLS
  *
  * A token is a function of (seed, split, sample, position), so each rank makes only its own rows. Trees and draws without
  * repetition are made whole by every rank, once for a sample, in O(n) bytes. */
