@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "experiments/bench.h"
+#include "experiments/convert.h"
 #include "experiments/plan_command.h"
 #include "experiments/train.h"
 #include "io/files.h"
@@ -64,11 +65,14 @@ static void main_help(FILE *out)
         "case\n"
         "  longhaul plan  FILE.yaml [--ranks P] [--json]              what a step costs, without "
         "running it\n"
+        "  longhaul convert CHECKPOINT --kv-heads G --out NEW.h5      a trained model with fewer "
+        "key/value\n"
+        "                                                             heads\n"
         "  longhaul COMMAND --help                                    more about a command\n"
         "  longhaul --version\n\n"
         "Start train, eval and bench under mpirun -n P or srun; the sequence is spread over all "
         "ranks.\n"
-        "plan runs alone.\n"
+        "plan and convert run alone.\n"
         "Exit codes: 0 success, 1 the run failed, 2 bad usage or configuration, 75 stopped on "
         "request\n"
         "with a checkpoint written.\n",
@@ -83,6 +87,10 @@ static void main_command_help(const char *command)
     }
     if (strcmp(command, "plan") == 0) {
         lh_plan_help(stdout);
+        return;
+    }
+    if (strcmp(command, "convert") == 0) {
+        lh_convert_help(stdout);
         return;
     }
     if (strcmp(command, "eval") == 0) {
@@ -282,7 +290,7 @@ static lh_status main_unknown(const char *command)
 {
     lh_words words = {.wrong = command};
     char hint[LH_WORDS_TEXT];
-    lh_words_add(&words, "train|eval|bench|plan");
+    lh_words_add(&words, "train|eval|bench|plan|convert");
     return LH_RAISE(LH_ERR_USAGE, "unknown command '%s': %s; see longhaul --help", command,
                     lh_words_hint(&words, "commands", hint, sizeof hint));
 }
@@ -327,8 +335,13 @@ static int main_run(int argc, char **argv)
 static int main_run_alone(int argc, char **argv)
 {
     main_options options = {0};
-    lh_status st = main_parse(argc, argv, &options);
-    if (st == LH_OK) st = main_plan(&options);
+    lh_status st = LH_OK;
+    if (strcmp(argv[1], "convert") == 0) {
+        st = lh_convert_main(argc - 2, argv + 2);
+    } else {
+        st = main_parse(argc, argv, &options);
+        if (st == LH_OK) st = main_plan(&options);
+    }
     st = main_flush(st);
     main_complain(st);
     return main_exit_code(st);
@@ -359,5 +372,6 @@ int main(int argc, char **argv)
         (void)printf("longhaul %s (%s)\n", LH_VERSION, LH_REAL_NAME);
         return EXIT_SUCCESS;
     }
-    return strcmp(argv[1], "plan") == 0 ? main_run_alone(argc, argv) : main_run(argc, argv);
+    bool alone = strcmp(argv[1], "plan") == 0 || strcmp(argv[1], "convert") == 0;
+    return alone ? main_run_alone(argc, argv) : main_run(argc, argv);
 }

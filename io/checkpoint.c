@@ -12,8 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* head_bytes: HDF5's smallest user block, the part of the file that is ours. */
-enum { checkpoint_version = 1, head_bytes = 512 };
+enum { checkpoint_version = 1, head_bytes = LHI_CHECKPOINT_HEAD };
 
 static const char checkpoint_magic[] = "longhaul checkpoint ";
 
@@ -101,18 +100,17 @@ static lh_status head_write(const char *path, int64_t bytes, uint64_t digest)
     return st;
 }
 
-/* What HDF5 has written reaches the disk, then the head. Collective on comm; agreed errors. */
-static lh_status head_seal(lh_comm *comm, const char *path)
+lh_status lhi_checkpoint_seal(lh_comm *comm, const char *path)
 {
     int64_t bytes = 0;
     uint64_t digest = 0;
     /* Every rank syncs: on a network file system its own pages are its own affair. */
-    lh_status st = lh_agree(comm, lhi_file_sync(path));
+    lh_status st = lh_files_agree(comm, lhi_file_sync(path));
     if (st == LH_OK) st = lhi_digest_file(comm, path, head_bytes, &bytes, &digest);
     if (st != LH_OK) return st;
     if (lhi_lead(comm)) st = head_write(path, bytes, digest);
     if (lhi_lead(comm) && st == LH_OK) st = lhi_file_sync(path);
-    return lh_agree(comm, st);
+    return lh_files_agree(comm, st);
 }
 
 /* --- names in the folder
@@ -244,8 +242,7 @@ static lh_status info_same(lh_mesh *mesh, const lh_checkpoint_info *info, bool o
     return LH_RAISE(LH_ERR_BUG, "the description of a checkpoint differs between ranks");
 }
 
-static lh_status info_put(lh_h5 *file, const lh_mesh *mesh, const lh_checkpoint_info *info,
-                          bool optimizer)
+static lh_status info_put(lh_h5 *file, const lh_checkpoint_info *info)
 {
     lh_status st = LH_OK;
     LH_TRY(lh_h5_put_int(file, "/", "format_version", checkpoint_version));
@@ -255,14 +252,30 @@ static lh_status info_put(lh_h5 *file, const lh_mesh *mesh, const lh_checkpoint_
     LH_TRY(lh_h5_put_int(file, "/", "samples", info->samples));
     LH_TRY(lh_h5_put_int(file, "/", "data_bytes", info->data_bytes));
     LH_TRY(lh_h5_put_int(file, "/", "seed", (int64_t)info->seed));
-    LH_TRY(lh_h5_put_int(file, "/", "ranks", lh_comm_size(mesh->world)));
-    LH_TRY(lh_h5_put_int(file, "/", "data", mesh->size[LH_AXIS_DATA]));
-    LH_TRY(lh_h5_put_int(file, "/", "sequence", mesh->size[LH_AXIS_SEQ]));
+    LH_TRY(lh_h5_put_int(file, "/", "ranks", info->ranks));
+    LH_TRY(lh_h5_put_int(file, "/", "data", info->data));
+    LH_TRY(lh_h5_put_int(file, "/", "sequence", info->sequence));
     LH_TRY(lh_h5_put_text(file, "/", "layout", info->layout));
-    LH_TRY(lh_h5_put_text(file, "/", "precision", LH_REAL_NAME));
-    LH_TRY(lh_h5_put_int(file, "/", "optimizer", optimizer));
+    LH_TRY(lh_h5_put_text(file, "/", "precision", info->precision));
+    LH_TRY(lh_h5_put_int(file, "/", "optimizer", info->optimizer));
 done:
     return st;
+}
+
+static lh_status info_put_config(lh_h5 *file, const char *config, bool writes)
+{
+    lh_h5_data data;
+    lh_status st =
+        lh_h5_define(file, "configuration", LH_H5_TEXT, 0, NULL, strlen(config) + 1, &data);
+    if (st == LH_OK && writes) st = lh_h5_write(&data, LH_H5_TEXT, NULL, config);
+    lh_h5_release(&data);
+    return st;
+}
+
+lh_status lhi_checkpoint_describe(lh_h5 *file, const lh_checkpoint_info *info, bool writes)
+{
+    lh_status st = info_put(file, info);
+    return st == LH_OK ? info_put_config(file, info_words(info), writes) : st;
 }
 
 static lh_status info_text(lh_h5 *file, const char *name, char *out, size_t room)
@@ -322,9 +335,8 @@ done:
 /* --- reading
  * -------------------------------------------------------------------------------------------------------- */
 
-/* A whole file, open, with its description. Collective on comm; agreed errors. */
-static lh_status checkpoint_open(lh_comm *comm, const char *path, lh_h5 **file,
-                                 lh_checkpoint_info *info)
+lh_status lhi_checkpoint_open(lh_comm *comm, const char *path, lh_h5 **file,
+                              lh_checkpoint_info *info)
 {
     lh_status st = LH_OK;
     *file = NULL;
@@ -337,8 +349,7 @@ done:
     return st;
 }
 
-/* Close without losing the error that is on its way up. Collective on the file's comm. */
-static lh_status checkpoint_close(lh_h5 **file, lh_status st)
+lh_status lhi_checkpoint_close(lh_h5 **file, lh_status st)
 {
     char where[256], text[LH_ERROR_TEXT_MAX];
     (void)snprintf(where, sizeof where, "%s", lh_error_where());
@@ -350,8 +361,8 @@ static lh_status checkpoint_close(lh_h5 **file, lh_status st)
 lh_status lh_checkpoint_info_read(lh_comm *comm, const char *path, lh_checkpoint_info *info)
 {
     lh_h5 *file = NULL;
-    lh_status st = checkpoint_open(comm, path, &file, info);
-    st = checkpoint_close(&file, st);
+    lh_status st = lhi_checkpoint_open(comm, path, &file, info);
+    st = lhi_checkpoint_close(&file, st);
     if (st != LH_OK) lh_checkpoint_info_free(info);
     return st;
 }
@@ -363,7 +374,7 @@ static lh_status checkpoint_pass(lhi_checkpoint_pass pass, lh_mesh *mesh, const 
     lh_status st = LH_OK;
     lh_h5 *file = NULL;
     uint64_t *sums = NULL;
-    LH_TRY(checkpoint_open(mesh->world, path, &file, info));
+    LH_TRY(lhi_checkpoint_open(mesh->world, path, &file, info));
     if (sets > 1 && !info->optimizer)
         st = LH_RAISE(LH_ERR_USAGE,
                       "'%s' holds weights alone, no optimiser state: a run cannot go on from it; "
@@ -376,7 +387,7 @@ static lh_status checkpoint_pass(lhi_checkpoint_pass pass, lh_mesh *mesh, const 
     LH_TRY(lh_error_context(st, "'%s'", path));
 done:
     lh_free(&sums);
-    return checkpoint_close(&file, st);
+    return lhi_checkpoint_close(&file, st);
 }
 
 lh_status lh_checkpoint_read(lh_mesh *mesh, const char *path, lh_checkpoint_what what,
@@ -397,15 +408,17 @@ lh_status lh_checkpoint_read(lh_mesh *mesh, const char *path, lh_checkpoint_what
 /* --- writing
  * -------------------------------------------------------------------------------------------------------- */
 
-static lh_status checkpoint_config(lh_h5 *file, const lh_mesh *mesh, const char *config)
+/* What the writing run itself knows. */
+static lh_checkpoint_info info_of_run(const lh_mesh *mesh, const lh_checkpoint_info *info,
+                                      bool optimizer)
 {
-    lh_h5_data data;
-    lh_status st =
-        lh_h5_define(file, "configuration", LH_H5_TEXT, 0, NULL, strlen(config) + 1, &data);
-    if (st == LH_OK && lh_comm_rank(mesh->world) == 0)
-        st = lh_h5_write(&data, LH_H5_TEXT, NULL, config);
-    lh_h5_release(&data);
-    return st;
+    lh_checkpoint_info full = *info;
+    full.ranks = lh_comm_size(mesh->world);
+    full.data = mesh->size[LH_AXIS_DATA];
+    full.sequence = mesh->size[LH_AXIS_SEQ];
+    (void)snprintf(full.precision, sizeof full.precision, "%s", LH_REAL_NAME);
+    full.optimizer = optimizer;
+    return full;
 }
 
 /* The phases of writing, with an agreement after each: HDF5's calls are collective. */
@@ -414,10 +427,10 @@ static lh_status checkpoint_fill(lh_mesh *mesh, lh_h5 *file, const lh_checkpoint
 {
     lh_status st = LH_OK;
     uint64_t *sums = NULL;
+    lh_checkpoint_info full = info_of_run(mesh, info, sets > 1);
     LH_TRY(lh_agree(mesh->world, lh_new((size_t)(params->count * sets) * sizeof *sums, &sums)));
-    st = info_put(file, mesh, info, sets > 1);
+    st = lhi_checkpoint_describe(file, &full, lh_comm_rank(mesh->world) == 0);
     if (st == LH_OK) st = lhi_checkpoint_define(file, params, sets);
-    if (st == LH_OK) st = checkpoint_config(file, mesh, info_words(info));
     LH_TRY(lh_agree(mesh->world, st));
     LH_TRY(lhi_checkpoint_run(LHI_CHECKPOINT_STORE, mesh, file, params, sets, sums));
     st = lhi_checkpoint_sign(file, params, sets, sums);
@@ -459,8 +472,8 @@ static lh_status checkpoint_make(lh_mesh *mesh, const char *path, const lh_check
     /* So that HDF5 has room to close the file that will be removed. */
     if (st != LH_OK && lh_comm_rank(mesh->world) == 0 && truncate(path, 0) != 0)
         st = lh_error_context(st, "(and '%s' cannot be cut)", path);
-    LH_TRY(checkpoint_close(&file, st));
-    LH_TRY(head_seal(mesh->world, path));
+    LH_TRY(lhi_checkpoint_close(&file, st));
+    LH_TRY(lhi_checkpoint_seal(mesh->world, path));
     LH_TRY(checkpoint_pass(LHI_CHECKPOINT_VERIFY, mesh, path, sets, params, &seen));
 done:
     lh_checkpoint_info_free(&seen);
