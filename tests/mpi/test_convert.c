@@ -333,12 +333,12 @@ static void test_failures(void **state)
 /* --- models --- */
 
 static const char *const models[] = {
-    "data: {task: lag, length: 40, batch: 4, lag: 3}\n"
+    "data: {task: lag, length: 40, batch: 4, lag: 3, valid_windows: 8}\n"
     "model:\n  attention: [{mechanism: sliding_window, window: 5, global: first}, {mechanism: "
     "performer, features: 8}]\n",
-    "data: {task: lag, length: 40, batch: 4, lag: 3}\n"
+    "data: {task: lag, length: 40, batch: 4, lag: 3, valid_windows: 8}\n"
     "model:\n  position: relative\n  bias: false\n  attention: {mechanism: full}\n",
-    "data: {task: recall, length: 40, batch: 4}\n"
+    "data: {task: recall, length: 40, batch: 4, valid_windows: 8}\n"
     "model:\n  kind: encoder\n  attention: [{mechanism: linformer, k: 4, sharing: none}, "
     "{mechanism: linformer, k: 4, sharing: none, projection: conv}]\n"};
 enum { MODELS = sizeof models / sizeof models[0], QUERY_HEADS = 4 };
