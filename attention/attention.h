@@ -55,7 +55,8 @@ typedef struct lh_qkv {
 /* Cost of one layer's attention for one rank, one step, by formula. */
 typedef struct lh_cost {
     int64_t forward_bytes, backward_bytes, summary_bytes; /* sent */
-    /* of summary_bytes, what is sent a second time when the block is recomputed (forward rows are) */
+    /* of summary_bytes, what the forward pass sends: a second time when the block is recomputed, as
+     * forward rows are */
     int64_t again_bytes;
     /* useful work: 4 and 10 flops per head element and score */
     double forward_flops, backward_flops;

@@ -83,7 +83,7 @@ typedef struct lh_norm_grad_args {
     bool accumulate;
 } lh_norm_grad_args;
 
-typedef enum lh_act_kind { LH_ACT_GELU, LH_ACT_RELU, LH_ACT_SWIGLU } lh_act_kind;
+typedef enum lh_act_kind { LH_ACT_GELU, LH_ACT_RELU, LH_ACT_SWIGLU, LH_ACT_TANH } lh_act_kind;
 
 /* y = act(x); LH_ACT_SWIGLU: y = silu(x) * gate (Shazeer 2020: SwiGLU; x = W_gate h, gate = W_up
  * h). GELU is the exact one, x Phi(x), by erf (Hendrycks and Gimpel 2016). n elements. */

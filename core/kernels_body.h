@@ -168,10 +168,21 @@ static void swiglu_range(const void *args, int64_t begin, int64_t end)
     for (int64_t i = begin; i < end; i++) y[i] = x[i] * k_sigmoid(x[i]) * gate[i];
 }
 
+/* Of poolers, one row a sequence: need not be fast. */
+static void tanh_range(const void *args, int64_t begin, int64_t end)
+{
+    const lh_act_args *a = args;
+    const real *x = a->x;
+    real *y = a->y;
+    for (int64_t i = begin; i < end; i++) y[i] = (real)tanh((double)x[i]);
+}
+
 static void k_act(const lh_act_args *a, int threads)
 {
-    static const range_fn ranges[] = {
-        [LH_ACT_GELU] = gelu_range, [LH_ACT_RELU] = relu_range, [LH_ACT_SWIGLU] = swiglu_range};
+    static const range_fn ranges[] = {[LH_ACT_GELU] = gelu_range,
+                                      [LH_ACT_RELU] = relu_range,
+                                      [LH_ACT_SWIGLU] = swiglu_range,
+                                      [LH_ACT_TANH] = tanh_range};
     split_elements(ranges[a->kind], a, a->n, threads);
 }
 
@@ -211,11 +222,23 @@ static void swiglu_grad_range(const void *args, int64_t begin, int64_t end)
     }
 }
 
+static void tanh_grad_range(const void *args, int64_t begin, int64_t end)
+{
+    const lh_act_grad_args *a = args;
+    const real *x = a->x, *dy = a->dy;
+    real *dx = a->dx;
+    for (int64_t i = begin; i < end; i++) {
+        const double y = tanh((double)x[i]);
+        dx[i] = dy[i] * (real)(1.0 - y * y);
+    }
+}
+
 static void k_act_grad(const lh_act_grad_args *a, int threads)
 {
     static const range_fn ranges[] = {[LH_ACT_GELU] = gelu_grad_range,
                                       [LH_ACT_RELU] = relu_grad_range,
-                                      [LH_ACT_SWIGLU] = swiglu_grad_range};
+                                      [LH_ACT_SWIGLU] = swiglu_grad_range,
+                                      [LH_ACT_TANH] = tanh_grad_range};
     split_elements(ranges[a->kind], a, a->n, threads);
 }
 

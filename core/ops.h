@@ -42,6 +42,9 @@ typedef struct lh_dropout_desc {
 } lh_dropout_desc;
 LH_NODISCARD lh_status lh_dropout(lh_tape *t, lh_var x, const lh_dropout_desc *d, lh_var *y);
 
+/* lh_activation - y = act(x), element by element: GELU, RELU or TANH. */
+LH_NODISCARD lh_status lh_activation(lh_tape *t, lh_var x, lh_act_kind act, lh_var *y);
+
 /* lh_linear - y [B, s, out] = x [B, s, in] w^T + b; w [out, in], b [out] or the null variable. */
 LH_NODISCARD lh_status lh_linear(lh_tape *t, lh_var x, lh_var w, lh_var b, lh_var *y);
 
@@ -70,13 +73,22 @@ LH_NODISCARD lh_status lh_take_rows(lh_tape *t, lh_var x, const lh_row_list *row
 LH_NODISCARD lh_status lh_put_rows(lh_tape *t, lh_var x, lh_var r, const lh_row_list *rows,
                                    lh_var *y);
 
-/* lh_add_bias - y = x [..., W] + b [W]; the last dimensions of x may be split: b has as many elements
- * as some of them together. b is replicated. */
-LH_NODISCARD lh_status lh_add_bias(lh_tape *t, lh_var x, lh_var b, lh_var *y);
+/* lh_mean_rows - y [B, 1, ...] = the mean of the rows of x [B, s, ...] at positions before valid[b]
+ * (host [B], borrowed until the tape is reset; NULL: all): this rank's part of it, so PARTIAL along
+ * the sequence; an all-reduce makes it whole. 0 for a sequence without valid positions. x is sharded
+ * by position. */
+LH_NODISCARD lh_status lh_mean_rows(lh_tape *t, lh_var x, const int64_t *valid, lh_var *y);
 
-/* lh_lm_loss - softmax cross-entropy of logits x w^T against labels [B, s] (int32, -1: not
+/* lh_add_bias - y = x [..., W] + b [W]; the last dimensions of x may be split: b has as many elements
+ * as some of them together. b is replicated. lh_add_row - b is row `row` of a table [rows, W]. */
+LH_NODISCARD lh_status lh_add_bias(lh_tape *t, lh_var x, lh_var b, lh_var *y);
+LH_NODISCARD lh_status lh_add_row(lh_tape *t, lh_var x, lh_var table, int64_t row, lh_var *y);
+
+/* lh_lm_loss - softmax cross-entropy of logits x w^T + b against labels [B, s] (int32, -1: not
  * counted), chunk by chunk, so that logits for all tokens never exist. loss: f64, scale times the
  * sum over this rank's labels (scale: 1 / number of labels over all ranks), PARTIAL; correct: f64,
- * number of rows whose largest logit is the label. w [V, E]. */
-LH_NODISCARD lh_status lh_lm_loss(lh_tape *t, lh_var x, lh_var w, lh_var labels, double scale,
-                                  lh_var *loss, lh_var *correct);
+ * number of rows whose largest logit is the label, PARTIAL. w [V, E]; b [V] or the null variable.
+ * Along an axis on which x is whole, such as summaries of sequences, the first rank alone counts it,
+ * so that the sum over ranks has it once. */
+LH_NODISCARD lh_status lh_lm_loss(lh_tape *t, lh_var x, lh_var w, lh_var b, lh_var labels,
+                                  double scale, lh_var *loss, lh_var *correct);

@@ -270,26 +270,63 @@ lh_status lh_mlp(lh_tape *t, lh_var x, const lh_mlp_weights *w, lh_act_kind act,
     return st;
 }
 
-/* --- loss: inputs x, w, labels; outputs loss, correct, lse --- */
+/* --- loss: inputs x, w, labels, b; outputs loss, correct, lse --- */
 
 typedef struct loss_attrs {
     double scale;
 } loss_attrs;
 
-/* Each rank has the sum over its own labels: what was sharded becomes PARTIAL. */
+/* Each rank has the sum over the labels that it counts: PARTIAL, also where x is whole. */
 static lh_status loss_place(const lh_call *c, const lh_place *in, lh_place *out)
 {
     lh_status st = LH_OK;
     (void)c;
     LH_CHECK(lh_place_equal(&in[0], &in[2]), LH_ERR_BUG, "labels must lie as the tokens do");
-    for (int a = 0; a < LH_AXES; a++) {
-        LH_CHECK(in[0].axis[a].kind != LH_PARTIAL && in[1].axis[a].kind == LH_REPLICATE, LH_ERR_BUG,
-                 "the loss wants whole tokens and replicated weights");
-        out[0].axis[a] =
-            (lh_place_word){in[0].axis[a].kind == LH_SHARD ? LH_PARTIAL : LH_REPLICATE, 0, NULL};
-    }
-    out[1] = out[0];
+    for (int a = 0; a < LH_AXES; a++)
+        LH_CHECK(in[0].axis[a].kind != LH_PARTIAL && in[1].axis[a].kind == LH_REPLICATE &&
+                     in[3].axis[a].kind == LH_REPLICATE,
+                 LH_ERR_BUG, "the loss wants whole tokens and replicated weights");
+    out[0] = out[1] = lh_place_partial();
     out[2] = in[0];
+done:
+    return st;
+}
+
+/* Does this rank count its rows? Those that several ranks hold are counted by the first. */
+static bool loss_counts(const lh_call *c)
+{
+    bool counts = true;
+    for (int a = 0; a < LH_AXES; a++)
+        counts = counts && (lh_call_in_place(c, 0)->axis[a].kind == LH_SHARD ||
+                            lh_tape_coord(lh_call_tape(c), a) == 0);
+    return counts;
+}
+
+typedef struct loss_data {
+    const void *x, *w, *b;
+    const int32_t *labels;
+    const lh_shape *shape; /* of w */
+    void *logits, *lse;
+    double scale;
+    lh_device *device;
+} loss_data;
+
+static lh_status loss_open(lh_call *c, loss_data *l, lhi_blocks *it)
+{
+    lh_status st = LH_OK;
+    const void *labels = NULL;
+    *l = (loss_data){.shape = lh_call_in_shape(c, 1), .device = lh_call_device(c)};
+    l->scale = ((const loss_attrs *)lh_call_attrs(c))->scale;
+    LH_TRY(lh_in(c, 0, &l->x));
+    LH_TRY(lh_in(c, 1, &l->w));
+    LH_TRY(lh_in(c, 2, &labels));
+    LH_TRY(optional_in(c, 3, &l->b));
+    LH_TRY(lh_out(c, 2, &l->lse));
+    l->labels = labels;
+    *it = lhi_blocks_of(c, 0);
+    LH_TRY(lh_scratch(c, (size_t)(lhi_block_max(it) * l->shape->dim[0]) * lh_dtype_bytes(LH_REAL),
+                      &l->logits));
+    if (!loss_counts(c)) it->batch = 0;
 done:
     return st;
 }
@@ -297,34 +334,26 @@ done:
 static lh_status loss_forward(lh_call *c)
 {
     lh_status st = LH_OK;
-    const void *x = NULL;
-    const void *w = NULL;
-    const void *labels = NULL;
-    void *out[3] = {NULL};
-    void *logits = NULL;
+    loss_data l;
+    lhi_blocks it;
+    void *out[2] = {NULL};
     void *sums = NULL;
     const double zero[2] = {0.0, 0.0};
-    const lh_shape *ws = lh_call_in_shape(c, 1);
-    lh_device *d = lh_call_device(c);
-    LH_TRY(lh_in(c, 0, &x));
-    LH_TRY(lh_in(c, 1, &w));
-    LH_TRY(lh_in(c, 2, &labels));
-    for (int i = 0; i < 3; i++) LH_TRY(lh_out(c, i, &out[i]));
-    lhi_blocks it = lhi_blocks_of(c, 0);
-    LH_TRY(lh_scratch(c, (size_t)(lhi_block_max(&it) * ws->dim[0]) * lh_dtype_bytes(LH_REAL),
-                      &logits));
+    LH_TRY(loss_open(c, &l, &it));
+    for (int i = 0; i < 2; i++) LH_TRY(lh_out(c, i, &out[i]));
     LH_TRY(lh_scratch(c, sizeof zero, &sums));
-    lh_copy_in(d, sums, zero, sizeof zero);
+    lh_copy_in(l.device, sums, zero, sizeof zero);
     while (lhi_block_next(&it)) {
-        linear_rows(d, it.count, ws, lhi_at(x, it.at * ws->dim[1]), w, NULL, logits);
-        lh_run_cross_entropy(d, &(lh_cross_entropy_args){it.count, ws->dim[0], logits,
-                                                         (const int32_t *)labels + it.at,
-                                                         lhi_at_mut(out[2], it.at), sums});
+        linear_rows(l.device, it.count, l.shape, lhi_at(l.x, it.at * l.shape->dim[1]), l.w, l.b,
+                    l.logits);
+        lh_run_cross_entropy(l.device, &(lh_cross_entropy_args){it.count, l.shape->dim[0], l.logits,
+                                                                l.labels + it.at,
+                                                                lhi_at_mut(l.lse, it.at), sums});
     }
-    double loss = lh_read_scalar(d, sums, LH_F64) * ((const loss_attrs *)lh_call_attrs(c))->scale;
-    double correct = lh_read_scalar(d, (double *)sums + 1, LH_F64);
-    lh_copy_in(d, out[0], &loss, sizeof loss);
-    lh_copy_in(d, out[1], &correct, sizeof correct);
+    double loss = lh_read_scalar(l.device, sums, LH_F64) * l.scale;
+    double correct = lh_read_scalar(l.device, (double *)sums + 1, LH_F64);
+    lh_copy_in(l.device, out[0], &loss, sizeof loss);
+    lh_copy_in(l.device, out[1], &correct, sizeof correct);
 done:
     return st;
 }
@@ -332,39 +361,34 @@ done:
 static lh_status loss_vjp(lh_call *c)
 {
     lh_status st = LH_OK;
-    const void *x = NULL;
-    const void *w = NULL;
-    const void *labels = NULL;
+    loss_data l;
+    lhi_blocks it;
     const void *dloss = NULL;
-    void *lse = NULL;
-    void *logits = NULL;
     void *dx = NULL;
     void *dw = NULL;
+    void *db = NULL;
     bool accumulate = false;
-    const lh_shape *ws = lh_call_in_shape(c, 1);
-    lh_device *d = lh_call_device(c);
-    LH_TRY(lh_in(c, 0, &x));
-    LH_TRY(lh_in(c, 1, &w));
-    LH_TRY(lh_in(c, 2, &labels));
-    LH_TRY(lh_out(c, 2, &lse));
+    LH_TRY(loss_open(c, &l, &it));
     LH_TRY(lh_out_grad(c, 0, &dloss));
     LH_CHECK(dloss != NULL, LH_ERR_BUG, "only the loss has a gradient");
-    LH_TRY(lh_in_grad(c, 0, &dx, &accumulate));
+    if (loss_counts(c)) {
+        LH_TRY(lh_in_grad(c, 0, &dx, &accumulate));
+    } else {
+        LH_TRY(lh_in_grad_zeroed(c, 0, &dx));
+    }
     LH_TRY(lh_in_grad_zeroed(c, 1, &dw));
-    lhi_blocks it = lhi_blocks_of(c, 0);
-    LH_TRY(lh_scratch(c, (size_t)(lhi_block_max(&it) * ws->dim[0]) * lh_dtype_bytes(LH_REAL),
-                      &logits));
+    LH_TRY(optional_grad(c, 3, &db));
     while (lhi_block_next(&it)) {
-        const void *x_at = lhi_at(x, it.at * ws->dim[1]);
-        linear_rows(d, it.count, ws, x_at, w, NULL, logits);
+        const void *x_at = lhi_at(l.x, it.at * l.shape->dim[1]);
+        linear_rows(l.device, it.count, l.shape, x_at, l.w, l.b, l.logits);
         lh_run_cross_entropy_grad(
-            d, &(lh_cross_entropy_grad_args){it.count, ws->dim[0], logits,
-                                             (const int32_t *)labels + it.at, lhi_at(lse, it.at),
-                                             ((const loss_attrs *)lh_call_attrs(c))->scale, dloss});
+            l.device,
+            &(lh_cross_entropy_grad_args){it.count, l.shape->dim[0], l.logits, l.labels + it.at,
+                                          lhi_at(l.lse, it.at), l.scale, dloss});
         if (dx != NULL)
-            linear_rows_dx(d, it.count, ws, logits, w, lhi_at_mut(dx, it.at * ws->dim[1]),
-                           accumulate);
-        linear_rows_dw(d, it.count, ws, logits, x_at, dw, NULL);
+            linear_rows_dx(l.device, it.count, l.shape, l.logits, l.w,
+                           lhi_at_mut(dx, it.at * l.shape->dim[1]), accumulate);
+        linear_rows_dw(l.device, it.count, l.shape, l.logits, x_at, dw, db);
     }
 done:
     return st;
@@ -372,13 +396,13 @@ done:
 
 static const lh_op loss_op = {.name = "lm_loss",
                               .reads = LH_READS_IN(0) | LH_READS_IN(1) | LH_READS_IN(2) |
-                                       LH_READS_OUT(2),
+                                       LH_READS_IN(3) | LH_READS_OUT(2),
                               .place = loss_place,
                               .forward = loss_forward,
                               .vjp = loss_vjp};
 
-lh_status lh_lm_loss(lh_tape *t, lh_var x, lh_var w, lh_var labels, double scale, lh_var *loss,
-                     lh_var *correct)
+lh_status lh_lm_loss(lh_tape *t, lh_var x, lh_var w, lh_var b, lh_var labels, double scale,
+                     lh_var *loss, lh_var *correct)
 {
     const lh_shape *xs = lh_var_shape(t, x);
     const lh_shape *ws = lh_var_shape(t, w);
@@ -388,10 +412,11 @@ lh_status lh_lm_loss(lh_tape *t, lh_var x, lh_var w, lh_var labels, double scale
     lh_var outs[3];
     loss_attrs attrs = {scale};
     if (xs->ndim != 3 || ws->dim[1] != xs->dim[2] || ls->dtype != LH_INT32 || ls->ndim != 2 ||
-        ls->dim[0] != xs->dim[0] || ls->dim[1] != xs->dim[1])
-        return LH_RAISE(LH_ERR_BUG, "the loss wants x [B, s, E], w [V, E], labels int32 [B, s]");
-    lh_status st =
-        lh_record(t, &loss_op, &attrs, sizeof attrs, 3, (lh_var[]){x, w, labels}, 3, shapes, outs);
+        ls->dim[0] != xs->dim[0] || ls->dim[1] != xs->dim[1] || !fits_bias(t, b, ws->dim[0]))
+        return LH_RAISE(LH_ERR_BUG,
+                        "the loss wants x [B, s, E], w [V, E], b [V], labels int32 [B, s]");
+    lh_status st = lh_record(t, &loss_op, &attrs, sizeof attrs, 4, (lh_var[]){x, w, labels, b}, 3,
+                             shapes, outs);
     *loss = outs[0];
     *correct = outs[1];
     return st;

@@ -235,7 +235,11 @@ done:
     return st;
 }
 
-/* --- bias --- */
+/* --- bias: inputs x, b or a table of them --- */
+
+typedef struct bias_attrs {
+    int64_t width, row; /* of b; elements row width .. of the input are the bias */
+} bias_attrs;
 
 static lh_status bias_forward(lh_call *c)
 {
@@ -243,13 +247,14 @@ static lh_status bias_forward(lh_call *c)
     const void *x = NULL;
     const void *b = NULL;
     void *y = NULL;
+    const bias_attrs *a = lh_call_attrs(c);
     int64_t n = lh_shape_count(lh_call_in_shape(c, 0));
-    int64_t width = lh_shape_count(lh_call_in_shape(c, 1));
     LH_TRY(lh_in(c, 0, &x));
     LH_TRY(lh_in(c, 1, &b));
     LH_TRY(lh_out(c, 0, &y));
     lh_run_axpy(lh_call_device(c), &(lh_axpy_args){n, 1.0, x, y, false});
-    lh_run_bias(lh_call_device(c), &(lh_bias_args){n / width, width, b, y});
+    lh_run_bias(lh_call_device(c),
+                &(lh_bias_args){n / a->width, a->width, lhi_at(b, a->row * a->width), y});
 done:
     return st;
 }
@@ -259,7 +264,7 @@ static void bias_grad(const lh_call *c, const void *dy, void *db)
 {
     const lh_shape *s = lh_call_in_shape(c, 0);
     const lh_layout *layout = lh_call_layout(c, 0);
-    int64_t width = lh_shape_count(lh_call_in_shape(c, 1));
+    int64_t width = ((const bias_attrs *)lh_call_attrs(c))->width;
     int64_t batch = 1;
     if (layout == NULL) {
         lh_run_bias_grad(lh_call_device(c),
@@ -286,13 +291,14 @@ static lh_status bias_vjp(lh_call *c)
     void *dx = NULL;
     void *db = NULL;
     bool accumulate = false;
+    const bias_attrs *a = lh_call_attrs(c);
     LH_TRY(lh_out_grad(c, 0, &dy));
     LH_TRY(lh_in_grad(c, 0, &dx, &accumulate));
     if (dx != NULL)
         lh_run_axpy(lh_call_device(c), &(lh_axpy_args){lh_shape_count(lh_call_in_shape(c, 0)), 1.0,
                                                        dy, dx, accumulate});
     LH_TRY(lh_in_grad_zeroed(c, 1, &db));
-    if (db != NULL) bias_grad(c, dy, db);
+    if (db != NULL) bias_grad(c, dy, lhi_at_mut(db, a->row * a->width));
 done:
     return st;
 }
@@ -300,23 +306,36 @@ done:
 static const lh_op bias_op = {
     .name = "add_bias", .place = lhi_place_tokens, .forward = bias_forward, .vjp = bias_vjp};
 
-lh_status lh_add_bias(lh_tape *t, lh_var x, lh_var b, lh_var *y)
+static lh_status bias_record(lh_tape *t, lh_var x, lh_var b, bias_attrs a, lh_var *y)
 {
     lh_status st = LH_OK;
     const lh_shape shape = *lh_var_shape(t, x);
-    const lh_shape *w = lh_var_shape(t, b);
-    int64_t n = lh_shape_count(w);
     int64_t width = 1;
     int first = shape.ndim; /* the dimensions from here on are the bias's */
-    while (first > 0 && width < n) width *= shape.dim[--first];
-    LH_CHECK(shape.dtype == LH_REAL && w->dtype == LH_REAL && n > 0 && width == n, LH_ERR_BUG,
-             "a bias of %lld elements fits no last dimensions of x", (long long)n);
-    for (int a = 0; a < LH_AXES; a++)
-        LH_CHECK(lh_var_place(t, x)->axis[a].kind != LH_SHARD ||
-                     lh_var_place(t, x)->axis[a].dim < first,
+    while (first > 0 && width < a.width) width *= shape.dim[--first];
+    LH_CHECK(shape.dtype == LH_REAL && lh_var_shape(t, b)->dtype == LH_REAL && a.width > 0 &&
+                 width == a.width,
+             LH_ERR_BUG, "a bias of %lld elements fits no last dimensions of x",
+             (long long)a.width);
+    for (int i = 0; i < LH_AXES; i++)
+        LH_CHECK(lh_var_place(t, x)->axis[i].kind != LH_SHARD ||
+                     lh_var_place(t, x)->axis[i].dim < first,
                  LH_ERR_BUG, "the bias covers dimension %d of x, which is sharded",
-                 lh_var_place(t, x)->axis[a].dim);
-    LH_TRY(lh_record(t, &bias_op, NULL, 0, 2, (lh_var[]){x, b}, 1, &shape, y));
+                 lh_var_place(t, x)->axis[i].dim);
+    LH_TRY(lh_record(t, &bias_op, &a, sizeof a, 2, (lh_var[]){x, b}, 1, &shape, y));
 done:
     return st;
+}
+
+lh_status lh_add_bias(lh_tape *t, lh_var x, lh_var b, lh_var *y)
+{
+    return bias_record(t, x, b, (bias_attrs){lh_shape_count(lh_var_shape(t, b)), 0}, y);
+}
+
+lh_status lh_add_row(lh_tape *t, lh_var x, lh_var table, int64_t row, lh_var *y)
+{
+    const lh_shape *s = lh_var_shape(t, table);
+    if (s->ndim != 2 || row < 0 || row >= s->dim[0])
+        return LH_RAISE(LH_ERR_BUG, "row %lld of a table that has no such row", (long long)row);
+    return bias_record(t, x, table, (bias_attrs){s->dim[1], row}, y);
 }

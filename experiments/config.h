@@ -104,8 +104,10 @@ typedef struct lh_config {
 
 /* LH_CONFIG_PARTIAL: a text that describes a model without an experiment: data.path may be missing,
  * and that task and
- * model fit together is not checked. */
-enum { LH_CONFIG_PARTIAL = 1u };
+ * model fit together is not checked.
+ * LH_CONFIG_PLAN: an experiment that is not run: no data file need be named, and the task need not
+ * give what heads other than lm learn from. */
+enum { LH_CONFIG_PARTIAL = 1u, LH_CONFIG_PLAN = 2u };
 
 /* Where a configuration comes from. read: all bytes of a file, which lh_free releases
  * (lh_read_small with user NULL). */

@@ -1,5 +1,6 @@
 /* What no field can tell alone: sizes that follow from others, and contradictions. */
 #include "experiments/config_internal.h"
+#include "experiments/task.h"
 
 #include <string.h>
 
@@ -244,23 +245,57 @@ done:
     return st;
 }
 
-static lh_status check_task(const lh_node *root, const lh_config *c)
+static const char *const check_heads[] = {"lm", "class", "pooler", "none"};
+
+static lh_status check_head(const lh_node *root, unsigned flags, const lh_config *c)
+{
+    lh_status st = LH_OK;
+    char p[LH_PLACE_MAX];
+    const char *head = check_heads[c->model.head];
+    bool pools = c->model.head == LH_HEAD_CLASS || c->model.head == LH_HEAD_POOLER;
+    LH_CHECK(!pools || c->model.kind == LH_MODEL_ENCODER, LH_ERR_USAGE,
+             "%s: key 'model.head': %s needs model.kind encoder",
+             check_place(root, "model.head", p), head);
+    LH_CHECK(
+        flags != 0 || lh_model_has_loss(&c->model), LH_ERR_USAGE,
+        "%s: key 'model.head': %s has no loss, so there is nothing to train or to evaluate: set "
+        "model.head to lm or class (longhaul plan says what its forward pass costs)",
+        check_place(root, "model.head", p), check_heads[c->model.head]);
+done:
+    return st;
+}
+
+/* What the head learns from must be what the task gives. */
+static lh_status check_labels(const lh_node *root, const lh_config *c)
+{
+    lh_status st = LH_OK;
+    char p[LH_PLACE_MAX];
+    const char *needs = lh_task_classes(c) > 0 ? "class" : "lm";
+    LH_CHECK(strcmp(check_heads[c->model.head], needs) == 0, LH_ERR_USAGE,
+             "%s: key 'model.head': data.task %s needs the head %s, and it is %s",
+             check_place(root, "model.head", p), check_tasks[c->data.task].name, needs,
+             check_heads[c->model.head]);
+done:
+    return st;
+}
+
+static lh_status check_task(const lh_node *root, unsigned flags, const lh_config *c)
 {
     lh_status st = LH_OK;
     char p[LH_PLACE_MAX];
     static const char *const kinds[] = {"decoder", "encoder"};
     const char *task = check_tasks[c->data.task].name;
+    bool plan = (flags & LH_CONFIG_PLAN) != 0;
     if (check_tasks[c->data.task].made)
         LH_TRY(check_made(root, c));
-    else
+    else if (!plan)
         LH_TRY(check_files(root, c));
+    if (plan && c->model.head != LH_HEAD_LM) goto done;
     LH_CHECK(c->model.kind == check_tasks[c->data.task].kind, LH_ERR_USAGE,
              "%s: key 'data.task': %s needs model.kind %s, and it is %s",
              check_place(root, "data.task", p), task, kinds[check_tasks[c->data.task].kind],
              kinds[c->model.kind]);
-    LH_CHECK(c->model.head == LH_HEAD_LM, LH_ERR_USAGE,
-             "%s: key 'model.head': data.task %s needs the head lm",
-             check_place(root, "model.head", p), task);
+    LH_TRY(check_labels(root, c));
 done:
     return st;
 }
@@ -272,10 +307,11 @@ lh_status lhi_config_check(const lh_node *root, unsigned flags, lh_config *confi
     LH_TRY(check_model_sizes(root, &config->model));
     LH_TRY(check_model_position(root, &config->model));
     LH_TRY(check_length(root, config));
+    LH_TRY(check_head(root, flags, config));
     for (int layer = 0; layer < (int)config->model.layers; layer++)
         LH_TRY(check_mechanism(root, config, layer));
     LH_TRY(check_training(root, config));
-    if ((flags & LH_CONFIG_PARTIAL) == 0) LH_TRY(check_task(root, config));
+    if ((flags & LH_CONFIG_PARTIAL) == 0) LH_TRY(check_task(root, flags, config));
 done:
     return st;
 }

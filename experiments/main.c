@@ -257,7 +257,8 @@ static lh_status main_plan(const main_options *o)
     lh_config_source source = {.read = lh_read_small,
                                .path = o->target,
                                .overrides = o->overrides,
-                               .n_overrides = o->n_overrides};
+                               .n_overrides = o->n_overrides,
+                               .flags = LH_CONFIG_PLAN};
     LH_TRY(lh_config_load(&source, &config));
     LH_TRY(
         lh_step_plan_create(config, o->ranks > 0 ? (int)o->ranks : (int)config->mesh.data, &plan));

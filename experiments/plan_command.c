@@ -70,6 +70,7 @@ lh_status lh_plan_json(const lh_step_plan *p, FILE *out)
     lh_json_real(&j, "sent_bytes_step", p->sent_bytes);
     lh_json_int(&j, "peak_bytes", p->peak_bytes);
     lh_json_int(&j, "parameter_bytes", p->parameter_bytes);
+    lh_json_string(&j, "pass", p->forward_only ? "forward" : "step");
     lh_json_int(&j, "ranks", p->ranks);
     lh_json_int(&j, "data", p->data);
     lh_json_int(&j, "sequence", p->sequence);
@@ -129,31 +130,47 @@ static const char *command_span(int first, int last, char *text)
     return text;
 }
 
-static void command_head(const lh_step_plan *p, FILE *out)
+static const char *command_plural(int64_t n, const char *many)
+{
+    return n == 1 ? "" : many;
+}
+
+/* What is planned: a training step, or a forward pass. */
+static void command_pass(const lh_step_plan *p, FILE *out)
 {
     const lh_config *c = p->config;
+    int64_t sequences = p->forward_only ? c->data.batch / c->train.accumulate : c->data.batch;
+    (void)fprintf(out, "%s: %" PRId64 " sequence%s of %" PRId64 " tokens",
+                  p->forward_only ? "a forward pass, since the model's head has no loss" : "a step",
+                  sequences, command_plural(sequences, "s"), c->data.length);
+    if (!p->forward_only)
+        (void)fprintf(out, " in %" PRId64 " pass%s%s", c->train.accumulate,
+                      command_plural(c->train.accumulate, "es"),
+                      c->train.recompute == LH_RECOMPUTE_BLOCK ? ", blocks recomputed" : "");
+    (void)fprintf(out, "\n\n");
+}
+
+static void command_head(const lh_step_plan *p, FILE *out)
+{
     char a[COMMAND_TEXT];
     char b[COMMAND_TEXT];
-    (void)fprintf(out,
-                  "%d rank%s (%d data x %d sequence), %d thread%s each, %s kernels, %s\n"
-                  "a step: %" PRId64 " sequence%s of %" PRId64 " tokens in %" PRId64
-                  " pass%s%s\n\n",
-                  p->ranks, p->ranks == 1 ? "" : "s", p->data, p->sequence, p->threads,
-                  p->threads == 1 ? "" : "s", p->isa, LH_REAL_NAME, c->data.batch,
-                  c->data.batch == 1 ? "" : "s", c->data.length, c->train.accumulate,
-                  c->train.accumulate == 1 ? "" : "es",
-                  c->train.recompute == LH_RECOMPUTE_BLOCK ? ", blocks recomputed" : "");
-    (void)fprintf(out, "parameters   %" PRId64 "; with gradients and moments %s a rank\n",
-                  p->parameters, command_bytes((double)p->parameter_bytes, a));
-    (void)fprintf(out, "work         %s a step; %s a rank in the mean\n",
-                  command_flops(p->flops, a), command_flops(p->flops / (double)p->ranks, b));
-    (void)fprintf(out, "sent         %s a step and rank in the mean:\n",
-                  command_bytes(p->sent_bytes, a));
+    const char *what = p->forward_only ? "pass" : "step";
+    (void)fprintf(out, "%d rank%s (%d data x %d sequence), %d thread%s each, %s kernels, %s\n",
+                  p->ranks, command_plural(p->ranks, "s"), p->data, p->sequence, p->threads,
+                  command_plural(p->threads, "s"), p->isa, LH_REAL_NAME);
+    command_pass(p, out);
+    (void)fprintf(out, "parameters   %" PRId64 "; %s%s a rank\n", p->parameters,
+                  p->forward_only ? "" : "with gradients and moments ",
+                  command_bytes((double)p->parameter_bytes, a));
+    (void)fprintf(out, "work         %s a %s; %s a rank in the mean\n", command_flops(p->flops, a),
+                  what, command_flops(p->flops / (double)p->ranks, b));
+    (void)fprintf(out, "sent         %s a %s and rank in the mean:\n",
+                  command_bytes(p->sent_bytes, a), what);
     for (int k = 0; k < LH_PURPOSES; k++)
         if (p->purpose[k] > 0.0)
             (void)fprintf(out, "             %-20s %s\n", lh_purpose_name((lh_purpose)k),
                           command_bytes(p->purpose[k], a));
-    (void)fprintf(out, "step memory  %s on the rank that needs most\n\n",
+    (void)fprintf(out, "%s memory  %s on the rank that needs most\n\n", what,
                   command_bytes((double)p->peak_bytes, a));
 }
 
@@ -250,7 +267,9 @@ void lh_plan_help(FILE *out)
         "longhaul plan FILE.yaml [--set KEY=VALUE]... [--ranks P] [--json]\n\n"
         "Says what a training step costs, without running it: parameters, flops, bytes sent and\n"
         "memory, by layer and by rank. One process, without a launcher, for any number of ranks;\n"
-        "no data file is opened. What is counted and what the formulas give must agree.\n\n"
+        "no data file is opened. What is counted and what the formulas give must agree.\n"
+        "A model whose head has no loss (model.head pooler or none) has no step: then all figures\n"
+        "are of one forward pass.\n\n"
         "  --ranks P          ranks in all (default: mesh.data, one rank a sequence)\n"
         "  --json             one JSON object on one line:\n\n"
         "  parameters         learned numbers of the model\n"
@@ -259,6 +278,7 @@ void lh_plan_help(FILE *out)
         "  peak_bytes         step memory, largest over ranks, as peak_bytes in metrics.jsonl; of\n"
         "                     a layer: the most that its values take at one moment\n"
         "  parameter_bytes    values, gradients and moments, largest over ranks\n"
+        "  pass               step, or forward: the model's head has no loss\n"
         "  ranks, data, sequence, length, batch, accumulate, real, isa, threads\n"
         "  sent_bytes_by_purpose\n"
         "  layers             each with layer, mechanism, the first four, and sent_bytes_step as\n"

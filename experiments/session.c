@@ -99,7 +99,7 @@ static lh_status session_model(lh_session *s, lh_config *config, bool trainable)
                             .documents = config->data.documents != LH_AUTO,
                             .max_global = s->max_global};
     uint64_t seed = (uint64_t)config->run.seed;
-    LH_TRY(lh_model_resolve(&config->model, lh_task_vocab(config)));
+    LH_TRY(lh_model_resolve(&config->model, lh_task_vocab(config), lh_task_classes(config)));
     LH_TRY(lh_params_create(s->device, s->mesh->coord, &s->params));
     LH_TRY(lh_model_declare(&config->model, &shape, s->params));
     LH_TRY(lh_params_allocate(s->params, trainable));
@@ -118,6 +118,11 @@ static lh_status session_side_buffers(lh_session *s)
     size_t sequences = (size_t)(s->passes * s->batch);
     if (s->config->data.documents != LH_AUTO)
         LH_TRY(lh_new(sequences * (size_t)s->rows * 2 * sizeof(int32_t), &s->documents));
+    if (s->config->model.head == LH_HEAD_CLASS) {
+        LH_TRY(lh_new(sequences * sizeof *s->sequence_labels, &s->sequence_labels));
+        LH_TRY(lh_device_alloc(s->device, (size_t)s->batch * sizeof *s->sequence_labels,
+                               &s->device_sequence_labels));
+    }
     if (s->max_global > 0) {
         LH_TRY(lh_new(sequences * sizeof(int64_t), &s->global_count));
         LH_TRY(lh_new(sequences * (size_t)s->max_global * sizeof(int64_t), &s->global_position));
@@ -148,12 +153,15 @@ done:
     return st;
 }
 
-/* Records one pass of the model; with gradients also its backward. */
+/* Records one pass of the model; with gradients also its backward. Without a loss: its output. */
 static lh_status session_record(lh_session *s, lh_mesh *mesh, const lh_batch *batch, bool gradients,
                                 lh_var *loss, lh_var *correct)
 {
     lh_status st = LH_OK;
-    LH_TRY(lh_model_loss(s->model, s->tape, mesh, batch, loss, correct));
+    if (lh_model_has_loss(&s->config->model))
+        LH_TRY(lh_model_loss(s->model, s->tape, mesh, batch, loss, correct));
+    else
+        LH_TRY(lh_model_output(s->model, s->tape, mesh, batch, loss));
     if (gradients) LH_TRY(lh_tape_backward(s->tape, *loss));
 done:
     return st;
@@ -170,6 +178,7 @@ static lh_batch session_batch(lh_session *s, int64_t pass, double scale, int64_t
                                   .position = s->global_position + first * s->max_global};
     return (lh_batch){.tokens = s->device_tokens,
                       .labels = s->device_labels,
+                      .sequence_labels = s->device_sequence_labels,
                       .valid = s->config->model.kind == LH_MODEL_ENCODER ? s->valid : NULL,
                       .documents = s->documents == NULL ? NULL : s->documents + 2 * first * s->rows,
                       .global = s->max_global > 0 ? &s->global : NULL,
@@ -277,14 +286,15 @@ static void session_sum_lanes(lh_session *s, double lanes[SESSION_LANES])
     lh_sum_f64(s->mesh->world, lanes, SESSION_LANES, LH_SEND_CONTROL);
 }
 
-/* A step's messages, all of whose passes are alike. */
+/* A step's messages, all of whose passes are alike; of a model without a loss those of its forward pass. */
 static lh_status session_count_step(lh_session *s)
 {
     lh_status st = LH_OK;
     lh_traffic *t = s->mesh->traffic;
     int64_t labels = 0;
     double lanes[SESSION_LANES] = {0.0};
-    LH_TRY(session_count(s, true));
+    LH_TRY(session_count(s, s->params->trainable));
+    if (!s->params->trainable) goto done; /* one pass, forward, which is no step */
     for (int p = 0; p < LH_PURPOSES; p++) {
         t->bytes[p] *= s->passes;
         t->messages[p] *= s->passes;
@@ -313,7 +323,7 @@ lh_status lh_session_open_counting(lh_config *config, int ranks, int rank, lh_se
     s->mesh = s->counting_mesh;
     s->world = s->mesh->world;
     LH_TRY(session_isa(s, &isa));
-    LH_TRY(session_build(s, config, isa, true));
+    LH_TRY(session_build(s, config, isa, lh_model_has_loss(&config->model)));
     LH_TRY(session_count_step(s));
     *out = s;
     s = NULL;
@@ -330,11 +340,13 @@ void lh_session_close(lh_session **session)
         lh_device_release(s->device, &s->arena[LH_SPACE_DEVICE]);
         lh_device_release(s->device, &s->device_tokens);
         lh_device_release(s->device, &s->device_labels);
+        lh_device_release(s->device, &s->device_sequence_labels);
         lh_device_release(s->device, (void **)&s->norm_scratch);
     }
     lh_host_release(&s->arena[LH_SPACE_HOST]);
     lh_free(&s->tokens);
     lh_free(&s->labels);
+    lh_free(&s->sequence_labels);
     lh_free(&s->valid);
     lh_free(&s->valid_all);
     lh_free(&s->documents);
@@ -363,6 +375,7 @@ int64_t lh_session_peak(const lh_session *s)
     int64_t batch = 2 * (s->passes + 1) * s->batch * s->rows * (int64_t)sizeof(int32_t);
     if (s->documents != NULL)
         batch += 2 * s->passes * s->batch * s->rows * (int64_t)sizeof(int32_t);
+    if (s->sequence_labels != NULL) batch += (s->passes + 1) * s->batch * (int64_t)sizeof(int32_t);
     int64_t reduce = s->reduce != NULL ? s->reduce_elements * (int64_t)lh_dtype_bytes(LH_REAL) : 0;
     return lh_memory_peak(s->memory[s->params->trainable]) + batch + reduce;
 }
@@ -380,6 +393,7 @@ static void session_read(lh_session *s, int64_t slot, lh_split split, int64_t wi
     if (st != LH_OK && s->trouble == LH_OK) s->trouble = st;
     s->valid_all[slot] = rows.valid;
     if (s->max_global > 0) s->global_count[slot] = rows.n_global;
+    if (s->sequence_labels != NULL) s->sequence_labels[slot] = rows.sequence_label;
     *counted += rows.counted;
 }
 
@@ -395,6 +409,9 @@ static void session_pass(lh_session *s, int64_t pass, bool gradients, lh_batch b
     for (int64_t b = 0; b < s->batch; b++) s->valid[b] = s->valid_all[pass * s->batch + b];
     lh_copy_in(s->device, s->device_tokens, s->tokens + pass * s->batch * s->rows, bytes);
     lh_copy_in(s->device, s->device_labels, s->labels + pass * s->batch * s->rows, bytes);
+    if (s->sequence_labels != NULL)
+        lh_copy_in(s->device, s->device_sequence_labels, s->sequence_labels + pass * s->batch,
+                   (size_t)s->batch * sizeof *s->sequence_labels);
     lh_memory_replay(s->memory[gradients], s->device, s->arena[LH_SPACE_DEVICE],
                      s->arena[LH_SPACE_HOST]);
     lh_tape_reset(s->tape, s->device, s->memory[gradients], gradients);

@@ -26,6 +26,8 @@ typedef struct lh_session {
     int64_t passes;                      /* passes per step: train.accumulate */
     int32_t *tokens, *labels;            /* host [passes, batch, rows] */
     void *device_tokens, *device_labels; /* [batch, rows] */
+    int32_t *sequence_labels;            /* host [passes, batch]: head class; else NULL */
+    void *device_sequence_labels;        /* [batch] */
     int64_t *valid;                      /* host [batch]: of the running pass */
     int64_t *valid_all;                  /* host [passes, batch] */
     int32_t *documents;                  /* host [passes, batch, rows, 2]; NULL: no documents */
@@ -49,7 +51,8 @@ LH_NODISCARD lh_status lh_session_open(lh_comm *world, lh_config *config, bool t
 /* lh_session_open_counting - the session of world rank `rank` of `ranks` without MPI, files or data:
  * its device, mesh and parameters only count. After it s->mesh->traffic holds what a training step
  * of that rank sends, s->flops[1] the flops of one pass, and lh_session_peak the step's memory, as a
- * run has them. device.threads auto: OMP_NUM_THREADS, else as if all ranks ran here. Local. Borrows
+ * run has them. A model whose head has no loss is not trainable: then that is of one forward pass
+ * alone, and its flops are s->flops[0]. device.threads auto: OMP_NUM_THREADS, else as if all ranks ran here. Local. Borrows
  * config and sets config->model.vocab. The caller closes *out; nothing else may be done with it.
  * Errors: LH_ERR_USAGE (ranks is no multiple of mesh.data, ...), LH_ERR_UNSUP, LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_session_open_counting(lh_config *config, int ranks, int rank,

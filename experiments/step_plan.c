@@ -22,10 +22,32 @@ static void plan_layer_bytes(const lh_config *c, const lh_cost *cost, step_plan_
     int64_t passes = c->train.accumulate;
     bool again = c->train.recompute == LH_RECOMPUTE_BLOCK;
     *f = (step_plan_formula){{0}};
+    if (!lh_model_has_loss(&c->model)) { /* one forward pass */
+        f->bytes[LH_SEND_FORWARD] = cost->forward_bytes;
+        f->bytes[LH_SEND_SUMMARY] = cost->again_bytes;
+        return;
+    }
     f->bytes[LH_SEND_FORWARD] = passes * cost->forward_bytes;
     f->bytes[LH_SEND_BACKWARD] = passes * cost->backward_bytes;
     f->bytes[LH_SEND_SUMMARY] = passes * (cost->summary_bytes + (again ? cost->again_bytes : 0));
     f->bytes[LH_SEND_RECOMPUTE] = again ? passes * cost->forward_bytes : 0;
+}
+
+/* What belongs to no layer, and is not recomputed. */
+static void plan_rest_bytes(lh_step_plan *p, const lh_session *s, step_plan_formula *all)
+{
+    const lh_cost rest = lh_model_predict_rest(&s->config->model, lh_model_shape_of(s->model),
+                                               p->sequence, s->mesh->coord[LH_AXIS_SEQ]);
+    int64_t passes = p->forward_only ? 1 : s->passes;
+    int64_t forward = passes * rest.forward_bytes;
+    int64_t backward = p->forward_only ? 0 : passes * rest.backward_bytes;
+    int64_t summary = p->forward_only ? rest.again_bytes : passes * rest.summary_bytes;
+    p->rest.forward_bytes += (double)forward;
+    p->rest.backward_bytes += (double)backward;
+    p->rest.summary_bytes += (double)summary;
+    all->bytes[LH_SEND_FORWARD] += forward;
+    all->bytes[LH_SEND_BACKWARD] += backward;
+    all->bytes[LH_SEND_SUMMARY] += summary;
 }
 
 /* Adds one rank's layers to the plan's sums, and all that it sends by formula to *all. */
@@ -45,12 +67,8 @@ static lh_status plan_formula(lh_step_plan *p, const lh_session *s, lh_cost *cos
         p->layer[l].summary_bytes += (double)f.bytes[LH_SEND_SUMMARY];
         p->layer[l].recompute_bytes += (double)f.bytes[LH_SEND_RECOMPUTE];
     }
-    const lh_cost tables = lh_model_predict_tables(&s->config->model, lh_model_shape_of(s->model),
-                                                   s->mesh->coord[LH_AXIS_SEQ]);
-    p->rest.forward_bytes += (double)(s->passes * tables.forward_bytes);
-    p->rest.backward_bytes += (double)(s->passes * tables.backward_bytes);
-    all->bytes[LH_SEND_FORWARD] += s->passes * tables.forward_bytes;
-    all->bytes[LH_SEND_BACKWARD] += s->passes * tables.backward_bytes;
+    plan_rest_bytes(p, s, all);
+    if (p->forward_only) goto done;
     all->bytes[LH_SEND_PARAMETER] = lh_grads_bytes(s->params, s->mesh->size);
     all->bytes[LH_SEND_CONTROL] = p->ranks > 1 ? STEP_PLAN_CONTROL : 0;
 done:
@@ -74,11 +92,12 @@ done:
 static lh_status plan_parts(lh_step_plan *p, const lh_session *s)
 {
     lh_status st = LH_OK;
+    double passes = p->forward_only ? 1.0 : (double)s->passes;
     for (int part = 0; part <= p->layers; part++) {
         lh_layer_plan *l = part == 0 ? &p->rest : &p->layer[part - 1];
         int64_t peak = 0;
-        LH_TRY(lh_memory_part_peak(s->memory[1], part, &peak));
-        l->flops += (double)s->passes * lh_tape_part_flops(s->tape, part);
+        LH_TRY(lh_memory_part_peak(s->memory[!p->forward_only], part, &peak));
+        l->flops += passes * lh_tape_part_flops(s->tape, part);
         if (peak > l->peak_bytes) l->peak_bytes = peak;
     }
 done:
@@ -119,7 +138,7 @@ static lh_status plan_rank(lh_step_plan *p, lh_config *config, int rank, lh_cost
     r->parameter_bytes = (int64_t)lh_params_bytes(s->params);
     r->traffic = *s->mesh->traffic;
     r->sent_bytes = lh_traffic_step(&r->traffic);
-    r->flops = (double)s->passes * s->flops[1];
+    r->flops = p->forward_only ? s->flops[0] : (double)s->passes * s->flops[1];
 done:
     lh_session_close(&s);
     return st;
@@ -143,7 +162,8 @@ static void plan_finish(lh_step_plan *p)
     p->rest.flops *= (double)p->data;
     p->rest.forward_bytes /= sequence;
     p->rest.backward_bytes /= sequence;
-    p->rest.sent_bytes = p->rest.forward_bytes + p->rest.backward_bytes +
+    p->rest.summary_bytes /= sequence;
+    p->rest.sent_bytes = p->rest.forward_bytes + p->rest.backward_bytes + p->rest.summary_bytes +
                          p->purpose[LH_SEND_PARAMETER] + p->purpose[LH_SEND_CONTROL];
     for (int i = 0; i < p->layers; i++) {
         lh_layer_plan *l = &p->layer[i];
@@ -173,6 +193,7 @@ lh_status lh_step_plan_create(lh_config *config, int ranks, lh_step_plan **out)
     p->data = (int)config->mesh.data;
     p->sequence = ranks / p->data;
     p->layers = (int)config->model.layers;
+    p->forward_only = !lh_model_has_loss(&config->model);
     LH_TRY(lh_new((size_t)p->layers * sizeof *p->layer, &p->layer));
     LH_TRY(lh_new((size_t)p->layers * sizeof *cost, &cost));
     LH_TRY(lh_new((size_t)p->sequence * sizeof *p->rank, &p->rank));

@@ -31,6 +31,7 @@ typedef struct lh_rank_plan {
 typedef struct lh_step_plan {
     const lh_config *config;     /* borrowed */
     int ranks, data, sequence;   /* ranks = data x sequence */
+    bool forward_only;           /* the head has no loss: what follows is of a forward pass */
     int threads;                 /* per rank: scratch memory depends on it */
     const char *isa;             /* of the kernels; static */
     int64_t parameters;          /* elements that are learned */
@@ -44,7 +45,8 @@ typedef struct lh_step_plan {
     lh_rank_plan *rank;   /* [sequence]; world rank r is rank[r % sequence] */
 } lh_step_plan;
 
-/* lh_step_plan_create - plan a training step on `ranks` ranks. Local, no MPI. Borrows config and sets
+/* lh_step_plan_create - plan a training step on `ranks` ranks; one forward pass where the model's head
+ * has no loss. Local, no MPI. Borrows config and sets
  * config->model.vocab. The caller destroys *out. Errors: LH_ERR_USAGE (no multiple of mesh.data, ...),
  * LH_ERR_UNSUP (a mechanism refuses), LH_ERR_BUG (formula and count differ: with rank, purpose and both
  * numbers), LH_ERR_MEMORY. */

@@ -19,6 +19,12 @@ int64_t lh_task_vocab(const lh_config *config)
     return config->data.task == LH_TASK_MASKED_TEXT ? TASK_BYTES + 1 : TASK_BYTES;
 }
 
+int64_t lh_task_classes(const lh_config *config)
+{
+    bool markers = config->data.task == LH_TASK_MARKERS && config->model.head == LH_HEAD_CLASS;
+    return markers ? 2 : 0;
+}
+
 int64_t lh_task_globals(const lh_config *config)
 {
     return lh_task_made(config) ? lhi_task_made_globals(&config->data) : 0;
@@ -78,6 +84,7 @@ lh_status lh_task_open(lh_comm *comm, const lh_config *config, lh_task **out)
     LH_TRY(lh_agree(comm, st));
     t->data = &config->data;
     t->made = lh_task_made(config);
+    t->classes = lh_task_classes(config);
     t->length = config->data.length;
     t->seed = (uint64_t)config->run.seed;
     t->separator = config->data.documents == LH_AUTO ? -1 : (int)config->data.documents;
@@ -192,6 +199,7 @@ static void task_blank(const lh_layout *layout, int rank, int64_t valid, lh_rows
     out->valid = valid;
     out->counted = 0;
     out->n_global = 0;
+    out->sequence_label = -1;
 }
 
 /* The rows of a piece that exist, from the file or made. */
@@ -224,6 +232,8 @@ lh_status lh_task_read(const lh_task *t, lh_split split, int64_t window, int64_t
     const lh_run *run = lh_layout_runs(layout, rank, &n_runs);
     task_blank(layout, rank, window < 0 ? 0 : left < t->length ? left : t->length, out);
     if (window < 0) return LH_OK;
+    if (t->classes > 0) out->sequence_label = lhi_task_made_label(t, split, window);
+    out->counted = rank == 0 && out->sequence_label >= 0;
     if (t->made && out->global != NULL) out->n_global = lhi_task_made_globals(t->data);
     for (int64_t i = 0; out->global != NULL && i < out->n_global; i++) out->global[i] = i;
     for (int64_t r = 0; r < n_runs; r++) {

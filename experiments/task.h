@@ -24,7 +24,7 @@
  *   markers      (encoder, 6 tokens) position 0 holds the question 3, two of the other positions, p1 < p2 with p2 - p1 >=
  *                data.gap, each hold a marker of kind 1 or 2, the rest the filler 0. The one label, at position 0, is 4 when
  *                the markers are of different kinds, 5 when they are of the same. Position 0 is named as the sequence's
- *                global token (`global: task`)
+ *                global token (`global: task`). With the head class the answer is the sequence's label instead, 0 or 1
  *   recall       (encoder, V + K tokens, K = data.offsets) position 0 holds V + o, the rest symbols; with h = (n - 1) / 2
  *                rounded down, the label of each of the last h positions is the token (o + 1) (h / K) positions before it,
  *                h / K rounded down. Each answer is one of h symbols that nothing tells but the position itself: k < h
@@ -39,9 +39,12 @@ typedef enum lh_split { LH_SPLIT_TRAIN, LH_SPLIT_VALID, LH_SPLIT_TEST, LH_SPLITS
 
 typedef struct lh_task lh_task;
 
-/* lh_task_vocab - number of tokens of a task. lh_task_globals - global tokens that it names in each
- * sequence. lh_task_made - is it made by the program, without files? Local. */
+/* lh_task_vocab - number of tokens of a task. lh_task_classes - number of classes of a task with one
+ * label for each sequence, which needs the head class; 0: labels by position. lh_task_globals - global
+ * tokens that it names in each sequence. lh_task_made - is it made by the program, without files?
+ * Local. */
 int64_t lh_task_vocab(const lh_config *config);
+int64_t lh_task_classes(const lh_config *config);
 int64_t lh_task_globals(const lh_config *config);
 bool lh_task_made(const lh_config *config);
 
@@ -74,6 +77,9 @@ typedef struct lh_rows {
     int64_t n_global; /* out, the same on all ranks */
     int64_t valid;    /* positions of the window that exist; out, the same on all ranks */
     int64_t counted;  /* labels among this rank's rows; out */
+    /* class of the whole sequence, -1: none; out, the same on all ranks of the sequence. It is counted on
+     * rank 0 of the sequence alone */
+    int32_t sequence_label;
 } lh_rows;
 
 /* lh_task_read - the rows of `rank` of a window. draw: number that decides what is masked: the

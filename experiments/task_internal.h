@@ -14,6 +14,7 @@ typedef struct lhi_task_split {
 struct lh_task {
     const lh_config_data *data; /* borrowed */
     bool made;
+    int64_t classes; /* lh_task_classes */
     int64_t length;
     uint64_t seed;
     int separator; /* the byte that ends a document; -1: none does */
@@ -24,6 +25,9 @@ struct lh_task {
 /* lhi_task_made_vocab, lhi_task_made_globals - of a task that the program makes. Local, pure. */
 int64_t lhi_task_made_vocab(const lh_config_data *data);
 int64_t lhi_task_made_globals(const lh_config_data *data);
+
+/* lhi_task_made_label - class of a window of a made task with classes. Local, pure. */
+int32_t lhi_task_made_label(const lh_task *t, lh_split split, int64_t window);
 
 /* lhi_task_made_row - local row `row` at `position` of a window of a made task. Local, pure. */
 void lhi_task_made_row(const lh_task *t, lh_split split, int64_t window, int64_t position,

@@ -48,6 +48,18 @@ static void made_lag(const lh_task *t, lh_split split, int64_t window, int64_t p
     if (p >= t->data->lag) *label = made_symbol(t, split, window, p - t->data->lag);
 }
 
+/* Kind of marker i, 0 or 1. */
+static int64_t made_marker(const lh_task *t, lh_split split, int64_t window, int i)
+{
+    return made_draw(t, split, MADE_SAMPLE, 4 * window + 2 + i, 2);
+}
+
+/* Are both markers of one kind? */
+static bool made_markers_equal(const lh_task *t, lh_split split, int64_t window)
+{
+    return made_marker(t, split, window, 0) == made_marker(t, split, window, 1);
+}
+
 /* Two different numbers of 0 .. d are a uniform pair; its lower and higher one give the markers'
  * places, so that all pairs of places at least `gap` apart are equally likely. d >= 1. */
 static void made_markers(const lh_task *t, lh_split split, int64_t window, int64_t p,
@@ -56,17 +68,19 @@ static void made_markers(const lh_task *t, lh_split split, int64_t window, int64
     int64_t d = t->length - 1 - t->data->gap;
     int64_t u = made_draw(t, split, MADE_SAMPLE, 4 * window, d + 1);
     int64_t v = made_draw(t, split, MADE_SAMPLE, 4 * window + 1, d);
-    int64_t kind[2];
-    for (int i = 0; i < 2; i++) kind[i] = made_draw(t, split, MADE_SAMPLE, 4 * window + 2 + i, 2);
     if (v >= u) v++;
-    int64_t first = 1 + (u < v ? u : v);
-    int64_t second = (u < v ? v : u) + t->data->gap;
+    int64_t place[2] = {1 + (u < v ? u : v), (u < v ? v : u) + t->data->gap};
     *token = MARKERS_FILLER;
-    if (p == first) *token = MARKERS_KIND + (int32_t)kind[0];
-    if (p == second) *token = MARKERS_KIND + (int32_t)kind[1];
+    for (int i = 0; i < 2; i++)
+        if (p == place[i]) *token = MARKERS_KIND + (int32_t)made_marker(t, split, window, i);
     if (p > 0) return;
     *token = MARKERS_QUESTION;
-    *label = MARKERS_ANSWER + (kind[0] == kind[1]);
+    if (t->classes == 0) *label = MARKERS_ANSWER + made_markers_equal(t, split, window);
+}
+
+int32_t lhi_task_made_label(const lh_task *t, lh_split split, int64_t window)
+{
+    return made_markers_equal(t, split, window);
 }
 
 static void made_recall(const lh_task *t, lh_split split, int64_t window, int64_t p, int32_t *token,

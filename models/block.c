@@ -4,10 +4,10 @@
 #include <stdio.h>
 
 enum { BLOCK_NAME = 96, BLOCK_PREFIX = 64 };
+#define BLOCK_NORM_EPS 1e-5 /* unless the model says otherwise */
 
-/* Initial weights are normal with standard deviation 1 / sqrt(fan in) times the given gain. */
-static lh_status block_linear_declare(const lh_model_desc *desc, const char *prefix, int64_t out,
-                                      int64_t in, double gain, lh_params *params)
+lh_status lhi_linear_declare(const lh_model_desc *desc, const char *prefix, int64_t out, int64_t in,
+                             double gain, lh_params *params)
 {
     lh_status st = LH_OK;
     char name[BLOCK_NAME];
@@ -84,16 +84,16 @@ lh_status lhi_block_declare(const lh_model_desc *d, int layer, lh_params *p)
     int64_t kv = d->kv_heads * d->head_width;
     int64_t e = d->width;
     LH_TRY(lhi_norm_declare(d, block_name(n, layer, "attention.norm"), p));
-    LH_TRY(block_linear_declare(d, block_name(n, layer, "attention.query"), q, e, 1.0, p));
-    LH_TRY(block_linear_declare(d, block_name(n, layer, "attention.key"), kv, e, 1.0, p));
-    LH_TRY(block_linear_declare(d, block_name(n, layer, "attention.value"), kv, e, 1.0, p));
-    LH_TRY(block_linear_declare(d, block_name(n, layer, "attention.output"), e, q, residual, p));
+    LH_TRY(lhi_linear_declare(d, block_name(n, layer, "attention.query"), q, e, 1.0, p));
+    LH_TRY(lhi_linear_declare(d, block_name(n, layer, "attention.key"), kv, e, 1.0, p));
+    LH_TRY(lhi_linear_declare(d, block_name(n, layer, "attention.value"), kv, e, 1.0, p));
+    LH_TRY(lhi_linear_declare(d, block_name(n, layer, "attention.output"), e, q, residual, p));
     if (d->position == LH_POSITION_RELATIVE) LH_TRY(block_relative_declare(d, layer, p));
     LH_TRY(lhi_norm_declare(d, block_name(n, layer, "mlp.norm"), p));
-    LH_TRY(block_linear_declare(d, block_name(n, layer, "mlp.up"), d->mlp_width, e, 1.0, p));
+    LH_TRY(lhi_linear_declare(d, block_name(n, layer, "mlp.up"), d->mlp_width, e, 1.0, p));
     if (d->mlp == LH_ACT_SWIGLU)
-        LH_TRY(block_linear_declare(d, block_name(n, layer, "mlp.gate"), d->mlp_width, e, 1.0, p));
-    LH_TRY(block_linear_declare(d, block_name(n, layer, "mlp.down"), e, d->mlp_width, residual, p));
+        LH_TRY(lhi_linear_declare(d, block_name(n, layer, "mlp.gate"), d->mlp_width, e, 1.0, p));
+    LH_TRY(lhi_linear_declare(d, block_name(n, layer, "mlp.down"), e, d->mlp_width, residual, p));
 done:
     return st;
 }
@@ -128,8 +128,7 @@ done:
     return st;
 }
 
-/* The two variables of a linear map; the null variable where there is no bias. */
-static lh_status block_vars(lh_tape *t, const lhi_linear *l, lh_var *weight, lh_var *bias)
+lh_status lhi_linear_vars(lh_tape *t, const lhi_linear *l, lh_var *weight, lh_var *bias)
 {
     lh_status st = LH_OK;
     *weight = *bias = (lh_var){0};
@@ -144,11 +143,12 @@ lh_status lhi_norm_forward(lhi_pass *pass, const lhi_linear *norm, lh_var x, lh_
     lh_status st = LH_OK;
     lh_var w = {0};
     lh_var b = {0};
-    LH_TRY(block_vars(pass->tape, norm, &w, &b));
+    double eps = pass->desc->norm_eps > 0.0 ? pass->desc->norm_eps : BLOCK_NORM_EPS;
+    LH_TRY(lhi_linear_vars(pass->tape, norm, &w, &b));
     if (pass->desc->norm_kind == LH_NORM_RMS)
-        LH_TRY(lh_rms_norm(pass->tape, x, w, LHI_NORM_EPS, y));
+        LH_TRY(lh_rms_norm(pass->tape, x, w, eps, y));
     else
-        LH_TRY(lh_layer_norm(pass->tape, x, w, b, LHI_NORM_EPS, y));
+        LH_TRY(lh_layer_norm(pass->tape, x, w, b, eps, y));
 done:
     return st;
 }
@@ -159,12 +159,12 @@ lh_status lhi_drop(lhi_pass *pass, int use, lh_var x, lh_var *y)
     return lh_dropout(pass->tape, x, &pass->dropout, y);
 }
 
-static lh_status block_linear(lhi_pass *pass, const lhi_linear *l, lh_var x, lh_var *y)
+lh_status lhi_linear_forward(lhi_pass *pass, const lhi_linear *l, lh_var x, lh_var *y)
 {
     lh_status st = LH_OK;
     lh_var w = {0};
     lh_var b = {0};
-    LH_TRY(block_vars(pass->tape, l, &w, &b));
+    LH_TRY(lhi_linear_vars(pass->tape, l, &w, &b));
     LH_TRY(lh_linear(pass->tape, x, w, b, y));
 done:
     return st;
@@ -178,7 +178,7 @@ static lh_status block_heads(lhi_pass *pass, const lhi_linear *l, lh_var x, int6
     lh_var flat = {0};
     const lh_shape *s = lh_var_shape(pass->tape, x);
     lh_shape shape = lh_shape_4(LH_REAL, s->dim[0], s->dim[1], heads, pass->desc->head_width);
-    LH_TRY(block_linear(pass, l, x, &flat));
+    LH_TRY(lhi_linear_forward(pass, l, x, &flat));
     LH_TRY(lh_reshape(pass->tape, flat, shape, y));
     if (rotate && pass->angles.id > 0) LH_TRY(lh_rotary(pass->tape, *y, pass->angles, y));
 done:
@@ -204,7 +204,7 @@ static lh_status block_attention(lhi_pass *pass, const lhi_block *b, int layer, 
     }
     LH_TRY(d->attention[layer].ops->forward(b->attention, pass->tape, &pass->qkv, &o));
     LH_TRY(lh_reshape(pass->tape, o, flat, &o));
-    LH_TRY(block_linear(pass, &b->output, o, y));
+    LH_TRY(lhi_linear_forward(pass, &b->output, o, y));
     LH_TRY(lhi_drop(pass, 2 * layer + 1, *y, y));
 done:
     return st;
@@ -214,9 +214,9 @@ static lh_status block_mlp(lhi_pass *pass, const lhi_block *b, int layer, lh_var
 {
     lh_status st = LH_OK;
     lh_mlp_weights w;
-    LH_TRY(block_vars(pass->tape, &b->up, &w.up, &w.up_bias));
-    LH_TRY(block_vars(pass->tape, &b->gate, &w.gate, &w.gate_bias));
-    LH_TRY(block_vars(pass->tape, &b->down, &w.down, &w.down_bias));
+    LH_TRY(lhi_linear_vars(pass->tape, &b->up, &w.up, &w.up_bias));
+    LH_TRY(lhi_linear_vars(pass->tape, &b->gate, &w.gate, &w.gate_bias));
+    LH_TRY(lhi_linear_vars(pass->tape, &b->down, &w.down, &w.down_bias));
     LH_TRY(lh_mlp(pass->tape, x, &w, (lh_act_kind)pass->desc->mlp, y));
     LH_TRY(lhi_drop(pass, 2 * layer + 2, *y, y));
 done:

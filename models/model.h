@@ -6,11 +6,21 @@
  *
  * A block, norm: pre:   x = x + attention(norm(x));  x = x + mlp(norm(x));   final.norm before the
  * head
- *          norm: post:  x = norm(x + attention(x));  x = norm(x + mlp(x));   embedding.norm after the embeddings */
+ *          norm: post:  x = norm(x + attention(x));  x = norm(x + mlp(x));   embedding.norm after the embeddings
+ *
+ * The head, with x what follows the last block and norm:
+ *
+ *   lm      logits of each position: W x [+ b]; transform: W norm(gelu(T x)) + b (BERT, RoBERTa). W is the token
+ *           embedding unless untied
+ *   class   p = the first position, or the mean of the valid ones; pooler: p = tanh(P p); logits of the sequence: C p
+ *   pooler  tanh(P p), no loss (what BERT calls its pooled output)
+ *   none    x itself, no loss
+ */
 #include "attention/attention.h"
 
 typedef enum lh_model_kind { LH_MODEL_DECODER, LH_MODEL_ENCODER } lh_model_kind;
-typedef enum lh_head_kind { LH_HEAD_LM, LH_HEAD_NONE } lh_head_kind;
+typedef enum lh_head_kind { LH_HEAD_LM, LH_HEAD_CLASS, LH_HEAD_POOLER, LH_HEAD_NONE } lh_head_kind;
+typedef enum lh_pool_kind { LH_POOL_FIRST, LH_POOL_MEAN } lh_pool_kind;
 typedef enum lh_norm_order { LH_NORM_PRE, LH_NORM_POST } lh_norm_order;
 typedef enum lh_norm_kind { LH_NORM_LAYER, LH_NORM_RMS } lh_norm_kind;
 typedef enum lh_position_kind {
@@ -32,8 +42,11 @@ typedef struct lh_attn_choice {
 enum { LH_MAX_LAYERS = 512 };
 
 typedef struct lh_model_desc {
-    int kind, head; /* lh_model_kind, lh_head_kind: int because CHOICE fields are int */
-    int64_t vocab;  /* LH_AUTO: from the task */
+    int kind, head;  /* lh_model_kind, lh_head_kind: int because CHOICE fields are int */
+    int64_t vocab;   /* LH_AUTO: from the task */
+    int pool;        /* lh_pool_kind, of heads class and pooler */
+    int64_t classes; /* head class; LH_AUTO: from the task */
+    bool pooler, head_transform;
     int64_t layers, width, heads;
     int64_t kv_heads;   /* LH_AUTO: heads */
     int64_t head_width; /* LH_AUTO: width / heads */
@@ -42,6 +55,10 @@ typedef struct lh_model_desc {
     int norm, norm_kind, position;
     bool tie_embeddings, bias;
     int64_t max_length; /* positions that tables by position are made for; LH_AUTO: data.length */
+    int64_t position_offset; /* unused rows in front of learned positions (RoBERTa: 2) */
+    int64_t token_types;     /* rows of a table whose row 0 is added to all tokens; 0: none */
+    double norm_eps;         /* 0: 1e-5 */
+    double rotary_base;      /* 0: 10000 */
     double dropout;
     lh_attn_choice attention[LH_MAX_LAYERS]; /* [layers] */
 } lh_model_desc;
@@ -60,6 +77,7 @@ typedef struct lh_model_shape {
 /* One batch: device memory [B, s] of int32, borrowed until the tape is reset. */
 typedef struct lh_batch {
     const void *tokens, *labels; /* labels: -1 is not counted */
+    const void *sequence_labels; /* head class: device [B] of int32, instead of labels */
     const int64_t *valid;        /* host [B]: positions that exist in each sequence; NULL: all */
     /* host [B, s, 2]: first position and end of the document of each own row; NULL: none */
     const int32_t *documents;
@@ -72,8 +90,12 @@ typedef struct lh_batch {
 typedef struct lh_model lh_model;
 
 /* lh_model_resolve - fill what was left to be derived (kv_heads, head_width, mlp_width) and check
- * it. vocab: of the task. Local. Errors: LH_ERR_USAGE with what to change. */
-LH_NODISCARD lh_status lh_model_resolve(lh_model_desc *desc, int64_t vocab);
+ * it. vocab, classes: of the task (classes 0: its labels are by position). Local. Errors:
+ * LH_ERR_USAGE with what to change. */
+LH_NODISCARD lh_status lh_model_resolve(lh_model_desc *desc, int64_t vocab, int64_t classes);
+
+/* lh_model_has_loss - does its head have one, so that it can be trained? Local, pure. */
+bool lh_model_has_loss(const lh_model_desc *desc);
 
 /* lh_model_declare - declare the model's parameters for sequences lying by shape->layout. Local,
  * once per parameter set. Errors: LH_ERR_UNSUP (a mechanism refuses), LH_ERR_MEMORY. */
@@ -94,10 +116,14 @@ const lh_model_shape *lh_model_shape_of(const lh_model *m);
 
 /* lh_model_hidden - record the model up to its last norm: y [B, s, E]. Layer l is part 1 + l of the
  * tape, the rest is part 0.
- * lh_model_loss - and the loss: mean cross-entropy as this rank's part of it (PARTIAL), and the
+ * lh_model_output - and what the head says without labels: class: logits [B, 1, classes]; pooler: [B,
+ * 1, E], both replicated along the sequence; lm, none: the hidden states.
+ * lh_model_loss - or the loss: mean cross-entropy as this rank's part of it (PARTIAL), and the
  * number of right answers. mesh: real or counting, of the shape that the layout has. Collective
  * along the sequence. */
 LH_NODISCARD lh_status lh_model_hidden(lh_model *m, lh_tape *t, lh_mesh *mesh,
+                                       const lh_batch *batch, lh_var *y);
+LH_NODISCARD lh_status lh_model_output(lh_model *m, lh_tape *t, lh_mesh *mesh,
                                        const lh_batch *batch, lh_var *y);
 LH_NODISCARD lh_status lh_model_loss(lh_model *m, lh_tape *t, lh_mesh *mesh, const lh_batch *batch,
                                      lh_var *loss, lh_var *correct);
@@ -106,9 +132,11 @@ LH_NODISCARD lh_status lh_model_loss(lh_model *m, lh_tape *t, lh_mesh *mesh, con
  * every so many steps is drawn. Local. */
 LH_NODISCARD lh_status lh_model_begin_step(lh_model *m, int64_t step);
 
-/* lh_model_predict_tables - bytes of learned positions that are laid out anew because the sequence is
- * shorter than max_length (forward_bytes, backward_bytes), by formula. Local. */
-lh_cost lh_model_predict_tables(const lh_model_desc *desc, const lh_model_shape *shape, int rank);
+/* lh_model_predict_rest - bytes of what belongs to no layer, by formula: learned positions that are
+ * laid out anew because the sequence is shorter than max_length (forward_bytes, backward_bytes), and
+ * what heads class and pooler know of a sequence (summary_bytes). Local. */
+lh_cost lh_model_predict_rest(const lh_model_desc *desc, const lh_model_shape *shape, int ranks,
+                              int rank);
 
 /* lh_model_predict - layer [layers] out: cost of one forward and backward pass of each layer'
  * attention for one rank, by formula. Local. */

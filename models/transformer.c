@@ -4,8 +4,8 @@
 
 enum {
     TRANSFORMER_DROP_EMBEDDING = 0
-}; /* dropout number of the embeddings; blocks use 1, 2, ... */
-#define TRANSFORMER_ROTARY_BASE 10000.0
+};                                      /* dropout number of the embeddings; blocks use 1, 2, ... */
+#define TRANSFORMER_ROTARY_BASE 10000.0 /* unless the model says otherwise */
 
 struct lh_model {
     const lh_model_desc *desc;
@@ -14,15 +14,37 @@ struct lh_model {
     lh_plan_cache *plans;
     uint64_t seed;
     int recompute;
-    lh_param *tokens, *positions, *head;
+    lh_param *tokens, *positions, *types;
+    lhi_head head;
     lh_moves *moves; /* of positions, when the sequence is shorter than their table; else NULL */
     lhi_linear embedding_norm, final_norm;
     lhi_block *block; /* [layers] */
 };
 
-lh_status lh_model_resolve(lh_model_desc *d, int64_t vocab)
+bool lh_model_has_loss(const lh_model_desc *d)
+{
+    return d->head == LH_HEAD_LM || d->head == LH_HEAD_CLASS;
+}
+
+/* Classes of the head and of the task. */
+static lh_status transformer_classes(lh_model_desc *d, int64_t classes)
 {
     lh_status st = LH_OK;
+    if (d->head != LH_HEAD_CLASS) goto done;
+    if (d->classes == LH_AUTO) d->classes = classes;
+    LH_CHECK(d->classes > 0, LH_ERR_USAGE,
+             "model.head class: the task has no classes; give model.classes, or another data.task");
+    LH_CHECK(d->classes >= classes, LH_ERR_USAGE,
+             "model.classes is %lld but the task has %lld: leave model.classes out, or raise it",
+             (long long)d->classes, (long long)classes);
+done:
+    return st;
+}
+
+lh_status lh_model_resolve(lh_model_desc *d, int64_t vocab, int64_t classes)
+{
+    lh_status st = LH_OK;
+    LH_TRY(transformer_classes(d, classes));
     if (d->vocab == LH_AUTO) d->vocab = vocab;
     if (d->kv_heads == LH_AUTO) d->kv_heads = d->heads;
     LH_CHECK(d->head_width != LH_AUTO || d->width % d->heads == 0, LH_ERR_USAGE,
@@ -83,26 +105,46 @@ static lh_status transformer_declare_attention(const lh_model_desc *d, const lh_
     return lh_error_context(st, "layer %d", layer);
 }
 
+/* A table of rows as wide as the model. */
+static lh_status transformer_declare_table(const lh_model_desc *d, const char *name, int64_t rows,
+                                           lh_place place, lh_params *params)
+{
+    return lh_params_add(params, name, lh_shape_2(LH_REAL, rows, d->width), place, LH_INIT_NORMAL,
+                         LHI_TABLE_STD, NULL);
+}
+
+static lh_status transformer_declare_embeddings(const lh_model_desc *d, const lh_model_shape *shape,
+                                                lh_params *p)
+{
+    lh_status st = LH_OK;
+    const lh_layout *table = transformer_table(shape);
+    const lh_place everywhere = lh_place_replicated();
+    bool learned = d->position == LH_POSITION_LEARNED;
+    LH_TRY(transformer_declare_table(d, "embedding.token.weight", d->vocab, everywhere, p));
+    if (learned)
+        LH_TRY(transformer_declare_table(d, "embedding.position.weight", table->n,
+                                         lh_place_rows(table), p));
+    if (learned && d->position_offset > 0)
+        LH_TRY(transformer_declare_table(d, "embedding.unused_position.weight", d->position_offset,
+                                         everywhere, p));
+    if (d->token_types > 0)
+        LH_TRY(transformer_declare_table(d, "embedding.token_type.weight", d->token_types,
+                                         everywhere, p));
+    if (d->norm == LH_NORM_POST) LH_TRY(lhi_norm_declare(d, "embedding.norm", p));
+done:
+    return st;
+}
+
 lh_status lh_model_declare(const lh_model_desc *d, const lh_model_shape *shape, lh_params *params)
 {
     lh_status st = LH_OK;
-    const lh_place everywhere = lh_place_replicated();
-    const double std = 0.02; /* as GPT-2 */
-    LH_TRY(lh_params_add(params, "embedding.token.weight", lh_shape_2(LH_REAL, d->vocab, d->width),
-                         everywhere, LH_INIT_NORMAL, std, NULL));
-    if (d->position == LH_POSITION_LEARNED)
-        LH_TRY(lh_params_add(params, "embedding.position.weight",
-                             lh_shape_2(LH_REAL, transformer_table(shape)->n, d->width),
-                             lh_place_rows(transformer_table(shape)), LH_INIT_NORMAL, std, NULL));
-    if (d->norm == LH_NORM_POST) LH_TRY(lhi_norm_declare(d, "embedding.norm", params));
+    LH_TRY(transformer_declare_embeddings(d, shape, params));
     for (int l = 0; l < d->layers; l++) {
         LH_TRY(lhi_block_declare(d, l, params));
         LH_TRY(transformer_declare_attention(d, shape, l, params));
     }
     if (d->norm == LH_NORM_PRE) LH_TRY(lhi_norm_declare(d, "final.norm", params));
-    if (d->head == LH_HEAD_LM && !d->tie_embeddings)
-        LH_TRY(lh_params_add(params, "head.weight", lh_shape_2(LH_REAL, d->vocab, d->width),
-                             everywhere, LH_INIT_NORMAL, std, NULL));
+    LH_TRY(lhi_head_declare(d, params));
 done:
     return st;
 }
@@ -119,8 +161,10 @@ static lh_status transformer_find(lh_model *m)
     const lh_model_desc *d = m->desc;
     m->tokens = lh_params_find(m->params, "embedding.token.weight");
     m->positions = lh_params_find(m->params, "embedding.position.weight");
-    m->head = d->tie_embeddings ? m->tokens : lh_params_find(m->params, "head.weight");
-    LH_CHECK(m->tokens != NULL && (m->positions != NULL || d->position != LH_POSITION_LEARNED),
+    m->types = lh_params_find(m->params, "embedding.token_type.weight");
+    LH_TRY(lhi_head_find(d, m->params, m->shape.batch, &m->head));
+    LH_CHECK(m->tokens != NULL && (m->positions != NULL || d->position != LH_POSITION_LEARNED) &&
+                 (m->types != NULL || d->token_types == 0),
              LH_ERR_BUG, "the model's parameters were not declared");
     LH_CHECK(m->positions == NULL || m->positions->whole.dim[0] >= m->shape.length, LH_ERR_USAGE,
              "learned positions exist for %lld positions; data.length is %lld: shorten it, or use "
@@ -173,6 +217,7 @@ void lh_model_destroy(lh_model **model)
         if (m->block[l].attention != NULL)
             m->desc->attention[l].ops->destroy(&m->block[l].attention);
     lh_free(&m->block);
+    lh_free(&m->head.first);
     lh_plan_cache_destroy(&m->plans);
     lh_moves_destroy(&m->moves);
     lh_free(model);
@@ -198,8 +243,12 @@ static lh_status transformer_embed(lh_model *m, lhi_pass *pass, const lh_batch *
     } else if (m->desc->position == LH_POSITION_SINUSOIDAL) {
         LH_TRY(lh_sinusoid_add(t, *x, batch->documents, x));
     } else if (m->desc->position == LH_POSITION_ROTARY) {
-        LH_TRY(
-            lh_rotary_angles(t, *x, m->desc->head_width, TRANSFORMER_ROTARY_BASE, &pass->angles));
+        double base = m->desc->rotary_base > 0.0 ? m->desc->rotary_base : TRANSFORMER_ROTARY_BASE;
+        LH_TRY(lh_rotary_angles(t, *x, m->desc->head_width, base, &pass->angles));
+    }
+    if (m->types != NULL) {
+        LH_TRY(lh_tape_param(t, m->types, &table));
+        LH_TRY(lh_add_row(t, *x, table, 0, x));
     }
     if (m->desc->norm == LH_NORM_POST) LH_TRY(lhi_norm_forward(pass, &m->embedding_norm, *x, x));
     LH_TRY(lhi_drop(pass, TRANSFORMER_DROP_EMBEDDING, *x, x));
@@ -207,10 +256,9 @@ done:
     return st;
 }
 
-lh_status lh_model_hidden(lh_model *m, lh_tape *t, lh_mesh *mesh, const lh_batch *batch, lh_var *y)
+/* What one forward pass shares. */
+static lhi_pass transformer_pass(lh_model *m, lh_tape *t, lh_mesh *mesh, const lh_batch *batch)
 {
-    lh_status st = LH_OK;
-    lh_var x = {0};
     lhi_pass pass = {.desc = m->desc, .tape = t};
     pass.qkv = (lh_qkv){.valid = batch->valid,
                         .documents = batch->documents,
@@ -220,17 +268,42 @@ lh_status lh_model_hidden(lh_model *m, lh_tape *t, lh_mesh *mesh, const lh_batch
     pass.dropout = (lh_dropout_desc){.rate = batch->training ? m->desc->dropout : 0.0,
                                      .seed = m->seed,
                                      .first_sequence = batch->first_sequence};
+    return pass;
+}
+
+static lh_status transformer_hidden(lh_model *m, lhi_pass *pass, const lh_batch *batch, lh_var *y)
+{
+    lh_status st = LH_OK;
+    lh_var x = {0};
+    lh_tape *t = pass->tape;
     lh_plan_cache_step(m->plans);
-    LH_TRY(transformer_embed(m, &pass, batch, &x));
+    LH_TRY(transformer_embed(m, pass, batch, &x));
     for (int l = 0; l < m->desc->layers; l++) {
         lh_tape_part(t, 1 + l);
         if (m->recompute == LH_RECOMPUTE_BLOCK) LH_TRY(lh_tape_segment_begin(t));
-        LH_TRY(lhi_block_forward(&pass, &m->block[l], l, x, &x));
+        LH_TRY(lhi_block_forward(pass, &m->block[l], l, x, &x));
         if (m->recompute == LH_RECOMPUTE_BLOCK) LH_TRY(lh_tape_segment_end(t));
     }
     lh_tape_part(t, 0);
-    if (m->desc->norm == LH_NORM_PRE) LH_TRY(lhi_norm_forward(&pass, &m->final_norm, x, &x));
+    if (m->desc->norm == LH_NORM_PRE) LH_TRY(lhi_norm_forward(pass, &m->final_norm, x, &x));
     *y = x;
+done:
+    return st;
+}
+
+lh_status lh_model_hidden(lh_model *m, lh_tape *t, lh_mesh *mesh, const lh_batch *batch, lh_var *y)
+{
+    lhi_pass pass = transformer_pass(m, t, mesh, batch);
+    return transformer_hidden(m, &pass, batch, y);
+}
+
+lh_status lh_model_output(lh_model *m, lh_tape *t, lh_mesh *mesh, const lh_batch *batch, lh_var *y)
+{
+    lh_status st = LH_OK;
+    lh_var x = {0};
+    lhi_pass pass = transformer_pass(m, t, mesh, batch);
+    LH_TRY(transformer_hidden(m, &pass, batch, &x));
+    LH_TRY(lhi_head_output(&pass, &m->head, x, y));
 done:
     return st;
 }
@@ -240,16 +313,11 @@ lh_status lh_model_loss(lh_model *m, lh_tape *t, lh_mesh *mesh, const lh_batch *
 {
     lh_status st = LH_OK;
     lh_var x = {0};
-    lh_var head = {0};
-    lh_var labels = {0};
-    LH_CHECK(m->head != NULL, LH_ERR_USAGE,
-             "a model with head: none has no loss: set model.head: lm");
-    LH_TRY(lh_model_hidden(m, t, mesh, batch, &x));
-    const lh_shape *s = lh_var_shape(t, x);
-    LH_TRY(lh_tape_input(t, batch->labels, lh_shape_2(LH_INT32, s->dim[0], s->dim[1]),
-                         *lh_var_place(t, x), &labels));
-    LH_TRY(lh_tape_param(t, m->head, &head));
-    LH_TRY(lh_lm_loss(t, x, head, labels, batch->loss_scale, loss, correct));
+    lhi_pass pass = transformer_pass(m, t, mesh, batch);
+    LH_CHECK(lh_model_has_loss(m->desc), LH_ERR_USAGE,
+             "a model with head: pooler or none has no loss: set model.head: lm or class");
+    LH_TRY(transformer_hidden(m, &pass, batch, &x));
+    LH_TRY(lhi_head_loss(&pass, &m->head, batch, x, loss, correct));
 done:
     return st;
 }
@@ -270,14 +338,20 @@ const lh_model_shape *lh_model_shape_of(const lh_model *m)
     return &m->shape;
 }
 
-lh_cost lh_model_predict_tables(const lh_model_desc *d, const lh_model_shape *shape, int rank)
+lh_cost lh_model_predict_rest(const lh_model_desc *d, const lh_model_shape *shape, int ranks,
+                              int rank)
 {
     const int64_t row = d->width * (int64_t)lh_dtype_bytes(LH_REAL);
     int64_t sent = 0;
     int64_t received = 0;
     if (transformer_moves(d, shape))
         lh_layout_moved(transformer_table(shape), shape->layout, rank, &sent, &received);
-    return (lh_cost){.forward_bytes = sent * row, .backward_bytes = received * row};
+    /* one row of each sequence is summed over ranks, and so is its gradient */
+    int64_t pooled = lhi_head_pools(d) && ranks > 1 ? shape->batch * row : 0;
+    return (lh_cost){.forward_bytes = sent * row,
+                     .backward_bytes = received * row,
+                     .summary_bytes = 2 * pooled,
+                     .again_bytes = pooled};
 }
 
 lh_status lh_model_predict(const lh_model_desc *d, const lh_model_shape *shape, int ranks, int rank,

@@ -18,8 +18,8 @@ static lh_status rig_run(lh_rig *r, lh_device *device, lh_mesh *mesh, lh_var *lo
     lh_status st = LH_OK;
     lh_var correct = {0};
     lh_tape_reset(r->tape, device, r->memory, !r->desc->forward);
-    if (r->desc->hidden_seed != NULL)
-        LH_TRY(lh_model_hidden(r->model, r->tape, mesh, &r->in, loss));
+    if (r->desc->output_seed != NULL)
+        LH_TRY(lh_model_output(r->model, r->tape, mesh, &r->in, loss));
     else
         LH_TRY(lh_model_loss(r->model, r->tape, mesh, &r->in, loss, &correct));
 done:
@@ -29,7 +29,7 @@ done:
 static lh_status rig_backward(lh_rig *r, lh_var loss)
 {
     if (r->desc->forward) return LH_OK;
-    if (r->desc->hidden_seed == NULL) return lh_tape_backward(r->tape, loss);
+    if (r->desc->output_seed == NULL) return lh_tape_backward(r->tape, loss);
     return lh_tape_backward_from(r->tape, 1, &loss, (const void *const *)&r->seed_device);
 }
 
@@ -94,26 +94,38 @@ done:
     return st;
 }
 
-/* Index in [batch, N, E] of element i of this rank's [B, s, E]. */
-static int64_t rig_hidden_index(const lh_rig *r, int64_t i)
+/* Does the head make one row of each sequence? Every rank of the sequence has it. */
+static bool rig_pools(const lh_rig *r)
 {
-    int64_t e = r->desc->model.width;
-    int64_t b = r->in.first_sequence + i / e / r->rows;
-    int64_t position = lh_layout_position(r->layout, r->mesh->coord[LH_AXIS_SEQ], i / e % r->rows);
+    return r->desc->model.head == LH_HEAD_CLASS || r->desc->model.head == LH_HEAD_POOLER;
+}
+
+/* Index in the whole output of element i of this rank's. */
+static int64_t rig_output_index(const lh_rig *r, int64_t i)
+{
+    int64_t e = r->out_width;
+    int64_t b = r->in.first_sequence + i / e / r->out_rows;
+    int64_t row = i / e % r->out_rows;
+    if (rig_pools(r)) return b * e + i % e;
+    int64_t position = lh_layout_position(r->layout, r->mesh->coord[LH_AXIS_SEQ], row);
     return (b * r->desc->length + position) * e + i % e;
 }
 
 static lh_status rig_seed(lh_rig *r)
 {
     lh_status st = LH_OK;
-    int64_t n = r->shape.batch * r->rows * r->desc->model.width;
+    const lh_model_desc *m = &r->desc->model;
+    r->out_rows = rig_pools(r) ? 1 : r->rows;
+    r->out_width = m->head == LH_HEAD_CLASS ? m->classes : m->width;
+    int64_t n = r->shape.batch * r->out_rows * r->out_width;
     size_t bytes = (size_t)n * sizeof(lh_real);
-    if (r->desc->hidden_seed == NULL) goto done;
+    if (r->desc->output_seed == NULL) goto done;
     LH_TRY(lh_device_alloc(r->device, bytes, &r->seed_device));
     LH_TRY(lh_new(bytes, &r->seed_host));
-    LH_TRY(lh_new(bytes, &r->hidden));
-    for (int64_t i = 0; i < n; i++)
-        r->seed_host[i] = (lh_real)r->desc->hidden_seed[rig_hidden_index(r, i)];
+    LH_TRY(lh_new(bytes, &r->output));
+    bool counts = !rig_pools(r) || r->mesh->coord[LH_AXIS_SEQ] == 0;
+    for (int64_t i = 0; i < n && counts; i++)
+        r->seed_host[i] = (lh_real)r->desc->output_seed[rig_output_index(r, i)];
     lh_copy_in(r->device, r->seed_device, r->seed_host, bytes);
 done:
     return st;
@@ -131,11 +143,14 @@ lh_status lh_rig_open(lh_rig *r, const lh_rig_desc *desc, lh_mesh *mesh)
     size_t bytes = (size_t)(r->shape.batch * r->rows) * sizeof *r->ids;
     LH_TRY(lh_device_alloc(r->device, bytes, &r->tokens));
     LH_TRY(lh_device_alloc(r->device, bytes, &r->labels));
+    LH_TRY(
+        lh_device_alloc(r->device, (size_t)r->shape.batch * sizeof *r->ids, &r->sequence_labels));
     LH_TRY(lh_device_alloc(r->device, 2 * sizeof(double), &r->scratch));
-    LH_TRY(lh_new(bytes, &r->ids));
+    LH_TRY(lh_new(bytes + (size_t)r->shape.batch * sizeof *r->ids, &r->ids));
     LH_TRY(lh_host_alloc(RIG_SEND * sizeof(lh_real), &r->send));
     r->in.tokens = r->tokens;
     r->in.labels = r->labels;
+    r->in.sequence_labels = r->sequence_labels;
     LH_TRY(rig_seed(r));
     LH_TRY(rig_count(r));
     LH_TRY(lh_device_alloc(r->device, lh_memory_bytes(r->memory, LH_SPACE_DEVICE), &r->arena));
@@ -154,12 +169,13 @@ void lh_rig_close(lh_rig *r)
     if (r->device != NULL) {
         lh_device_release(r->device, &r->tokens);
         lh_device_release(r->device, &r->labels);
+        lh_device_release(r->device, &r->sequence_labels);
         lh_device_release(r->device, &r->scratch);
         lh_device_release(r->device, &r->arena);
         lh_device_release(r->device, &r->seed_device);
     }
     lh_free(&r->seed_host);
-    lh_free(&r->hidden);
+    lh_free(&r->output);
     lh_host_release(&r->host_arena);
     lh_host_release(&r->send);
     lh_free(&r->ids);
@@ -209,6 +225,9 @@ lh_status lh_rig_text(const lh_rig_desc *d, uint64_t seed, int32_t **tokens, int
             (*labels)[at] = causal   ? rig_token(d, seed, b, i + 1)
                             : masked ? rig_token(d, seed, b, i)
                                      : -1;
+            if (d->model.head == LH_HEAD_CLASS)
+                (*labels)[at] =
+                    i == 0 ? rig_token(d, seed, b, d->length) % (int32_t)d->model.classes : -1;
             if (i < d->labels_from || i >= to) (*labels)[at] = -1;
             if (d->valid != NULL && i >= d->valid[b]) (*labels)[at] = -1;
         }
@@ -235,26 +254,29 @@ void lh_rig_load(lh_rig *r, const int32_t *tokens, const int32_t *labels)
     for (int64_t i = 0; i < r->desc->batch * r->desc->length; i++) counted += labels[i] >= 0;
     rig_cut(r, tokens, r->tokens);
     rig_cut(r, labels, r->labels);
+    for (int64_t b = 0; b < r->shape.batch; b++)
+        r->ids[b] = labels[(r->in.first_sequence + b) * r->desc->length];
+    lh_copy_in(r->device, r->sequence_labels, r->ids, (size_t)r->shape.batch * sizeof *r->ids);
     r->in.loss_scale = counted > 0 ? 1.0 / (double)counted : 0.0;
 }
 
-/* Keeps the hidden states; their sum times the seed, of this rank. */
+/* Keeps the output; its sum times the seed, of this rank. */
 static double rig_objective(lh_rig *r, const void *data)
 {
     double sum = 0.0;
-    int64_t n = r->shape.batch * r->rows * r->desc->model.width;
-    lh_copy_out(r->device, r->hidden, data, (size_t)n * sizeof *r->hidden);
-    for (int64_t i = 0; i < n; i++) sum += (double)r->hidden[i] * (double)r->seed_host[i];
+    int64_t n = r->shape.batch * r->out_rows * r->out_width;
+    lh_copy_out(r->device, r->output, data, (size_t)n * sizeof *r->output);
+    for (int64_t i = 0; i < n; i++) sum += (double)r->output[i] * (double)r->seed_host[i];
     return sum;
 }
 
-void lh_rig_hidden(lh_rig *r, double *whole)
+void lh_rig_output(lh_rig *r, double *whole)
 {
-    int64_t e = r->desc->model.width;
-    int64_t n = r->desc->batch * r->desc->length * e;
+    int64_t n = r->desc->batch * (rig_pools(r) ? 1 : r->desc->length) * r->out_width;
+    bool mine = !rig_pools(r) || r->mesh->coord[LH_AXIS_SEQ] == 0;
     memset(whole, 0, (size_t)n * sizeof *whole);
-    for (int64_t i = 0; i < r->shape.batch * r->rows * e; i++)
-        whole[rig_hidden_index(r, i)] = (double)r->hidden[i];
+    for (int64_t i = 0; i < r->shape.batch * r->out_rows * r->out_width && mine; i++)
+        whole[rig_output_index(r, i)] = (double)r->output[i];
     lh_sum_f64(r->mesh->world, whole, n, LH_SEND_OTHER);
 }
 
@@ -268,7 +290,7 @@ lh_status lh_rig_step(lh_rig *r, double *loss)
     lh_memory_replay(r->memory, r->device, r->arena, r->host_arena);
     LH_TRY(rig_run(r, r->device, r->mesh, &var));
     LH_TRY(lh_var_data(r->tape, var, &data));
-    *loss = r->desc->hidden_seed != NULL ? rig_objective(r, data)
+    *loss = r->desc->output_seed != NULL ? rig_objective(r, data)
                                          : lh_read_scalar(r->device, data, LH_F64);
     LH_TRY(rig_backward(r, var));
     if (!r->desc->forward) LH_TRY(lh_grads_reduce(r->mesh, r->params, r->send, RIG_SEND));

@@ -23,9 +23,10 @@ typedef struct lh_rig_desc {
         labels_to;        /* lh_rig_text labels positions labels_from .. labels_to - 1; to 0: all */
     const int64_t *valid; /* [batch] or NULL, as lh_batch */
     const lh_row_list *global; /* of all sequences, or NULL, as lh_batch */
-    /* [batch, N, E] or NULL: gradient of the hidden states after the last norm; then lh_rig_step runs
-     * the model up to there and its "loss" is the sum of hidden states times this */
-    const double *hidden_seed;
+    /* [batch, N, E], or [batch, 1, E or classes] where the head makes one row of a sequence; or NULL:
+     * gradient of the model's output without labels; then lh_rig_step runs the model up to there and
+     * its "loss" is the sum of the output times this */
+    const double *output_seed;
 } lh_rig_desc;
 
 typedef struct lh_rig {
@@ -39,15 +40,18 @@ typedef struct lh_rig {
     lh_model *model;
     lh_tape *tape;
     lh_memory *memory;
-    void *arena, *host_arena, *send; /* send: the reduction's buffer */
-    void *tokens, *labels, *scratch; /* device memory */
-    int32_t *ids;                    /* host [B, s] */
+    void *arena, *host_arena, *send;                   /* send: the reduction's buffer */
+    void *tokens, *labels, *sequence_labels, *scratch; /* device memory */
+    int32_t *ids;                                      /* host [B, s] */
     int64_t rows;
     lh_batch in;
-    lh_row_list global; /* of this rank's sequences; without arrays while counting */
-    void *seed_device;  /* [B, s, E]: this rank's part of desc->hidden_seed */
+    lh_row_list global;          /* of this rank's sequences; without arrays while counting */
+    int64_t out_rows, out_width; /* of a sequence's output on this rank */
+    void *
+        seed_device; /* [B, out_rows, out_width]: this rank's part of desc->output_seed; zeros where another
+                         * rank counts it */
     lh_real *seed_host; /* the same */
-    lh_real *hidden;    /* [B, s, E]: hidden states of the last step */
+    lh_real *output;    /* the same shape: output of the last step */
 } lh_rig;
 
 /* lh_rig_open - build everything and run the counting pass. Local (mesh: borrowed). The caller
@@ -61,7 +65,8 @@ LH_NODISCARD lh_status lh_rig_plan(const lh_rig_desc *desc, int data, int seq, i
                                    int64_t *peak, lh_traffic *traffic);
 
 /* lh_rig_text - tokens and labels [batch, N] of a description: a function of seed and position. A
- * decoder predicts the next token, an encoder about one in six. Local. The caller releases both
+ * decoder predicts the next token, an encoder about one in six; with the head class position 0 has the
+ * label of its sequence and no other has one. Local. The caller releases both
  * with lh_free. */
 LH_NODISCARD lh_status lh_rig_text(const lh_rig_desc *desc, uint64_t seed, int32_t **tokens,
                                    int32_t **labels);
@@ -73,9 +78,9 @@ void lh_rig_load(lh_rig *r, const int32_t *tokens, const int32_t *labels);
  * LH_SEND_OTHER). Collective on the mesh. Errors, local: what the model gives. */
 LH_NODISCARD lh_status lh_rig_step(lh_rig *r, double *loss);
 
-/* lh_rig_hidden - with desc->hidden_seed: hidden states of the last step as the whole [batch, N, E].
+/* lh_rig_output - with desc->output_seed: output of the last step as the whole array of that shape.
  * Collective on the mesh. */
-void lh_rig_hidden(lh_rig *r, double *whole);
+void lh_rig_output(lh_rig *r, double *whole);
 
 /* lh_rig_update - clip by the global norm and one AdamW step number t; *norm before clipping.
  * Collective on the mesh. */

@@ -48,6 +48,8 @@ check_run both 4 --set data.batch=4 --set mesh.data=2 --set train.accumulate=2 -
 check_run learned 3 --set model.position=learned --set model.norm=post
 check_run sinusoidal 2 --set model.position=sinusoidal --set model.mlp=swiglu --set model.norm_kind=rms
 check_run encoder 3 --set model.kind=encoder --set data.task=masked_text --set data.length=77
+check_run class 3 --set model.kind=encoder --set data.task=markers --set model.head=class --set data.length=77 \
+    --set model.pooler=true --set data.batch=2 --set train.accumulate=2
 check_run zigzag 3 --set mesh.layout=zigzag --set data.length=110 --set train.recompute=block
 check_run relative 2 --set model.position=relative --set 'model.attention={mechanism: full}'
 check_run documents 3 --set data.documents=32 --set data.batch=2 --set train.accumulate=2
@@ -66,6 +68,21 @@ same "first members" "$(cut -d , -f 1-4 out | sed -E 's/:[0-9.e+]+/:N/g')" \
 same "brackets" "$(tr -cd '[{' <out | wc -c)" "$(tr -cd ']}' <out | wc -c)"
 same "rows" "$(of_ranks rows | tr '\n' ' ')" '48 48 32 '
 same "layers" "$(of_layers mechanism | tr '\n' ' ')" '"sliding_window" "sliding_window" '
+
+# --- a head without a loss: a forward pass, without a task or a file ---
+sed 's/path: [^,]*, //' tiny.yaml >model.yaml
+expect 0 0 plan model.yaml --set model.kind=encoder --set model.head=pooler --ranks 3 --json
+same "a forward pass" "$(first pass)" '"forward"'
+same "it sends no gradients" "$(first parameter_gradients)" 0
+expect 0 0 plan model.yaml --set model.kind=encoder --set model.head=none --ranks 3 --json
+rest=$(first parameters)
+expect 0 0 plan model.yaml --set model.kind=encoder --set model.head=pooler --ranks 3
+says out "a forward pass, since the model's head has no loss"
+says out "parameters   $((rest + 32 * 32 + 32));"
+expect 2 0 plan model.yaml --set model.kind=encoder --set model.head=class
+says err 'give model.classes'
+expect 0 0 plan model.yaml --set model.kind=encoder --set model.head=class --set model.classes=7 --json
+same "a step" "$(first pass)" '"step"'
 
 # --- many ranks, in one process and little time ---
 

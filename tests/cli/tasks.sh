@@ -73,6 +73,20 @@ if [ -z "${ASAN_OPTIONS:-}" ]; then
 fi
 expect 2 2 train tiny.yaml --set run.name=none --set model.attention="$global"
 
+# --- a class for each sequence: one label each, counted once, whatever the ranks ---
+class='--set data.task=markers --set model.kind=encoder --set model.head=class'
+check_same class 4 64 $class --set data.gap=50 --set model.pool=mean --set model.pooler=true
+check_same mixed 4 64 $class --set data.gap=50 \
+    --set 'model.attention=[{mechanism: sliding_window, window: 2, global: task}, {mechanism: performer}]'
+if [ -z "${ASAN_OPTIONS:-}" ]; then
+    train 2 classes $class --set data.length=8 --set data.gap=4 --set data.batch=32 --set optimizer.lr=3.0e-3 \
+        --set schedule.steps=200 --set train.log_every=100 --set model.attention="$global" --set checkpoint.every=200
+    holds "classes are learned ($(value accuracy))" "$(value accuracy) > 0.9"
+    expect 0 3 eval runs/classes
+    same "eval counts each sequence once" "$(value tokens)" 64
+    near "eval on other ranks" "$(value accuracy)" "$(metric runs/classes eval 200 accuracy)" 0.02
+fi
+
 # --- weights of a model that has no random projection: it stays as drawn ---
 train 1 exact --set data.task=recall --set model.kind=encoder --set schedule.steps=1 --set checkpoint.every=1
 for ranks in 1 3; do
@@ -99,6 +113,12 @@ expect 2 2 train tiny.yaml --set run.name=none --set data.lag=64
 says err "key 'data.lag': no position has an answer"
 expect 2 2 train tiny.yaml --set run.name=none --set data.task=markers
 says err 'markers needs model.kind encoder, and it is decoder'
+expect 2 2 train tiny.yaml --set run.name=none --set model.head=none
+says err "key 'model.head': none has no loss"
+expect 2 2 train tiny.yaml --set run.name=none --set data.task=recall --set model.kind=encoder --set model.head=class
+says err "key 'model.head': data.task recall needs the head lm, and it is class"
+expect 2 2 train tiny.yaml --set run.name=none $class --set model.classes=1
+says err "key 'model.classes'"
 expect 2 2 train tiny.yaml --set run.name=none --set data.documents=10
 says err 'task lag has no documents'
 finish

@@ -290,7 +290,7 @@ static lh_status states_open(const char *name, states *s)
     LH_TRY(states_read(s, "hidden", LH_H5_F64, n * e, s->hidden));
     LH_TRY(states_global(s));
     g->desc.valid = s->valid;
-    g->desc.hidden_seed = s->seed;
+    g->desc.output_seed = s->seed;
 done:
     lh_free(&text);
     return st;
@@ -356,7 +356,7 @@ static void check_states(lh_comm *c, const char *name, int data, const lh_rig_de
         lh_assert_all_ok(c, golden_set(&r, want));
         lh_rig_load(&r, s.g.tokens, s.g.labels);
         lh_assert_all_ok(c, lh_rig_step(&r, &loss));
-        lh_rig_hidden(&r, hidden);
+        lh_rig_output(&r, hidden);
         lh_assert_all(c, states_same(&s, hidden));
         lh_assert_all_ok(c, golden_read(&s.g, &r, group, want));
         lh_assert_all_ok(c, lh_rig_get_all(&r, LH_RIG_GRAD, got));

@@ -20,6 +20,10 @@ typedef struct invariance_case {
     double dropout;
     int64_t labels_from, labels_to;
     const int64_t *valid;
+    int head, pool; /* lh_head_kind, lh_pool_kind */
+    bool pooler, transform,
+        extras;       /* extras: token types, unused positions, another eps and base */
+    const char *last; /* mechanism of the last layer; NULL: as the others */
 } invariance_case;
 
 static void case_desc(const invariance_case *v, lh_window_settings *settings, lh_rig_desc *d)
@@ -35,7 +39,11 @@ static void case_desc(const invariance_case *v, lh_window_settings *settings, lh
                        .labels_to = v->labels_to,
                        .valid = v->valid};
     d->model = (lh_model_desc){.kind = v->kind,
-                               .head = LH_HEAD_LM,
+                               .head = v->head,
+                               .pool = v->pool,
+                               .classes = 5,
+                               .pooler = v->pooler,
+                               .head_transform = v->transform,
                                .vocab = 31,
                                .layers = 2,
                                .width = 16,
@@ -53,6 +61,12 @@ static void case_desc(const invariance_case *v, lh_window_settings *settings, lh
     *settings = lh_window_plain(v->window);
     for (int l = 0; l < d->model.layers; l++)
         d->model.attention[l] = (lh_attn_choice){lh_attn_find(v->mechanism), settings};
+    if (v->last != NULL) d->model.attention[1].ops = lh_attn_find(v->last);
+    if (!v->extras) return;
+    d->model.token_types = 2;
+    d->model.position_offset = 2;
+    d->model.norm_eps = 1e-3;
+    d->model.rotary_base = 500.0;
 }
 
 /* Loss and whole gradients of one step on a mesh; *grads is the caller's. */
@@ -192,6 +206,44 @@ static void test_valid_positions(void **state)
     check_mechanisms(*state, CASE(ROTARY, .n = 101, .valid = valid));
 }
 
+/* One row for each sequence, summed over ranks; its loss is counted once. */
+static void test_sequence_heads(void **state)
+{
+    const int64_t valid[] = {101, 37, 60, 1};
+    for (int pool = LH_POOL_FIRST; pool <= LH_POOL_MEAN; pool++) {
+        invariance_case v = CASE(ROTARY, .n = 101, .kind = LH_MODEL_ENCODER, .head = LH_HEAD_CLASS,
+                                 .pool = pool, .pooler = pool == LH_POOL_FIRST);
+        check_mechanisms(*state, v);
+        v.valid = valid;
+        v.batch = 4;
+        for (v.data = 1; v.data <= 4; v.data *= 2) check_mechanisms(*state, v);
+        v = CASE(ROTARY, .n = 3, .chunk = 1, .kind = LH_MODEL_ENCODER, .head = LH_HEAD_CLASS,
+                 .pool = pool, .pooler = true);
+        check_mechanisms(*state, v); /* ranks without tokens */
+    }
+}
+
+/* Layers of different mechanisms. */
+static void test_mixed_mechanisms(void **state)
+{
+    invariance_case v = CASE(.mechanism = "sliding_window", .last = "full", .window = 9, .n = 101,
+                             .kind = LH_MODEL_ENCODER, .position = LH_POSITION_LEARNED);
+    check(*state, &v);
+    v.head = LH_HEAD_CLASS;
+    check(*state, &v);
+    v.recompute = LH_RECOMPUTE_BLOCK;
+    v.pool = LH_POOL_MEAN;
+    check(*state, &v);
+}
+
+/* What published models have besides. */
+static void test_extras(void **state)
+{
+    check_mechanisms(*state, CASE(.n = 101, .kind = LH_MODEL_ENCODER, .extras = true, .post = true,
+                                  .position = LH_POSITION_LEARNED, .transform = true));
+    check_mechanisms(*state, CASE(ROTARY, .n = 101, .extras = true, .norm_kind = LH_NORM_RMS));
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -199,7 +251,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_few_tokens),         cmocka_unit_test(test_labels_on_some_ranks),
         cmocka_unit_test(test_data_axis),          cmocka_unit_test(test_positions_and_dropout),
         cmocka_unit_test(test_recompute),          cmocka_unit_test(test_rms_swiglu),
-        cmocka_unit_test(test_valid_positions),
+        cmocka_unit_test(test_valid_positions),    cmocka_unit_test(test_sequence_heads),
+        cmocka_unit_test(test_mixed_mechanisms),   cmocka_unit_test(test_extras),
     };
     return lh_test_mpi_main(argc, argv, "invariance", tests, sizeof tests / sizeof tests[0]);
 }

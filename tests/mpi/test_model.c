@@ -1,9 +1,11 @@
-/* What a model's step promises besides its numbers: the same bits twice (README, invariant 2), bytes as
- * predicted (5), memory that shrinks with the ranks (6), no allocation from the second step on. */
+/* What a model's step promises besides its numbers: the same bits twice (README, invariant 2), gradients
+ * by differences (4), bytes as predicted (5), memory that shrinks with the ranks (6), no allocation from the second step on. */
 #include "attention/window_settings.h"
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "core/random.h"
 #include "tests/lh_model_test.h"
 #include "tests/tol.h"
 
@@ -109,6 +111,12 @@ static void test_same_bits_twice(void **state)
             d.recompute = data == 2 ? LH_RECOMPUTE_BLOCK : LH_RECOMPUTE_NONE;
             check_bits(c, &d, data);
         }
+        lh_rig_desc d = small_model(LH_MODEL_ENCODER, "full", &w);
+        d.model.head = LH_HEAD_CLASS;
+        d.model.classes = 3;
+        d.model.pooler = true;
+        d.model.pool = data == 1 ? LH_POOL_MEAN : LH_POOL_FIRST;
+        check_bits(c, &d, data);
     }
 }
 
@@ -133,23 +141,38 @@ static lh_status predicted(const lh_rig *r, lh_cost *sum)
     lh_status st = LH_OK;
     lh_cost layer[LH_MAX_LAYERS];
     const lh_model_desc *m = &r->desc->model;
-    *sum = (lh_cost){0};
+    *sum = lh_model_predict_rest(m, &r->shape, r->mesh->size[LH_AXIS_SEQ],
+                                 r->mesh->coord[LH_AXIS_SEQ]);
     LH_TRY(lh_model_predict(m, &r->shape, r->mesh->size[LH_AXIS_SEQ], r->mesh->coord[LH_AXIS_SEQ],
                             layer));
     for (int64_t l = 0; l < m->layers; l++) {
         sum->forward_bytes += layer[l].forward_bytes;
         sum->backward_bytes += layer[l].backward_bytes;
         sum->summary_bytes += layer[l].summary_bytes;
+        sum->again_bytes += layer[l].again_bytes;
     }
 done:
     return st;
+}
+
+/* Bytes by purpose of a step, or of a forward pass alone. Layers that are recomputed here have no
+ * summaries. */
+static void predicted_bytes(lh_comm *c, const lh_rig *r, int64_t *want)
+{
+    lh_cost cost;
+    lh_assert_all_ok(c, predicted(r, &cost));
+    want[LH_SEND_FORWARD] = cost.forward_bytes;
+    want[LH_SEND_SUMMARY] = r->desc->forward ? cost.again_bytes : cost.summary_bytes;
+    if (r->desc->forward) return;
+    want[LH_SEND_BACKWARD] = cost.backward_bytes;
+    want[LH_SEND_RECOMPUTE] = r->desc->recompute == LH_RECOMPUTE_BLOCK ? cost.forward_bytes : 0;
+    want[LH_SEND_PARAMETER] = gradient_bytes(r);
 }
 
 static void check_bytes(lh_comm *c, const lh_rig_desc *d, int data)
 {
     lh_mesh *mesh = NULL;
     lh_rig r;
-    lh_cost cost;
     double loss = 0.0;
     int32_t *tokens = NULL;
     int32_t *labels = NULL;
@@ -160,12 +183,7 @@ static void check_bytes(lh_comm *c, const lh_rig_desc *d, int data)
     lh_rig_load(&r, tokens, labels);
     *mesh->traffic = (lh_traffic){0};
     lh_assert_all_ok(c, lh_rig_step(&r, &loss));
-    lh_assert_all_ok(c, predicted(&r, &cost));
-    want[LH_SEND_FORWARD] = cost.forward_bytes;
-    want[LH_SEND_BACKWARD] = cost.backward_bytes;
-    want[LH_SEND_SUMMARY] = cost.summary_bytes;
-    want[LH_SEND_RECOMPUTE] = d->recompute == LH_RECOMPUTE_BLOCK ? cost.forward_bytes : 0;
-    want[LH_SEND_PARAMETER] = gradient_bytes(&r);
+    predicted_bytes(c, &r, want);
     for (int p = 0; p < LH_SEND_OTHER; p++) {
         bool same = mesh->traffic->bytes[p] == want[p] &&
                     r.counting->traffic->bytes[p] == want[p] &&
@@ -208,6 +226,95 @@ static void test_bytes_as_predicted(void **state)
             check_bytes_meshes(*state, &d);
         }
     }
+}
+
+/* Heads that make one row of each sequence: a step, and the forward pass alone. */
+static void test_bytes_of_heads(void **state)
+{
+    static double seed[2 * 24]; /* [batch, 1, E] */
+    lh_window_settings w = lh_window_plain(9);
+    for (int pool = LH_POOL_FIRST; pool <= LH_POOL_MEAN; pool++) {
+        lh_rig_desc d = small_model(LH_MODEL_ENCODER, "sliding_window", &w);
+        d.model.head = LH_HEAD_CLASS;
+        d.model.classes = 3;
+        d.model.pool = pool;
+        d.recompute = pool == LH_POOL_FIRST ? LH_RECOMPUTE_BLOCK : LH_RECOMPUTE_NONE;
+        check_bytes_meshes(*state, &d);
+        d.model.head = LH_HEAD_POOLER;
+        d.output_seed = seed;
+        check_bytes_meshes(*state, &d);
+        d.forward = true;
+        check_bytes_meshes(*state, &d);
+    }
+}
+
+/* --- gradients --- */
+
+/* A direction of all parameters, as lh_rig_get_all orders them. */
+static double direction(int64_t i)
+{
+    return lh_random_normal(17, lh_stream_id(LH_STREAM_TEST, 9), (uint64_t)i);
+}
+
+/* Loss where all parameters are moved by h along the direction; *slope: of the gradient along it. */
+static void loss_at(lh_comm *c, const lh_rig_desc *d, lh_mesh *mesh, double h, double *loss,
+                    double *slope)
+{
+    lh_rig r;
+    int32_t *tokens = NULL;
+    int32_t *labels = NULL;
+    double *all = NULL;
+    int64_t at = 0;
+    lh_assert_all_ok(c, lh_rig_open(&r, d, mesh));
+    lh_assert_all_ok(c, lh_rig_text(d, 5, &tokens, &labels));
+    lh_rig_load(&r, tokens, labels);
+    lh_assert_all_ok(c, lh_new((size_t)lh_params_total(r.params) * sizeof *all, &all));
+    for (int64_t i = 0; i < r.params->count; i++) {
+        const lh_param *p = r.params->item[i];
+        lh_assert_all_ok(c, lh_rig_get(&r, LH_RIG_VALUE, p, all));
+        for (int64_t k = 0; k < lh_shape_count(&p->whole); k++) all[k] += h * direction(at++);
+        lh_assert_all_ok(c, lh_rig_set(&r, LH_RIG_VALUE, p, all));
+    }
+    lh_assert_all_ok(c, lh_rig_step(&r, loss));
+    lh_assert_all_ok(c, lh_rig_get_all(&r, LH_RIG_GRAD, all));
+    *slope = 0.0;
+    for (int64_t i = 0; i < at; i++) *slope += all[i] * direction(i);
+    lh_free(&all);
+    lh_free(&tokens);
+    lh_free(&labels);
+    lh_rig_close(&r);
+}
+
+/* The loss of a class, on these ranks, by central differences; in double. */
+static void test_gradients_of_classes(void **state)
+{
+    lh_comm *c = *state;
+    lh_mesh *mesh = NULL;
+    const int64_t valid[] = {203, 91};
+    lh_window_settings w = lh_window_plain(40);
+    if (sizeof(lh_real) != sizeof(double)) return;
+    lh_assert_all_ok(c, lh_mesh_create(1, &mesh));
+    for (int pool = LH_POOL_FIRST; pool <= LH_POOL_MEAN; pool++) {
+        const double h = 1e-6;
+        double loss[2];
+        double slope = 0.0;
+        double other = 0.0;
+        lh_rig_desc d = small_model(LH_MODEL_ENCODER, "sliding_window", &w);
+        d.training = false;
+        d.valid = valid;
+        d.model.attention[1].ops = lh_attn_find("full");
+        d.model.head = LH_HEAD_CLASS;
+        d.model.classes = 3;
+        d.model.pool = pool;
+        d.model.pooler = true;
+        d.model.token_types = 2;
+        loss_at(c, &d, mesh, 0.0, &loss[0], &slope);
+        loss_at(c, &d, mesh, h, &loss[0], &other);
+        loss_at(c, &d, mesh, -h, &loss[1], &other);
+        lh_assert_all(c, fabs(slope) > 1e-3);
+        lh_assert_all(c, lh_test_within((loss[0] - loss[1]) / (2.0 * h), slope, 1e-6, 0.0));
+    }
+    lh_mesh_destroy(&mesh);
 }
 
 /* --- memory --- */
@@ -277,6 +384,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_bits_twice),
         cmocka_unit_test(test_bytes_as_predicted),
+        cmocka_unit_test(test_bytes_of_heads),
+        cmocka_unit_test(test_gradients_of_classes),
         cmocka_unit_test(test_memory_shrinks_with_ranks),
         cmocka_unit_test(test_plan_is_what_runs),
     };

@@ -1,4 +1,4 @@
-/* Rows at listed positions taken and put back, and the plain bias: values and gradients against the
+/* Rows at listed positions taken and put back, means of rows, and the plain bias: values and gradients against the
  * definition, position by position, on every layout. Small integers: all sums are exact. */
 #include "core/ops.h"
 #include "parallel/comm.h"
@@ -9,7 +9,7 @@
 
 enum { BATCH = 2, HEADS = 2, WIDTH = 3, ROW = HEADS * WIDTH, LISTED = 4, CHUNK = 4, SEEDS = 3 };
 
-typedef enum op_kind { TAKE, PUT, BIAS_ROW, BIAS_HEAD, BIAS_TABLE } op_kind;
+typedef enum op_kind { TAKE, MEAN, PUT, BIAS_ROW, BIAS_HEAD, BIAS_TABLE } op_kind;
 
 typedef struct stage {
     op_kind kind;
@@ -21,6 +21,7 @@ typedef struct stage {
     int64_t rows;
     int64_t counts[BATCH], position[BATCH * LISTED];
     lh_row_list list;
+    int64_t valid[BATCH]; /* MEAN: powers of two, so that quotients are exact; or 0 */
     lh_real *x, *seed[SEEDS];
     lh_real extra[BATCH * LISTED * ROW]; /* rows to put, or the bias */
 } stage;
@@ -69,6 +70,8 @@ static lh_status stage_open(lh_comm *c, op_kind kind, lh_test_layout_kind layout
     LH_TRY(lh_device_create_count("auto", 1, &a->count));
     LH_TRY(lh_test_layout(layout, n, lh_comm_size(c), CHUNK, &a->layout));
     list_fill(a, n);
+    a->valid[0] = n >= 16 ? 16 : n >= 2 ? 2 : n;
+    a->valid[1] = n >= 16 ? 4 : 0;
     a->rows = a->layout->rows[a->rank];
     LH_TRY(lh_new((size_t)(BATCH * a->rows * ROW) * sizeof *a->x, &a->x));
     for (int k = 0; k < SEEDS; k++)
@@ -108,6 +111,8 @@ static lh_status rows_record(void *user, lh_tape *t, const lh_var *in, lh_var *o
     for (int i = 0; i < a->copies; i++) {
         if (a->kind == TAKE)
             LH_TRY(lh_take_rows(t, in[0], &list, &out[i]));
+        else if (a->kind == MEAN)
+            LH_TRY(lh_mean_rows(t, in[0], a->valid, &out[i]));
         else if (a->kind == PUT)
             LH_TRY(lh_put_rows(t, in[0], in[1], &list, &out[i]));
         else
@@ -132,7 +137,7 @@ static lh_gradcheck stage_check(stage *a)
                       .count = a->count,
                       .size = {1, a->layout->ranks},
                       .coord = {0, a->rank},
-                      .n_in = a->kind == TAKE ? 1 : 2,
+                      .n_in = a->kind == TAKE || a->kind == MEAN ? 1 : 2,
                       .record = rows_record,
                       .total = rows_total,
                       .user = a,
@@ -173,6 +178,25 @@ static bool take_right(const stage *a, const lh_gradcheck_run *run)
         for (int k = 0; k < a->copies && entry >= 0; k++) want += token(2 + k, b, entry, i % ROW);
         ok = ok && run->grad[0][i] == want;
     }
+    return ok;
+}
+
+static bool mean_right(const stage *a, const lh_gradcheck_run *run)
+{
+    bool ok = true;
+    lh_real sum[BATCH * ROW] = {0};
+    for (int64_t i = 0; i < BATCH * a->rows * ROW; i++) {
+        int64_t b = i / (a->rows * ROW);
+        lh_real dx = 0;
+        if (position_of(a, i / ROW % a->rows) < a->valid[b]) {
+            lh_real share = (lh_real)1 / (lh_real)a->valid[b];
+            sum[b * ROW + i % ROW] += a->x[i] * share;
+            for (int k = 0; k < a->copies; k++) dx += a->seed[k][b * ROW + i % ROW] * share;
+        }
+        ok = ok && run->grad[0][i] == dx;
+    }
+    for (int64_t i = 0; i < BATCH * ROW; i++)
+        for (int k = 0; k < a->copies; k++) ok = ok && ((const lh_real *)run->out[k])[i] == sum[i];
     return ok;
 }
 
@@ -235,6 +259,8 @@ static void check(lh_comm *c, op_kind kind, lh_test_layout_kind layout, int64_t 
     lh_assert_all_ok(c, lh_gradcheck_step(&run));
     if (kind == TAKE)
         lh_assert_all(c, take_right(&a, &run));
+    else if (kind == MEAN)
+        lh_assert_all(c, mean_right(&a, &run));
     else if (kind == PUT)
         lh_assert_all(c, put_right(&a, &run));
     else
@@ -259,6 +285,11 @@ static void check_layouts(lh_comm *c, op_kind kind)
 static void take_rows(void **state)
 {
     check_layouts(*state, TAKE);
+}
+
+static void mean_rows(void **state)
+{
+    check_layouts(*state, MEAN);
 }
 
 static void put_rows(void **state)
@@ -308,6 +339,7 @@ static void refuses(void **state)
     scene_open(c, &s);
     lh_assert_all_ok(c, lh_tape_input(s.t, data, s.shape, lh_place_replicated(), &whole));
     lh_assert_all_code(c, lh_take_rows(s.t, whole, &s.a.list, &y), LH_ERR_BUG); /* not sharded */
+    lh_assert_all_code(c, lh_mean_rows(s.t, whole, NULL, &y), LH_ERR_BUG);
     lh_assert_all_code(c, lh_put_rows(s.t, s.x, s.x, &s.a.list, &y), LH_ERR_BUG);
     lh_assert_all_code(c, lh_add_bias(s.t, s.x, s.bias, &y), LH_ERR_BUG); /* 4 of rows of 6 */
     s.a.position[1] = s.a.position[0];                                    /* not ascending */
@@ -324,10 +356,8 @@ static void refuses(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(take_rows),
-        cmocka_unit_test(put_rows),
-        cmocka_unit_test(add_bias),
-        cmocka_unit_test(refuses),
+        cmocka_unit_test(take_rows), cmocka_unit_test(mean_rows), cmocka_unit_test(put_rows),
+        cmocka_unit_test(add_bias),  cmocka_unit_test(refuses),
     };
     return lh_test_mpi_main(argc, argv, "rows", tests, sizeof tests / sizeof tests[0]);
 }

@@ -23,10 +23,18 @@ static const char *const kinds[] = {
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
+/* Encoders whose head knows a sequence by one row, with layers of different mechanisms. */
+static const char *const pooled[] = {
+    "  attention: [{mechanism: sliding_window, window: 9, global: first}, {mechanism: performer}]\n"
+    "  pooler: true\n",
+    "  attention: [{mechanism: full}, {mechanism: linformer, k: 7}]\n  pool: mean\n",
+};
+
 typedef struct scene {
     int64_t data, accumulate;
     int kind;
     bool recompute, encoder;
+    const char *head; /* NULL: lm; else the model is pooled[kind] */
 } scene;
 
 /* The file's name depends on the number of ranks: tests may run at the same time. */
@@ -43,12 +51,16 @@ static lh_status scene_config(lh_comm *c, const scene *s, lh_config **out)
                    "run: {name: plan}\n"
                    "mesh: {chunk: 16, data: %d}\n"
                    "data: {path: %s, length: 77, batch: %d, task: %s}\n"
-                   "model:\n  kind: %s\n  layers: 2\n  width: 32\n  heads: 2\n%s"
+                   "model:\n  kind: %s\n  head: %s\n  layers: 2\n  width: 32\n  heads: 2\n%s"
                    "train: {recompute: %s, accumulate: %d}\n",
-                   (int)s->data, path, SEQUENCES, s->encoder ? "masked_text" : "text",
-                   s->encoder ? "encoder" : "decoder", kinds[s->kind],
+                   (int)s->data, path, SEQUENCES,
+                   s->head != NULL ? "markers"
+                   : s->encoder    ? "masked_text"
+                                   : "text",
+                   s->encoder ? "encoder" : "decoder", s->head != NULL ? s->head : "lm",
+                   s->head != NULL ? pooled[s->kind] : kinds[s->kind],
                    s->recompute ? "block" : "none", (int)s->accumulate);
-    LH_TRY(lh_config_parse(text, strlen(text), "scene", 0, out));
+    LH_TRY(lh_config_parse(text, strlen(text), "scene", LH_CONFIG_PLAN, out));
 done:
     return st;
 }
@@ -113,7 +125,45 @@ static void test_plans_are_what_runs(void **state)
         if (lh_comm_size(c) % data != 0 || SEQUENCES % (2 * data) != 0) continue;
         for (int i = 0; i < 2 * KINDS; i++) /* the last has no causal form */
             check_scene(c, &(scene){data, 1 + i % 2, i / 2, i % 2 == 0,
-                                    i == 3 || i / 2 == KINDS - 1 || i == 8});
+                                    i == 3 || i / 2 == KINDS - 1 || i == 8, NULL});
+    }
+}
+
+static void test_classes(void **state)
+{
+    lh_comm *c = *state;
+    for (int64_t data = 1; data <= lh_comm_size(c); data++) {
+        if (lh_comm_size(c) % data != 0 || SEQUENCES % (2 * data) != 0) continue;
+        for (int i = 0; i < 4; i++)
+            check_scene(c, &(scene){data, 1 + i % 2, i / 2, i % 2 == 0, true, "class"});
+    }
+}
+
+/* A head without a loss: what one forward pass costs, which formula and count agree on. */
+static void test_forward_only(void **state)
+{
+    lh_comm *c = *state;
+    static const char *const heads[] = {"pooler", "none"};
+    for (int i = 0; i < 4; i++) {
+        lh_config *config = NULL;
+        lh_step_plan *plan = NULL;
+        lh_session *s = NULL;
+        int ranks = lh_comm_size(c);
+        lh_assert_all_ok(c,
+                         scene_config(c, &(scene){1, 2, i / 2, true, true, heads[i % 2]}, &config));
+        lh_assert_all_ok(c, lh_step_plan_create(config, ranks, &plan));
+        lh_assert_all(c, plan->forward_only && parts_add_up(plan));
+        lh_assert_all(c, (plan->purpose[LH_SEND_SUMMARY] > 0.0) == (ranks > 1));
+        lh_assert_all(c, plan->purpose[LH_SEND_BACKWARD] == 0.0 &&
+                             plan->purpose[LH_SEND_PARAMETER] == 0.0 &&
+                             plan->purpose[LH_SEND_CONTROL] == 0.0);
+        lh_assert_all_ok(c, lh_session_open(c, config, false, &s));
+        const lh_rank_plan *mine = &plan->rank[lh_comm_rank(c)];
+        lh_assert_all(c, mine->flops == s->flops[0] && mine->peak_bytes == lh_session_peak(s));
+        lh_assert_all(c, mine->parameter_bytes == (int64_t)lh_params_bytes(s->params));
+        lh_session_close(&s);
+        lh_step_plan_destroy(&plan);
+        lh_config_destroy(&config);
     }
 }
 
@@ -146,6 +196,8 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plans_are_what_runs),
+        cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_forward_only),
         cmocka_unit_test(test_refusals),
     };
     return lh_test_mpi_main(argc, argv, "step_plan", tests, sizeof tests / sizeof tests[0]);

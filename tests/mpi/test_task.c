@@ -249,11 +249,48 @@ static void test_made(void **state)
     check_made(c, "task: recall, offsets: 3, length: 7", "encoder", 7);
 }
 
+/* One label for the sequence, known to all its ranks and counted by the first. */
+static void test_classes(void **state)
+{
+    lh_comm *c = *state;
+    lh_config *config = config_of(c, "task: markers, gap: 9, length: 40", "encoder, head: class");
+    lh_task *t = NULL;
+    int64_t seen[2] = {0};
+    lh_assert_all(c, lh_task_classes(config) == 2);
+    lh_assert_all_ok(c, lh_task_open(c, config, &t));
+    for (int64_t k = 0; k < 200; k++) {
+        lh_rows whole = {0};
+        int32_t kind[2] = {0}, found = 0;
+        whole_window(c, t, 40, k, LH_SPLIT_TRAIN, &whole);
+        for (int64_t i = 0; i < 40; i++) {
+            lh_assert_all(c, whole.labels[i] == -1);
+            if (i > 0 && whole.tokens[i] > 0) kind[found++ % 2] = whole.tokens[i];
+        }
+        lh_assert_all(c, whole.sequence_label == (kind[0] == kind[1]) && whole.counted == 1);
+        seen[whole.sequence_label]++;
+        for (int layout = 0; layout < LAYOUTS && k < 3; layout++) {
+            window w = open_window(c, 40, layout);
+            lh_assert_all_ok(c, lh_task_read(t, LH_SPLIT_TRAIN, k, k, w.layout, w.rank, &w.rows));
+            lh_assert_all(c, w.rows.sequence_label == whole.sequence_label &&
+                                 w.rows.counted == (w.rank == 0));
+            lh_assert_all_ok(c, lh_task_read(t, LH_SPLIT_TRAIN, -1, 0, w.layout, w.rank, &w.rows));
+            lh_assert_all(c, w.rows.sequence_label == -1 && w.rows.counted == 0);
+            close_window(&w);
+        }
+        lh_free(&whole.tokens);
+        lh_free(&whole.labels);
+    }
+    lh_assert_all(c, seen[0] > 70 && seen[1] > 70);
+    lh_task_close(&t);
+    lh_config_destroy(&config);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_documents),
         cmocka_unit_test(test_made),
+        cmocka_unit_test(test_classes),
     };
     return lh_test_mpi_main(argc, argv, "task", tests, sizeof tests / sizeof tests[0]);
 }

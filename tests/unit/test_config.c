@@ -106,6 +106,10 @@ static void test_model_defaults(void **state)
     assert_true(m->kv_heads == 4 && m->head_width == 12 && m->mlp_width == 192);
     assert_true(m->mlp == LH_ACT_GELU && m->norm == LH_NORM_PRE && m->norm_kind == LH_NORM_LAYER);
     assert_true(m->max_length == 8192);
+    assert_true(m->norm_eps == 1e-5 && m->rotary_base == 10000.0 && m->token_types == 0 &&
+                m->position_offset == 0);
+    assert_true(m->pool == LH_POOL_FIRST && m->classes == LH_AUTO && !m->pooler &&
+                !m->head_transform);
     assert_true(m->position == LH_POSITION_ROTARY && m->tie_embeddings && m->bias &&
                 m->dropout == 0);
     for (int i = 0; i < LH_MAX_LAYERS; i++)
@@ -276,7 +280,18 @@ static void test_contradictions(void **state)
          "a.yaml:1:23: key 'data.task': masked_text needs model.kind encoder, and it is decoder"},
         {MODEL("kind: encoder"),
          "key 'data.task': text needs model.kind decoder, and it is encoder"},
-        {MODEL("head: none"), "key 'model.head': data.task text needs the head lm"},
+        {MODEL("head: none"), "key 'model.head': none has no loss, so there is nothing to train or "
+                              "to evaluate: set model.head to lm or class"},
+        {MODEL("head: class"), "a.yaml:2:77: key 'model.head': class needs model.kind encoder"},
+        {MODEL("head: pooler"), "key 'model.head': pooler needs model.kind encoder"},
+        {"data: {path: b, task: masked_text}\nmodel: {kind: encoder, head: class, layers: 1, "
+         "width: 8, heads: 1, attention: {mechanism: full}}\n",
+         "a.yaml:2:30: key 'model.head': data.task masked_text needs the head lm, and it is class"},
+        {"data: {task: markers}\nmodel: {kind: encoder, head: pooler, layers: 1, width: 8, "
+         "heads: 1, attention: {mechanism: full}}\n",
+         "key 'model.head': pooler has no loss"},
+        {MODEL("classes: 1"), "key 'model.classes': expected an integer from 2 to 65536"},
+        {MODEL("norm_eps: 0"), "key 'model.norm_eps': expected a number greater than 0"},
         {"data: {path: b, valid_fraction: 0}\nmodel: {layers: 1, width: 8, heads: 1, attention: "
          "{mechanism: full}}\n",
          "a.yaml:1:33: key 'data.valid_fraction': expected a number greater than 0 and less than "
@@ -310,6 +325,27 @@ static void test_contradictions(void **state)
         {ATTN("{mechanism: linformer, k: 4}"), "exists; use full, sliding_window or performer"},
     };
     expect_refusals(bad, sizeof bad / sizeof bad[0]);
+}
+
+/* What is planned but not run: no file, and a head without a loss, or without a task. */
+static void test_plans(void **state)
+{
+    (void)state;
+    static const char *const heads[] = {"lm", "class", "pooler", "none"};
+    for (int i = 0; i < 4; i++) {
+        lh_config *c = NULL;
+        char text[256];
+        (void)snprintf(text, sizeof text,
+                       "data: {task: masked_text}\nmodel: {kind: encoder, head: %s, layers: 1, "
+                       "width: 8, heads: 1, attention: {mechanism: full}}\n",
+                       heads[i]);
+        lh_assert_ok(lh_config_parse(text, strlen(text), "a.yaml", LH_CONFIG_PLAN, &c));
+        assert_int_equal(c->model.head, i); /* the order of lh_head_kind */
+        lh_config_destroy(&c);
+        lh_assert_error(lh_config_parse(text, strlen(text), "a.yaml", 0, &c), LH_ERR_USAGE,
+                        i < 2 ? "key 'data.path' is required but missing"
+                              : "has no loss, so there is nothing to train or to evaluate");
+    }
 }
 
 static void test_contradictions_of_tasks(void **state)
@@ -874,27 +910,17 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_model_defaults),
-        cmocka_unit_test(test_choices),
-        cmocka_unit_test(test_refused_keys),
-        cmocka_unit_test(test_refused_values),
-        cmocka_unit_test(test_contradictions),
-        cmocka_unit_test(test_contradictions_of_tasks),
-        cmocka_unit_test(test_run_names),
-        cmocka_unit_test(test_refused_attention),
-        cmocka_unit_test(test_layers),
-        cmocka_unit_test(test_overrides),
-        cmocka_unit_test(test_base),
-        cmocka_unit_test(test_base_refused),
-        cmocka_unit_test(test_base_endless),
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_lists),
-        cmocka_unit_test(test_lists_refused),
-        cmocka_unit_test(test_partial),
-        cmocka_unit_test(test_help),
-        cmocka_unit_test(test_mutants),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_defaults),       cmocka_unit_test(test_model_defaults),
+        cmocka_unit_test(test_choices),        cmocka_unit_test(test_refused_keys),
+        cmocka_unit_test(test_refused_values), cmocka_unit_test(test_contradictions),
+        cmocka_unit_test(test_plans),          cmocka_unit_test(test_contradictions_of_tasks),
+        cmocka_unit_test(test_run_names),      cmocka_unit_test(test_refused_attention),
+        cmocka_unit_test(test_layers),         cmocka_unit_test(test_overrides),
+        cmocka_unit_test(test_base),           cmocka_unit_test(test_base_refused),
+        cmocka_unit_test(test_base_endless),   cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_lists),          cmocka_unit_test(test_lists_refused),
+        cmocka_unit_test(test_partial),        cmocka_unit_test(test_help),
+        cmocka_unit_test(test_mutants),        cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

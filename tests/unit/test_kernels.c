@@ -223,12 +223,13 @@ static void plain_rms_norm_grad(operand *v)
     plain_norm_grad(v, true);
 }
 
-/* x, gate, y of three kinds */
+/* x, gate, y of four kinds */
 static void do_act(run *r)
 {
     r->k->act(&(lh_act_args){LH_ACT_GELU, MANY, at(r, 0), NULL, at(r, 2)}, r->threads);
     r->k->act(&(lh_act_args){LH_ACT_RELU, MANY, at(r, 0), NULL, at(r, 3)}, r->threads);
     r->k->act(&(lh_act_args){LH_ACT_SWIGLU, MANY, at(r, 0), at(r, 1), at(r, 4)}, r->threads);
+    r->k->act(&(lh_act_args){LH_ACT_TANH, MANY, at(r, 0), NULL, at(r, 5)}, r->threads);
 }
 static void plain_act(operand *v)
 {
@@ -237,10 +238,12 @@ static void plain_act(operand *v)
         v[2].d[i] = 0.5 * x * (1.0 + erf(x / sqrt(2.0)));
         v[3].d[i] = x > 0 ? x : 0;
         v[4].d[i] = x / (1.0 + exp(-x)) * v[1].d[i];
+        v[5].d[i] = tanh(x);
     }
 }
 
-/* x, gate, dy (in place for GELU), dx of relu, dx and dgate of swiglu, dy of those two */
+/* x, gate, dy (in place for GELU), dx of relu, dx and dgate of swiglu, dy of those two and of tanh, its
+ * dx */
 static void do_act_grad(run *r)
 {
     r->k->act_grad(&(lh_act_grad_args){LH_ACT_GELU, MANY, at(r, 0), NULL, at(r, 2), at(r, 2), NULL},
@@ -250,6 +253,8 @@ static void do_act_grad(run *r)
     r->k->act_grad(
         &(lh_act_grad_args){LH_ACT_SWIGLU, MANY, at(r, 0), at(r, 1), at(r, 6), at(r, 4), at(r, 5)},
         r->threads);
+    r->k->act_grad(&(lh_act_grad_args){LH_ACT_TANH, MANY, at(r, 0), NULL, at(r, 6), at(r, 7), NULL},
+                   r->threads);
 }
 static void plain_act_grad(operand *v)
 {
@@ -260,6 +265,7 @@ static void plain_act_grad(operand *v)
         v[3].d[i] = x > 0 ? dy : 0;
         v[4].d[i] = dy * v[1].d[i] * s * (1.0 + x * (1.0 - s));
         v[5].d[i] = dy * x * s;
+        v[7].d[i] = dy / (cosh(x) * cosh(x));
     }
 }
 
@@ -672,11 +678,11 @@ static const op ops[] = {
      {RW, WIDTH, WIDTH, RW, 2 * ROWS, RW, RW, WIDTH, WIDTH},
      0,
      ROWS},
-    {"activation", do_act, plain_act, {MANY, MANY, MANY, MANY, MANY}, 0, 1},
+    {"activation", do_act, plain_act, {MANY, MANY, MANY, MANY, MANY, MANY}, 0, 1},
     {"activation gradient",
      do_act_grad,
      plain_act_grad,
-     {MANY, MANY, MANY, MANY, MANY, MANY, MANY},
+     {MANY, MANY, MANY, MANY, MANY, MANY, MANY, MANY},
      0,
      1},
     {"embedding", do_embed, plain_embed, {VW, RW, RW, VW}, 0, 12},
@@ -1074,9 +1080,9 @@ static void test_norm_derivatives(void **state)
 
 static void test_activation_derivatives(void **state)
 {
-    static const lh_act_kind kinds[] = {LH_ACT_GELU, LH_ACT_RELU, LH_ACT_SWIGLU};
+    static const lh_act_kind kinds[] = {LH_ACT_GELU, LH_ACT_RELU, LH_ACT_SWIGLU, LH_ACT_TANH};
     (void)state;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         small s = small_new();
         double dx[R * W], dgate[R * W] = {0};
         s.kind = kinds[i];

@@ -34,6 +34,8 @@ typedef enum op_kind {
     DROPOUT,
     LINEAR,
     MLP,
+    ACTIVATION,
+    TYPE_ROW,
     LOSS
 } op_kind;
 
@@ -88,7 +90,12 @@ static const op_case cases[] = {
     {"mlp relu", MLP, EMBED, {X, UP, B(HIDDEN), NO, NO, DOWN, NO}, LH_ACT_RELU},
     {"mlp swiglu", MLP, EMBED, {X, UP, B(HIDDEN), UP, B(HIDDEN), DOWN, B(EMBED)}, LH_ACT_SWIGLU},
     {"mlp swiglu without biases", MLP, EMBED, {X, UP, NO, UP, NO, DOWN, NO}, LH_ACT_SWIGLU},
+    {"gelu", ACTIVATION, EMBED, {X}, LH_ACT_GELU},
+    {"relu", ACTIVATION, EMBED, {X}, LH_ACT_RELU},
+    {"tanh", ACTIVATION, EMBED, {X}, LH_ACT_TANH},
+    {"add_row", TYPE_ROW, EMBED, {X, W(3, EMBED)}, 0},
     {"lm_loss", LOSS, 0, {X, W(VOCAB, EMBED), {LABELS, 0, 0}}, 0},
+    {"lm_loss with bias", LOSS, 0, {X, W(VOCAB, EMBED), {LABELS, 0, 0}, B(VOCAB)}, 0},
 };
 enum { CASES = sizeof cases / sizeof cases[0] };
 
@@ -234,8 +241,12 @@ static lh_status record_one(const stage *a, lh_tape *t, const lh_var *in, lh_var
         return lh_linear(t, v[0], v[1], v[2], y);
     case MLP:
         return lh_mlp(t, v[0], &w, a->op->act, y);
+    case ACTIVATION:
+        return lh_activation(t, v[0], a->op->act, y);
+    case TYPE_ROW:
+        return lh_add_row(t, v[0], v[1], 1, y);
     default:
-        return lh_lm_loss(t, v[0], v[1], v[2], loss_scale, y, &correct);
+        return lh_lm_loss(t, v[0], v[1], v[3], v[2], loss_scale, y, &correct);
     }
 }
 
@@ -245,7 +256,8 @@ static lh_status stage_record(void *user, lh_tape *t, const lh_var *in, lh_var *
     *n_out = a->copies;
     if (a->op->kind == LOSS) {
         *n_out = 2; /* with the number of right ones */
-        return lh_lm_loss(t, in[0], in[1], in[2], loss_scale, &out[0], &out[1]);
+        return lh_lm_loss(t, in[0], in[1], a->at[3] >= 0 ? in[a->at[3]] : (lh_var){0}, in[2],
+                          loss_scale, &out[0], &out[1]);
     }
     for (int i = 0; i < a->copies; i++) {
         lh_status st = record_one(a, t, in, &out[i]);
@@ -320,6 +332,7 @@ static double bias(const op_case *op, int input, int64_t i)
 
 static double plain_act(lh_act_kind act, double x, double gate)
 {
+    if (act == LH_ACT_TANH) return tanh(x);
     if (act == LH_ACT_RELU) return x > 0.0 ? x : 0.0;
     if (act == LH_ACT_GELU) return 0.5 * x * (1.0 + erf(x / sqrt(2.0)));
     return gate / (1.0 + exp(-gate)) * x; /* down(silu(gate(x)) * up(x)) */
@@ -380,6 +393,8 @@ static void plain_row(const op_case *op, int64_t b, int64_t p, double *y)
         if (op->kind == SINUSOID) y[i] = x[i] + (i % 2 == 0 ? sin(angle) : cos(angle));
         if (op->kind == ADD) y[i] = x[i] + (double)token(1, b, p, i);
         if (op->kind == DROPOUT) y[i] = plain_dropout(x[i], b, p, i);
+        if (op->kind == ACTIVATION) y[i] = plain_act(op->act, x[i], 0.0);
+        if (op->kind == TYPE_ROW) y[i] = x[i] + (double)weight(1, EMBED + i);
         if (op->kind == LINEAR) y[i] = dot_row(x, 1, i, EMBED) + bias(op, 2, i);
     }
 }
@@ -397,7 +412,7 @@ static void plain_loss(const stage *a, double *loss, double *correct)
         if (label(b, p) < 0) continue;
         for (int64_t i = 0; i < EMBED; i++) x[i] = (double)token(0, b, p, i);
         for (int v = 0; v < VOCAB; v++) {
-            logit[v] = dot_row(x, 1, v, EMBED);
+            logit[v] = dot_row(x, 1, v, EMBED) + bias(a->op, 3, v);
             sum += exp(logit[v]);
             if (logit[v] > logit[best]) best = v;
         }
@@ -633,7 +648,8 @@ static lh_status model_record(void *user, lh_tape *t, const lh_var *in, lh_var *
     LH_TRY(lh_rms_norm(t, h, in[M_NORM_W], eps, &h));
     LH_TRY(lh_add(t, x, h, &x));
     if (m->segment) LH_TRY(lh_tape_segment_end(t));
-    LH_TRY(lh_lm_loss(t, x, in[M_TABLE], in[M_LABELS], loss_scale, &out[0], &out[1])); /* tied */
+    LH_TRY(lh_lm_loss(t, x, in[M_TABLE], (lh_var){0}, in[M_LABELS], loss_scale, &out[0],
+                      &out[1])); /* tied */
 done:
     return st;
 }
@@ -856,9 +872,13 @@ static void refuses_products(void **state)
     lh_assert_ok(lh_linear(f.t, f.x, w, vector(&f, OUT), &y));
     for (size_t i = 0; i < sizeof mlp / sizeof mlp[0]; i++)
         lh_assert_code(lh_mlp(f.t, f.x, &mlp[i].w, mlp[i].act, &y), LH_ERR_BUG);
-    lh_assert_code(lh_lm_loss(f.t, f.x, w, f.x, 1.0, &y, &correct), LH_ERR_BUG);
-    lh_assert_code(lh_lm_loss(f.t, f.x, w, whole_ids, 1.0, &y, &correct), LH_ERR_BUG);
-    lh_assert_code(lh_lm_loss(f.t, f.x, turned, f.ids, 1.0, &y, &correct), LH_ERR_BUG);
+    lh_assert_code(lh_lm_loss(f.t, f.x, w, (lh_var){0}, f.x, 1.0, &y, &correct), LH_ERR_BUG);
+    lh_assert_code(lh_lm_loss(f.t, f.x, w, (lh_var){0}, whole_ids, 1.0, &y, &correct), LH_ERR_BUG);
+    lh_assert_code(lh_lm_loss(f.t, f.x, matrix(&f, VOCAB, EMBED), narrow, f.ids, 1.0, &y, &correct),
+                   LH_ERR_BUG);
+    lh_assert_code(lh_activation(f.t, f.x, LH_ACT_SWIGLU, &y), LH_ERR_BUG);
+    lh_assert_code(lh_add_row(f.t, f.x, down, EMBED, &y), LH_ERR_BUG);
+    lh_assert_code(lh_lm_loss(f.t, f.x, turned, (lh_var){0}, f.ids, 1.0, &y, &correct), LH_ERR_BUG);
     misfits_close(&f);
 }
 
