@@ -153,7 +153,7 @@ static lh_status convert_declare(lh_device *device, lh_config *c, lh_params **ou
     const int alone[LH_AXES] = {0};
     lh_layout *layout = NULL;
     lh_layout *table = NULL;
-    LH_TRY(lh_model_resolve(&c->model, lh_task_vocab(c)));
+    LH_TRY(lh_model_resolve(&c->model, lh_task_vocab(c), lh_task_classes(c)));
     LH_TRY(lh_layout_contiguous(c->data.length, 1, c->mesh.chunk, true, &layout));
     LH_TRY(lh_layout_contiguous(c->model.max_length, 1, c->mesh.chunk, true, &table));
     lh_model_shape shape = {.batch = 1,
