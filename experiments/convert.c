@@ -252,8 +252,9 @@ static lh_status convert_run(const char *path, const lh_checkpoint_info *info,
     LH_TRY(convert_check(path, from, o->kv_heads));
     LH_TRY(lh_device_create_count("portable", 1, &device));
     LH_TRY(convert_declare(device, config, &was));
-    LH_TRY(convert_config(config, o->kv_heads, &text, &changed));
-    LH_TRY(convert_declare(device, changed, &is));
+    st = convert_config(config, o->kv_heads, &text, &changed);
+    if (st == LH_OK) st = convert_declare(device, changed, &is);
+    LH_TRY(lh_error_context(st, "--kv-heads %lld", (long long)o->kv_heads));
     LH_TRY(convert_list(was, is, from, o->kv_heads, &merge, &merges));
     LH_TRY(lh_checkpoint_convert(path, o->out, text, merge, merges));
     (void)printf("%s: %lld key/value heads merged into %lld, in %lld of %lld parameters\n", o->out,
