@@ -398,3 +398,24 @@ bool lh_rig_grads_agree(const lh_params *params, const double *got, const double
     }
     return ok;
 }
+
+void lh_rig_report_grads(const lh_rig *r, const char *name, const double *got, const double *want)
+{
+    double all = 0.0;
+    double worst = 0.0;
+    if (!lh_test_reports() || lh_comm_rank(r->mesh->world) != 0) return;
+    for (int64_t i = 0; i < lh_params_total(r->params); i++) all += want[i] * want[i];
+    for (int64_t i = 0; i < r->params->count; i++) {
+        const lh_param *p = r->params->item[i];
+        double sum[2] = {0.0, 0.0};
+        if (p->frozen) continue;
+        for (int64_t n = lh_shape_count(&p->whole); n > 0; n--, got++, want++) {
+            sum[0] += (*got - *want) * (*got - *want);
+            sum[1] += *want * *want;
+        }
+        double allowed = LH_TOL_GRAD * sqrt(sum[1]) + LH_TOL_GRAD_ALL * sqrt(all);
+        double error = sqrt(sum[0]) / allowed * LH_TOL_GRAD;
+        if (!(error <= worst)) worst = error; /* NaN too */
+    }
+    lh_test_report("parity %s gradients %.3g %g", name, worst, LH_TOL_GRAD);
+}

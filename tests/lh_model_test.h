@@ -101,3 +101,7 @@ LH_NODISCARD lh_status lh_rig_get_all(lh_rig *r, lh_rig_kind kind, double *all);
 /* lh_rig_grads_agree - invariant 1 for every parameter: |g - g'| <= LH_TOL_GRAD |g'| +
  * LH_TOL_GRAD_ALL |all gradients|. got, want: as lh_rig_get_all. Prints what differs. Local. */
 bool lh_rig_grads_agree(const lh_params *params, const double *got, const double *want);
+
+/* lh_rig_report_grads - where figures are asked for: the largest error of a gradient, in terms of
+ * lh_rig_grads_agree. Local. */
+void lh_rig_report_grads(const lh_rig *r, const char *name, const double *got, const double *want);

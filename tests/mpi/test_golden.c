@@ -96,28 +96,6 @@ done:
     return st;
 }
 
-/* The largest relative error of a gradient, in terms of lh_rig_grads_agree. */
-static void report_grads(const lh_rig *r, const char *name, const double *got, const double *want)
-{
-    double all = 0.0;
-    double worst = 0.0;
-    if (!lh_test_reports() || lh_comm_rank(r->mesh->world) != 0) return;
-    for (int64_t i = 0; i < lh_params_total(r->params); i++) all += want[i] * want[i];
-    for (int64_t i = 0; i < r->params->count; i++) {
-        const lh_param *p = r->params->item[i];
-        double sum[2] = {0.0, 0.0};
-        if (p->frozen) continue;
-        for (int64_t n = lh_shape_count(&p->whole); n > 0; n--, got++, want++) {
-            sum[0] += (*got - *want) * (*got - *want);
-            sum[1] += *want * *want;
-        }
-        double allowed = LH_TOL_GRAD * sqrt(sum[1]) + LH_TOL_GRAD_ALL * sqrt(all);
-        double error = sqrt(sum[0]) / allowed * LH_TOL_GRAD;
-        if (!(error <= worst)) worst = error; /* NaN too */
-    }
-    lh_test_report("parity %s gradients %.3g %g", name, worst, LH_TOL_GRAD);
-}
-
 static void report_loss(const lh_rig *r, const char *name, double got, double want, double allowed)
 {
     if (lh_comm_rank(r->mesh->world) == 0)
@@ -137,7 +115,7 @@ static void check_first(lh_comm *c, const char *name, golden *g, lh_rig *r, doub
     lh_assert_all_close(c, loss, g->losses[0], LH_TOL_GOLDEN_LOSS, 0.0);
     lh_assert_all_ok(c, golden_read(g, r, "gradients", want));
     lh_assert_all_ok(c, lh_rig_get_all(r, LH_RIG_GRAD, got));
-    report_grads(r, name, got, want);
+    lh_rig_report_grads(r, name, got, want);
     lh_assert_all(c, lh_rig_grads_agree(r->params, got, want));
 }
 
@@ -361,7 +339,7 @@ static void check_states(lh_comm *c, const char *name, int data, const lh_rig_de
         lh_assert_all_ok(c, golden_read(&s.g, &r, group, want));
         lh_assert_all_ok(c, lh_rig_get_all(&r, LH_RIG_GRAD, got));
         (void)snprintf(group, sizeof group, "longformer/%s", name);
-        report_grads(&r, group, got, want);
+        lh_rig_report_grads(&r, group, got, want);
         lh_assert_all(c, lh_rig_grads_agree(r.params, got, want));
         lh_rig_close(&r);
         lh_mesh_destroy(&mesh);
