@@ -15,7 +15,8 @@ typedef enum lh_stream {
     LH_STREAM_ORDER = 3,
     LH_STREAM_MASK = 4,
     LH_STREAM_TEST = 5,
-    LH_STREAM_TASK = 16 /* samples that the program makes */
+    LH_STREAM_TASK = 16, /* samples that the program makes */
+    LH_STREAM_TREE = 17  /* trees of ListOps: experiments/listops.h */
 } lh_stream;
 
 static inline uint64_t lh_stream_id(lh_stream purpose, uint32_t instance)

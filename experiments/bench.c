@@ -1,15 +1,14 @@
 /* The command line of longhaul bench: which cases are measured. */
 #include "experiments/bench_internal.h"
+#include "experiments/options.h"
 #include "io/settings_fill.h"
 #include "parallel/host.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stddef.h>
-#include <stdlib.h>
 #include <string.h>
 
-enum { BENCH_SETTINGS = 16, BENCH_ASSIGNMENT = 128, BENCH_WINDOW = 256 };
+enum { BENCH_ASSIGNMENT = 128, BENCH_WINDOW = 256 };
 
 #define BENCH_ELEMENTS 1e15 /* of one input */
 
@@ -17,28 +16,23 @@ enum { BENCH_SETTINGS = 16, BENCH_ASSIGNMENT = 128, BENCH_WINDOW = 256 };
 typedef struct bench_options {
     const char *mechanism, *isa, *layout;
     int64_t n, window, head_width, heads, kv_heads, batch, threads, repeats, seed, causal;
-    const char *setting[BENCH_SETTINGS]; /* "KEY=VALUE" */
-    int n_settings;
+    lh_option_words settings; /* "KEY=VALUE" */
 } bench_options;
 
-typedef struct bench_option {
-    const char *name;
-    size_t offset;
-    int64_t min, max; /* max 0: the value is a word */
-} bench_option;
-
-#define BENCH_WORD(text, member)                                                                   \
+#define BENCH_WORD(text, member, what)                                                             \
     {                                                                                              \
-        text, offsetof(bench_options, member), 0, 0                                                \
+        .name = text, .kind = LH_OPTION_WORD, .offset = offsetof(bench_options, member),           \
+        .expected = what                                                                           \
     }
-#define BENCH_INT(text, member, min, max)                                                          \
+#define BENCH_INT(text, member, least, most)                                                       \
     {                                                                                              \
-        text, offsetof(bench_options, member), min, max                                            \
+        .name = text, .kind = LH_OPTION_INT, .offset = offsetof(bench_options, member),            \
+        .min = least, .max = most                                                                  \
     }
-static const bench_option bench_table[] = {
-    BENCH_WORD("--mechanism", mechanism),
-    BENCH_WORD("--isa", isa),
-    BENCH_WORD("--layout", layout),
+static const lh_option bench_table[] = {
+    BENCH_WORD("--mechanism", mechanism, "a mechanism's name"),
+    BENCH_WORD("--isa", isa, "auto, avx512, avx2 or portable"),
+    BENCH_WORD("--layout", layout, "contiguous or zigzag"),
     BENCH_INT("--n", n, 1, (int64_t)1 << 40),
     BENCH_INT("--window", window, 0, (int64_t)1 << 40),
     BENCH_INT("--head-dim", head_width, 1, 4096),
@@ -48,8 +42,12 @@ static const bench_option bench_table[] = {
     BENCH_INT("--threads", threads, 1, 4096),
     BENCH_INT("--repeats", repeats, 1, 10000),
     BENCH_INT("--seed", seed, 0, INT64_MAX),
-};
-enum { BENCH_OPTIONS = sizeof bench_table / sizeof bench_table[0] };
+    {.name = "--causal", .kind = LH_OPTION_SWITCH, .offset = offsetof(bench_options, causal)},
+    {.name = "--set",
+     .kind = LH_OPTION_WORDS,
+     .offset = offsetof(bench_options, settings),
+     .expected = "KEY=VALUE, such as --set dilation=2"},
+    {.name = NULL}};
 
 /* What is measured without --mechanism, --n, --window, --causal and --set. window 0: not a setting. */
 typedef struct bench_default {
@@ -141,92 +139,10 @@ void lh_bench_help(FILE *out)
     bench_help_features(out);
 }
 
-static lh_status bench_integer(const bench_option *option, const char *text, int64_t *out)
-{
-    lh_status st = LH_OK;
-    char *end = NULL;
-    errno = 0;
-    long long value = strtoll(text, &end, 10);
-    LH_CHECK(
-        end != text && *end == '\0' && errno == 0 && value >= option->min && value <= option->max,
-        LH_ERR_USAGE, "bench: %s: expected an integer from %" PRId64 " to %" PRId64 ", got '%s'",
-        option->name, option->min, option->max, text);
-    *out = value;
-done:
-    return st;
-}
-
-static lh_status bench_unknown(const char *argument)
-{
-    char hint[LH_WORDS_TEXT];
-    lh_words words = {.wrong = argument};
-    for (int i = 0; i < BENCH_OPTIONS; i++) lh_words_add(&words, bench_table[i].name);
-    lh_words_add(&words, "--causal|--set|--help");
-    return LH_RAISE(LH_ERR_USAGE, "bench: unknown option '%s': %s", argument,
-                    lh_words_hint(&words, "options", hint, sizeof hint));
-}
-
-/* An option and its value: "--n 8" or "--n=8". *value NULL: there is none. */
-static bool bench_matches(const char *name, int argc, char **argv, int i, const char **value,
-                          int *used)
-{
-    size_t length = strlen(name);
-    if (strncmp(argv[i], name, length) != 0) return false;
-    if (argv[i][length] != '=' && argv[i][length] != '\0') return false;
-    *used = argv[i][length] == '=' || i + 1 >= argc ? 1 : 2;
-    *value = argv[i][length] == '=' ? argv[i] + length + 1 : (i + 1 < argc ? argv[i + 1] : NULL);
-    return true;
-}
-
-static lh_status bench_causal(bench_options *o, const char *value, int *used)
-{
-    bool attached = value != NULL && *used == 1;
-    bool no = value != NULL && (strcmp(value, "0") == 0 || strcmp(value, "false") == 0);
-    bool yes = value != NULL && (strcmp(value, "1") == 0 || strcmp(value, "true") == 0);
-    if (attached && !no && !yes)
-        return LH_RAISE(LH_ERR_USAGE, "bench: --causal: expected 0 or 1, got '%s'", value);
-    if (!no && !yes) *used = 1; /* what follows is the next option */
-    o->causal = no ? 0 : 1;
-    return LH_OK;
-}
-
-static lh_status bench_set(bench_options *o, const char *value)
-{
-    lh_status st = LH_OK;
-    LH_CHECK(value != NULL && strchr(value, '=') != NULL, LH_ERR_USAGE,
-             "bench: --set wants KEY=VALUE");
-    LH_CHECK(o->n_settings < BENCH_SETTINGS, LH_ERR_USAGE, "bench: more than %d --set",
-             BENCH_SETTINGS);
-    o->setting[o->n_settings++] = value;
-done:
-    return st;
-}
-
-static lh_status bench_argument(bench_options *o, int argc, char **argv, int i, int *used)
-{
-    lh_status st = LH_OK;
-    const char *value = NULL;
-    if (bench_matches("--causal", argc, argv, i, &value, used)) return bench_causal(o, value, used);
-    if (bench_matches("--set", argc, argv, i, &value, used)) return bench_set(o, value);
-    for (int k = 0; k < BENCH_OPTIONS; k++) {
-        const bench_option *option = &bench_table[k];
-        if (!bench_matches(option->name, argc, argv, i, &value, used)) continue;
-        void *member = (char *)o + option->offset;
-        LH_CHECK(value != NULL, LH_ERR_USAGE, "bench: %s wants a value", option->name);
-        if (option->max == 0)
-            *(const char **)member = value;
-        else
-            LH_TRY(bench_integer(option, value, member));
-        goto done;
-    }
-    st = bench_unknown(argv[i]);
-done:
-    return st;
-}
-
 static lh_status bench_parse(bench_options *o, int argc, char **argv)
 {
     lh_status st = LH_OK;
+    lh_options options = {.command = "longhaul bench", .table = bench_table, .into = o};
     *o = (bench_options){.isa = "auto",
                          .layout = "contiguous",
                          .n = LH_AUTO,
@@ -246,7 +162,7 @@ static lh_status bench_parse(bench_options *o, int argc, char **argv)
              "bench: '%s' cannot be measured; this build measures: attention, features (see "
              "longhaul bench --help)",
              argv[0]);
-    for (int i = 1, used = 1; i < argc; i += used) LH_TRY(bench_argument(o, argc, argv, i, &used));
+    LH_TRY(lh_options_read(&options, argc - 1, argv + 1));
     if (o->kv_heads == LH_AUTO) o->kv_heads = o->heads;
     LH_CHECK(o->heads % o->kv_heads == 0, LH_ERR_USAGE,
              "bench: --kv-heads %" PRId64 " does not divide --heads %" PRId64, o->kv_heads,
@@ -300,7 +216,8 @@ static lh_status bench_settings(const bench_options *o, const lh_attn_ops *ops, 
         (void)snprintf(text, sizeof text, "window=%" PRId64, window);
         LH_TRY(lh_yaml_override(yaml, map, text));
     }
-    for (int i = 0; i < o->n_settings; i++) LH_TRY(lh_yaml_override(yaml, map, o->setting[i]));
+    for (int i = 0; i < o->settings.count; i++)
+        LH_TRY(lh_yaml_override(yaml, map, o->settings.word[i]));
     LH_TRY(lh_new(ops->settings_bytes, settings));
     lh_fill fill = {.map = map, .prefix = "", .owner = ops->name, .directory = "/"};
     LH_TRY(lh_settings_fill(&fill, ops->settings, *settings));
@@ -336,7 +253,8 @@ static lh_status bench_case(const bench_options *o, const bench_default *def, lh
     LH_TRY(bench_mechanism(name, &c->ops));
     const lh_field *field = bench_window_field(c->ops);
     bool given = false;
-    for (int i = 0; i < o->n_settings; i++) given = given || !strncmp(o->setting[i], "window=", 7);
+    for (int i = 0; i < o->settings.count; i++)
+        given = given || !strncmp(o->settings.word[i], "window=", 7);
     LH_CHECK(o->window == LH_AUTO || field != NULL, LH_ERR_USAGE,
              "bench: --window: mechanism '%s' has no setting 'window'", name);
     if (window == LH_AUTO && field != NULL && field->fallback == NULL && !given)
@@ -390,7 +308,7 @@ lh_status lh_bench_main(lh_comm *world, int argc, char **argv)
     LH_TRY(lh_agree(world, bench_parse(&o, argc, argv)));
     bench_warn(world, &o);
     bool chosen = o.mechanism != NULL || o.n != LH_AUTO || o.window != LH_AUTO ||
-                  o.causal != LH_AUTO || o.n_settings > 0;
+                  o.causal != LH_AUTO || o.settings.count > 0;
     if (chosen) LH_TRY(bench_one(world, &o, NULL));
     for (int i = 0; i < BENCH_DEFAULTS && !chosen; i++)
         LH_TRY(bench_one(world, &o, &bench_defaults[i]));

@@ -3,6 +3,7 @@
  * kernel beside its formulas (their lemma 2 and theorem 2). One process works, the others wait. */
 #include <inttypes.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include "core/integer.h"
 #include "core/random.h"
 #include "experiments/bench_internal.h"
+#include "experiments/options.h"
 #include "io/metrics.h"
 #include "io/settings_fill.h"
 
@@ -54,9 +56,16 @@ enum { FEATURES_KERNELS = sizeof features_kernels / sizeof features_kernels[0] }
 typedef struct features_options {
     int64_t n, head_width, draws, seed, kernel_draws;
     double scale;
+    const char *list; /* "16,32,128" */
     int count;
-    int64_t features[FEATURES_LIST];
+    int64_t features[FEATURES_LIST]; /* what list says */
 } features_options;
+
+#define FEATURES_INT(text, member, most)                                                           \
+    {                                                                                              \
+        .name = text, .kind = LH_OPTION_INT, .offset = offsetof(features_options, member),         \
+        .min = 1, .max = most                                                                      \
+    }
 
 /* One arm made ready. */
 typedef struct features_run {
@@ -79,25 +88,10 @@ typedef struct features_run {
 
 /* --- the command line --- */
 
-static lh_status features_number(const char *name, const char *text, double min, double max,
-                                 double *out)
-{
-    lh_status st = LH_OK;
-    char *end = NULL;
-    double value = text != NULL ? strtod(text, &end) : 0.0;
-    LH_CHECK(text != NULL && end != text && *end == '\0' && value >= min && value <= max,
-             LH_ERR_USAGE, "bench: %s: expected a number from %g to %g, got '%s'", name, min, max,
-             text != NULL ? text : "");
-    *out = value;
-done:
-    return st;
-}
-
 static lh_status features_list(features_options *o, const char *text)
 {
     lh_status st = LH_OK;
     const char *at = text;
-    LH_CHECK(text != NULL, LH_ERR_USAGE, "bench: --features: expected numbers");
     for (o->count = 0; at != NULL && o->count < FEATURES_LIST; o->count++) {
         char *end = NULL;
         long long value = strtoll(at, &end, 10);
@@ -116,40 +110,35 @@ done:
     return st;
 }
 
-/* One option and its value, NULL when there is none. */
-static lh_status features_option(features_options *o, const char *name, const char *value)
-{
-    lh_status st = LH_OK;
-    enum { SCALE = 5, OPTIONS = 6 };
-    static const char *const names[] = {"--n",    "--head-dim",     "--draws",
-                                        "--seed", "--kernel-draws", "--scale"};
-    static const double most[] = {1 << 16, 1024, 1 << 20, 1e15, 1 << 24, 100};
-    int64_t *const member[] = {&o->n, &o->head_width, &o->draws, &o->seed, &o->kernel_draws};
-    double number = 0.0;
-    int k = 0;
-    if (strcmp(name, "--features") == 0) return features_list(o, value);
-    while (k < OPTIONS && strcmp(name, names[k]) != 0) k++;
-    LH_CHECK(k < OPTIONS, LH_ERR_USAGE,
-             "bench features: unknown option '%s'; expected --n, --head-dim, --features, --scale, "
-             "--draws, --kernel-draws or --seed",
-             name);
-    LH_TRY(features_number(name, value, k == SCALE ? 0.0 : 1.0, most[k], &number));
-    if (k == SCALE)
-        o->scale = number;
-    else
-        *member[k] = (int64_t)number;
-done:
-    return st;
-}
+static const lh_option features_table[] = {
+    FEATURES_INT("--n", n, 1 << 16),
+    FEATURES_INT("--head-dim", head_width, 1024),
+    FEATURES_INT("--draws", draws, 1 << 20),
+    FEATURES_INT("--kernel-draws", kernel_draws, 1 << 24),
+    FEATURES_INT("--seed", seed, INT64_MAX),
+    {.name = "--scale",
+     .kind = LH_OPTION_REAL,
+     .offset = offsetof(features_options, scale),
+     .max = 100},
+    {.name = "--features",
+     .kind = LH_OPTION_WORD,
+     .offset = offsetof(features_options, list),
+     .expected = "even numbers with commas between them, such as --features 16,32"},
+    {.name = NULL}};
 
 static lh_status features_parse(features_options *o, int argc, char **argv)
 {
     lh_status st = LH_OK;
-    *o = (features_options){.n = 256, .head_width = 16, .draws = 60, .seed = 1, .scale = 0.6};
-    o->kernel_draws = 1 << 18;
-    LH_TRY(features_list(o, "16,32,128"));
-    for (int i = 0; i < argc; i += 2)
-        LH_TRY(features_option(o, argv[i], i + 1 < argc ? argv[i + 1] : NULL));
+    lh_options options = {.command = "longhaul bench", .table = features_table, .into = o};
+    *o = (features_options){.n = 256,
+                            .head_width = 16,
+                            .draws = 60,
+                            .seed = 1,
+                            .kernel_draws = 1 << 18,
+                            .scale = 0.6,
+                            .list = "16,32,128"};
+    LH_TRY(lh_options_read(&options, argc, argv));
+    LH_TRY(features_list(o, o->list));
 done:
     return st;
 }

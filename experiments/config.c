@@ -11,6 +11,26 @@ static void *config_member(const lh_config *config, const lhi_config_section *se
     return (char *)(uintptr_t)config + section->offset;
 }
 
+const char *lhi_config_elsewhere(const char *key, char *buf, size_t bytes)
+{
+    buf[0] = '\0';
+    for (const lhi_config_section *s = lhi_config_sections(); s->name != NULL; s++) {
+        if (lh_field_find(s->fields, key) == NULL) continue;
+        (void)snprintf(buf, bytes, "did you mean '%s.%s'?", s->name, key);
+        return buf;
+    }
+    for (int i = 0; i < lh_attn_count(); i++) {
+        const lh_attn_ops *ops = lh_attn_at(i);
+        if (lh_field_find(ops->settings, key) == NULL) continue;
+        (void)snprintf(buf, bytes,
+                       "it is a setting of mechanism '%s': model.attention: {mechanism: %s, %s: "
+                       "...}",
+                       ops->name, ops->name, key);
+        break;
+    }
+    return buf;
+}
+
 /* Are there sections that we do not know? */
 static lh_status config_known(const lh_node *root)
 {
@@ -20,7 +40,7 @@ static lh_status config_known(const lh_node *root)
     for (const lhi_config_section *s = lhi_config_sections();
          s->name != NULL && n < CONFIG_OTHERS - 1; s++)
         others[n++] = s->name;
-    lh_fill how = {.map = root, .prefix = "", .others = others};
+    lh_fill how = {.map = root, .prefix = "", .others = others, .elsewhere = lhi_config_elsewhere};
     char unused = 0;
     return lh_settings_fill(&how, none, &unused);
 }
@@ -35,6 +55,7 @@ static lh_status config_fill(const lh_node *root, const lh_config_source *source
                        .place = root,
                        .prefix = s->name,
                        .directory = source->directory,
+                       .elsewhere = lhi_config_elsewhere,
                        .others = s->offset == offsetof(lh_config, model) ? model_others : NULL};
         LH_TRY(lh_settings_fill(&how, s->fields, config_member(config, s)));
     }

@@ -14,10 +14,19 @@
 typedef enum lh_task_kind {
     LH_TASK_TEXT,
     LH_TASK_MASKED_TEXT,
+    LH_TASK_TOKENS,
+    LH_TASK_MASKED_TOKENS,
+    LH_TASK_FASTA,
     LH_TASK_LAG,
     LH_TASK_MARKERS,
-    LH_TASK_RECALL
+    LH_TASK_RECALL,
+    LH_TASK_LISTOPS,
+    LH_TASK_MQAR,
+    LH_TASK_SELECTIVE_COPY,
+    LH_TASK_INDUCTION,
+    LH_TASK_NEEDLE
 } lh_task_kind;
+typedef enum lh_filler_kind { LH_FILLER_RANDOM, LH_FILLER_ZERO } lh_filler_kind;
 typedef enum lh_layout_kind { LH_LAYOUT_CONTIGUOUS, LH_LAYOUT_ZIGZAG } lh_layout_kind;
 typedef enum lh_align_kind { LH_ALIGN_CHUNK, LH_ALIGN_NONE } lh_align_kind;
 typedef enum lh_schedule_kind {
@@ -51,9 +60,14 @@ typedef struct lh_config_data {
     int64_t length;
     int64_t batch; /* sequences per optimiser step, over all ranks and accumulated passes */
     double valid_fraction, mask;
-    int64_t documents; /* the byte that ends a document; LH_AUTO: the text is one document */
+    int64_t documents; /* the byte or token that ends a document; LH_AUTO: it is all one document */
     /* of tasks that the program makes: experiments/task.h */
     int64_t vocab, lag, gap, offsets, valid_windows;
+    int64_t pairs, items;
+    int filler;                        /* lh_filler_kind */
+    int64_t place;                     /* per cent; LH_AUTO: any */
+    int64_t tree_depth, tree_args;     /* listops */
+    int64_t longer_than, shorter_than; /* listops: tokens */
 } lh_config_data;
 
 typedef struct lh_config_optimizer {

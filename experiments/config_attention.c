@@ -18,10 +18,11 @@ static lh_status attention_mechanism(const lh_node *map, const char *key, const 
 {
     lh_status st = LH_OK;
     char place[LH_PLACE_MAX], shown[LH_SHOWN_MAX];
+    bool named = map->kind == LH_NODE_SCALAR && lh_attn_find(map->text) != NULL;
     LH_CHECK(map->kind == LH_NODE_MAP, LH_ERR_USAGE,
-             "%s: key '%s': expected {mechanism: NAME, settings...}, or a list of them with one "
+             "%s: key '%s': expected {mechanism: %s, settings...}, or a list of them with one "
              "per layer, got %s",
-             lh_node_place(map, place), key,
+             lh_node_place(map, place), key, named ? map->text : "NAME",
              lh_node_is_null(map) ? "no value" : lh_node_shown(map, shown));
     const lh_node *name = lh_node_find(map, "mechanism");
     LH_CHECK(name != NULL, LH_ERR_USAGE,
@@ -76,6 +77,7 @@ lh_status lhi_config_attention(const lh_node *root, const char *directory, lh_mo
         lh_fill how = {.map = list ? node->item[layer] : node,
                        .prefix = prefix,
                        .directory = directory,
+                       .elsewhere = lhi_config_elsewhere,
                        .layers = list ? 0 : layers,
                        .layer = layer};
         if (list) (void)snprintf(prefix, sizeof prefix, "model.attention.%d", layer);

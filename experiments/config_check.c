@@ -1,10 +1,11 @@
 /* What no field can tell alone: sizes that follow from others, and contradictions. */
 #include "experiments/config_internal.h"
+#include "experiments/listops.h"
 #include "experiments/task.h"
 
 #include <string.h>
 
-enum { CHECK_NAME = 200 };
+enum { CHECK_NAME = 200, CHECK_ANY = -1 };
 
 /* The place of a key that was given, or of the nearest map around it. */
 static const char *check_place(const lh_node *root, const char *key, char *buf)
@@ -115,7 +116,10 @@ static lh_status check_mechanism(const lh_node *root, const lh_config *c, int la
         {m->position == LH_POSITION_RELATIVE, LH_ATTN_RELATIVE, "has no relative positions",
          "use another model.position, or "},
         {c->data.documents != LH_AUTO, LH_ATTN_DOCUMENTS, "cannot stop at the ends of documents",
-         "leave out data.documents, or "},
+         c->data.task == LH_TASK_FASTA
+             ? "convert the file with longhaul prepare and use data.task tokens, where records are "
+               "no documents unless asked for, or "
+             : "leave out data.documents, or "},
         {c->mesh.layout != LH_LAYOUT_CONTIGUOUS, LH_ATTN_LAYOUTS, "needs mesh.layout contiguous",
          "leave out mesh.layout, or "},
     };
@@ -190,13 +194,14 @@ done:
 /* The tasks, in the order of lh_task_kind. */
 static const struct {
     const char *name;
-    int kind;  /* the model's */
-    bool made; /* by the program: no files */
-} check_tasks[] = {{"text", LH_MODEL_DECODER, false},
-                   {"masked_text", LH_MODEL_ENCODER, false},
-                   {"lag", LH_MODEL_DECODER, true},
-                   {"markers", LH_MODEL_ENCODER, true},
-                   {"recall", LH_MODEL_ENCODER, true}};
+    int kind; /* the model's; CHECK_ANY: either */
+} check_tasks[] = {{"text", LH_MODEL_DECODER},    {"masked_text", LH_MODEL_ENCODER},
+                   {"tokens", LH_MODEL_DECODER},  {"masked_tokens", LH_MODEL_ENCODER},
+                   {"fasta", LH_MODEL_DECODER},   {"lag", LH_MODEL_DECODER},
+                   {"markers", LH_MODEL_ENCODER}, {"recall", LH_MODEL_ENCODER},
+                   {"listops", LH_MODEL_ENCODER}, {"mqar", CHECK_ANY},
+                   {"selective_copy", CHECK_ANY}, {"induction", CHECK_ANY},
+                   {"needle", CHECK_ANY}};
 
 static lh_status check_files(const lh_node *root, const lh_config *c)
 {
@@ -212,6 +217,87 @@ static lh_status check_files(const lh_node *root, const lh_config *c)
              "%s: key 'data.valid_fraction': expected a number greater than 0 and less than 1, or "
              "data.valid_path, or train.eval_every 0",
              check_place(root, "data.valid_fraction", p));
+done:
+    return st;
+}
+
+/* A record of a FASTA file is a document, which token 0 ends. */
+static lh_status check_records(const lh_node *root, lh_config *c)
+{
+    lh_status st = LH_OK;
+    char p[LH_PLACE_MAX];
+    if (c->data.task != LH_TASK_FASTA) goto done;
+    LH_CHECK(c->data.documents == LH_AUTO || c->data.documents == 0, LH_ERR_USAGE,
+             "%s: key 'data.documents': records of task fasta end with token 0: leave it out",
+             check_place(root, "data.documents", p));
+    c->data.documents = 0;
+done:
+    return st;
+}
+
+static lh_status check_pairs(const lh_node *root, const lh_config_data *d)
+{
+    lh_status st = LH_OK;
+    char p[LH_PLACE_MAX];
+    LH_CHECK(4 * d->pairs <= d->length, LH_ERR_USAGE,
+             "%s: key 'data.pairs': %lld pairs, each asked for once, need data.length >= %lld, and "
+             "it is %lld",
+             check_place(root, "data.pairs", p), (long long)d->pairs, (long long)(4 * d->pairs),
+             (long long)d->length);
+    LH_CHECK(
+        d->pairs <= d->vocab / 2 - 1, LH_ERR_USAGE,
+        "%s: key 'data.pairs': %lld different keys need data.vocab >= %lld (keys are 1 .. V/2 - "
+        "1), and it is %lld",
+        check_place(root, "data.pairs", p), (long long)d->pairs, (long long)(2 * d->pairs + 2),
+        (long long)d->vocab);
+done:
+    return st;
+}
+
+static lh_status check_trees(const lh_node *root, const lh_config_data *d)
+{
+    lh_status st = LH_OK;
+    char p[LH_PLACE_MAX];
+    lh_listops_desc trees = {d->tree_depth, d->tree_args, d->longer_than, d->shorter_than};
+    int64_t longest = lh_listops_longest(&trees);
+    LH_CHECK(
+        d->shorter_than <= d->length, LH_ERR_USAGE,
+        "%s: key 'data.shorter_than': trees of up to %lld tokens, and one token in front, need "
+        "data.length >= %lld, and it is %lld",
+        check_place(root, "data.shorter_than", p), (long long)(d->shorter_than - 1),
+        (long long)d->shorter_than, (long long)d->length);
+    LH_CHECK(d->longer_than + 2 <= d->shorter_than, LH_ERR_USAGE,
+             "%s: key 'data.longer_than': no number of tokens is more than %lld and less than "
+             "data.shorter_than = %lld",
+             check_place(root, "data.longer_than", p), (long long)d->longer_than,
+             (long long)d->shorter_than);
+    LH_CHECK(longest > d->longer_than, LH_ERR_USAGE,
+             "%s: key 'data.longer_than': trees of data.tree_depth %lld with up to data.tree_args "
+             "%lld arguments have at most %lld tokens: expected less than that, got %lld",
+             check_place(root, "data.longer_than", p), (long long)d->tree_depth,
+             (long long)d->tree_args, (long long)longest, (long long)d->longer_than);
+done:
+    return st;
+}
+
+/* Sizes of the published tasks that the program makes. */
+static lh_status check_published(const lh_node *root, const lh_config_data *d)
+{
+    lh_status st = LH_OK;
+    char p[LH_PLACE_MAX];
+    bool marked = d->task == LH_TASK_INDUCTION || d->task == LH_TASK_NEEDLE;
+    if (d->task == LH_TASK_MQAR) LH_TRY(check_pairs(root, d));
+    if (d->task == LH_TASK_LISTOPS) LH_TRY(check_trees(root, d));
+    LH_CHECK(d->task != LH_TASK_SELECTIVE_COPY || d->items <= d->length / 2, LH_ERR_USAGE,
+             "%s: key 'data.items': %lld symbols and as many places that ask for them need "
+             "data.length >= %lld, and it is %lld",
+             check_place(root, "data.items", p), (long long)d->items, (long long)(2 * d->items),
+             (long long)d->length);
+    LH_CHECK(
+        !marked || d->length >= 3, LH_ERR_USAGE,
+        "%s: key 'data.length': a marker, what follows it and the question need at least 3, got "
+        "%lld",
+        check_place(root, "data.length", p), (long long)d->length);
 done:
     return st;
 }
@@ -235,6 +321,7 @@ static lh_status check_made(const lh_node *root, const lh_config *c)
              "%s: key 'data.offsets': %lld distances need data.length >= %lld, and it is %lld",
              check_place(root, "data.offsets", p), (long long)d->offsets,
              (long long)(2 * d->offsets + 1), (long long)d->length);
+    LH_TRY(check_published(root, d));
     LH_CHECK(d->valid_windows > 0 || c->train.eval_every == 0, LH_ERR_USAGE,
              "%s: key 'data.valid_windows': expected at least 1, or train.eval_every 0",
              check_place(root, "data.valid_windows", p));
@@ -286,13 +373,14 @@ static lh_status check_task(const lh_node *root, unsigned flags, const lh_config
     static const char *const kinds[] = {"decoder", "encoder"};
     const char *task = check_tasks[c->data.task].name;
     bool plan = (flags & LH_CONFIG_PLAN) != 0;
-    if (check_tasks[c->data.task].made)
+    if (lh_task_made(c))
         LH_TRY(check_made(root, c));
     else if (!plan)
         LH_TRY(check_files(root, c));
     if (plan && c->model.head != LH_HEAD_LM) goto done;
-    LH_CHECK(c->model.kind == check_tasks[c->data.task].kind, LH_ERR_USAGE,
-             "%s: key 'data.task': %s needs model.kind %s, and it is %s",
+    LH_CHECK(check_tasks[c->data.task].kind == CHECK_ANY ||
+                 c->model.kind == check_tasks[c->data.task].kind,
+             LH_ERR_USAGE, "%s: key 'data.task': %s needs model.kind %s, and it is %s",
              check_place(root, "data.task", p), task, kinds[check_tasks[c->data.task].kind],
              kinds[c->model.kind]);
     LH_TRY(check_labels(root, c));
@@ -304,6 +392,9 @@ lh_status lhi_config_check(const lh_node *root, unsigned flags, lh_config *confi
 {
     lh_status st = LH_OK;
     LH_TRY(check_run(root, &config->run));
+    LH_TRY(check_records(root, config));
+    if (config->data.vocab == LH_AUTO)
+        config->data.vocab = config->data.task == LH_TASK_MQAR ? 8192 : 16;
     LH_TRY(check_model_sizes(root, &config->model));
     LH_TRY(check_model_position(root, &config->model));
     LH_TRY(check_length(root, config));

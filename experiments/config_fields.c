@@ -1,5 +1,6 @@
 /* The schema of the experiment file. Defaults are the ones README.md and --help show. */
 #include "experiments/config_internal.h"
+#include "experiments/listops.h"
 
 #define CONFIG_MANY                                                                                \
     1e9 /* counts of things: far above any use, far below overflow in a product of two */
@@ -45,12 +46,16 @@ static const lh_field fields_mesh[] = {
 
 static const lh_field fields_data[] = {
     {.name = "task", .type = LH_FIELD_CHOICE, .offset = AT_DATA(task), .fallback = "text",
-     .choices = "text|masked_text|lag|markers|recall",
-     .help = "what is learned: the next byte (decoder), masked bytes (encoder), or made by the "
+     .choices = "text|masked_text|tokens|masked_tokens|fasta|lag|markers|recall|listops|mqar|"
+                "selective_copy|induction|needle",
+     .help = "what is learned: the next byte (decoder), masked bytes (encoder), the same of a token "
+             "file (longhaul prepare --help), the next residue of a FASTA file (decoder), or made by the "
              "program: the token `lag` positions back (decoder), whether two markers are of a kind "
-             "(encoder), tokens at a distance that the first token names (encoder)"},
+             "(encoder), tokens at a distance that the first token names (encoder), the value of "
+             "nested lists (encoder with head class); both kinds: values of keys, symbols among "
+             "blanks in order, what followed a marker, a symbol hidden among others"},
     {.name = "path", .type = LH_FIELD_PATH, .offset = AT_DATA(path), .fallback = "",
-     .help = "the training file; required for text and masked_text"},
+     .help = "the training file; required for tasks that read one"},
     {.name = "valid_path", .type = LH_FIELD_PATH, .offset = AT_DATA(valid_path), .fallback = "",
      .help = "the validation file, instead of a part of path"},
     {.name = "test_path", .type = LH_FIELD_PATH, .offset = AT_DATA(test_path), .fallback = "",
@@ -64,22 +69,43 @@ static const lh_field fields_data[] = {
      .fallback = "0.05", .min = 0, .max = LH_BELOW_ONE,
      .help = "the last part of path, never trained on; without meaning if valid_path is given"},
     {.name = "mask", .type = LH_FIELD_REAL, .offset = AT_DATA(mask), .fallback = "0.15",
-     .min = LH_ABOVE_ZERO, .max = 1, .help = "masked_text: share of positions to predict"},
+     .min = LH_ABOVE_ZERO, .max = 1, .help = "masked_text, masked_tokens: share of positions to predict"},
     {.name = "documents", .type = LH_FIELD_INT, .offset = AT_DATA(documents), .fallback = "none",
      .min = 0, .max = 255, .automatic = "none",
-     .help = "texts: the byte that ends a document (10: a line); attention stops there, and what "
-             "follows is not predicted from it"},
-    {.name = "vocab", .type = LH_FIELD_INT, .offset = AT_DATA(vocab), .fallback = "16", .min = 2,
-     .max = 65536, .help = "lag, recall: number of symbols"},
+     .help = "the byte that ends a document (10: a line; of a token file the token: 0 is <eos>); "
+             "attention stops there, and what follows is not predicted from it; fasta: always 0"},
+    {.name = "vocab", .type = LH_FIELD_INT, .offset = AT_DATA(vocab), .fallback = "auto", .min = 2,
+     .max = 65536, .automatic = "auto",
+     .help = "tasks made by the program, but markers and listops: number of symbols; auto: 16, mqar "
+             "8192"},
     {.name = "lag", .type = LH_FIELD_INT, .offset = AT_DATA(lag), .fallback = "8", .min = 0,
      .max = CONFIG_LONG, .help = "lag: how far back the answer is"},
     {.name = "gap", .type = LH_FIELD_INT, .offset = AT_DATA(gap), .fallback = "1", .min = 1,
      .max = CONFIG_LONG, .help = "markers: the least distance between them"},
     {.name = "offsets", .type = LH_FIELD_INT, .offset = AT_DATA(offsets), .fallback = "2", .min = 1,
      .max = 65536, .help = "recall: number of distances that the first token may name"},
+    {.name = "pairs", .type = LH_FIELD_INT, .offset = AT_DATA(pairs), .fallback = "4", .min = 1,
+     .max = 32767, .help = "mqar: keys with a value (published: 4 at length 64, 8 at 128, 16 at 256, "
+                           "64 at 512)"},
+    {.name = "filler", .type = LH_FIELD_CHOICE, .offset = AT_DATA(filler), .fallback = "random",
+     .choices = "random|zero", .help = "mqar: what positions that ask nothing hold"},
+    {.name = "items", .type = LH_FIELD_INT, .offset = AT_DATA(items), .fallback = "16", .min = 1,
+     .max = CONFIG_MANY, .help = "selective_copy: symbols among the blanks"},
+    {.name = "place", .type = LH_FIELD_INT, .offset = AT_DATA(place), .fallback = "any", .min = 0,
+     .max = 100, .automatic = "any",
+     .help = "needle: where it lies, in per cent of the way from the first position to the last"},
+    {.name = "tree_depth", .type = LH_FIELD_INT, .offset = AT_DATA(tree_depth), .fallback = "10",
+     .min = 2, .max = LH_LISTOPS_DEPTH, .help = "listops: depth of a tree, digits counted"},
+    {.name = "tree_args", .type = LH_FIELD_INT, .offset = AT_DATA(tree_args), .fallback = "10",
+     .min = 2, .max = 1024, .help = "listops: arguments of a list, at most"},
+    {.name = "longer_than", .type = LH_FIELD_INT, .offset = AT_DATA(longer_than),
+     .fallback = "500", .min = 0, .max = 1 << 20, .help = "listops: a tree has more tokens"},
+    {.name = "shorter_than", .type = LH_FIELD_INT, .offset = AT_DATA(shorter_than),
+     .fallback = "2000", .min = 2, .max = 1 << 20, .help = "listops: a tree has fewer tokens"},
     {.name = "valid_windows", .type = LH_FIELD_INT, .offset = AT_DATA(valid_windows),
      .fallback = "64", .min = 0, .max = CONFIG_MANY,
-     .help = "lag, markers, recall: sequences of one evaluation (train.eval_tokens has no meaning)"},
+     .help = "tasks made by the program: sequences of one evaluation (train.eval_tokens has no "
+             "meaning)"},
     {.name = NULL}};
 
 static const lh_field fields_model[] = {

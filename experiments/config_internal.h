@@ -14,6 +14,10 @@ typedef struct lhi_config_section {
 /* lhi_config_sections - the table, closed by name NULL. Local. */
 const lhi_config_section *lhi_config_sections(void);
 
+/* lhi_config_elsewhere - the section, or the mechanism, that has a key of this name, as lh_fill wants
+ * it. Local. */
+const char *lhi_config_elsewhere(const char *key, char *buf, size_t bytes);
+
 /* lhi_config_tree - the merged tree of all files and overrides, in y. Local but for source->read.
  * bytes NULL: read source->path; else the text itself [count]. Errors: LH_ERR_USAGE,
  * LH_ERR_MEMORY. */

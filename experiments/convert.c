@@ -1,5 +1,6 @@
 #include "experiments/convert.h"
 
+#include "experiments/options.h"
 #include "experiments/task.h"
 #include "io/checkpoint.h"
 #include "io/files.h"
@@ -40,58 +41,26 @@ void lh_convert_help(FILE *out)
 
 /* --- arguments --- */
 
-/* The value of option `name` at argument *i (NAME VALUE or NAME=VALUE); *value NULL: it is another
- * argument. */
-static lh_status convert_value(int argc, char **argv, int *i, const char *name, const char **value)
-{
-    lh_status st = LH_OK;
-    size_t n = strlen(name);
-    const char *word = argv[*i];
-    *value = NULL;
-    if (strncmp(word, name, n) != 0 || (word[n] != '=' && word[n] != '\0')) goto done;
-    if (word[n] == '=')
-        *value = word + n + 1;
-    else if (*i + 1 < argc)
-        *value = argv[++*i];
-    LH_CHECK(*value != NULL && (*value)[0] != '\0', LH_ERR_USAGE,
-             "%s wants a value: see longhaul convert --help", name);
-done:
-    return st;
-}
-
-static lh_status convert_heads(const char *text, int64_t *heads)
-{
-    lh_status st = LH_OK;
-    char *end = NULL;
-    *heads = strtoll(text, &end, 10);
-    LH_CHECK(end != text && *end == '\0' && *heads >= 1 && *heads <= 65536, LH_ERR_USAGE,
-             "--kv-heads wants a number from 1, such as --kv-heads 2, not '%s'", text);
-done:
-    return st;
-}
+static const lh_option convert_table[] = {{.name = "--kv-heads",
+                                           .kind = LH_OPTION_INT,
+                                           .offset = offsetof(convert_options, kv_heads),
+                                           .min = 1,
+                                           .max = 65536},
+                                          {.name = "--out",
+                                           .kind = LH_OPTION_WORD,
+                                           .offset = offsetof(convert_options, out),
+                                           .expected = "the file to make, such as --out new.h5"},
+                                          {.name = NULL}};
 
 static lh_status convert_parse(int argc, char **argv, convert_options *o)
 {
     lh_status st = LH_OK;
-    for (int i = 0; i < argc; i++) {
-        const char *value = NULL;
-        LH_TRY(convert_value(argc, argv, &i, "--out", &value));
-        if (value != NULL) {
-            o->out = value;
-            continue;
-        }
-        LH_TRY(convert_value(argc, argv, &i, "--kv-heads", &value));
-        if (value != NULL) {
-            LH_TRY(convert_heads(value, &o->kv_heads));
-            continue;
-        }
-        LH_CHECK(argv[i][0] != '-', LH_ERR_USAGE,
-                 "unknown option '%s' of 'longhaul convert': see longhaul convert --help", argv[i]);
-        LH_CHECK(o->source == NULL, LH_ERR_USAGE,
-                 "'longhaul convert' takes one checkpoint, but got '%s' and '%s'", o->source,
-                 argv[i]);
-        o->source = argv[i];
-    }
+    lh_options options = {.command = "longhaul convert",
+                          .table = convert_table,
+                          .into = o,
+                          .name = &o->source,
+                          .max_names = 1};
+    LH_TRY(lh_options_read(&options, argc, argv));
     LH_CHECK(o->source != NULL && o->kv_heads > 0 && o->out != NULL, LH_ERR_USAGE,
              "'longhaul convert' wants %s: longhaul convert CHECKPOINT --kv-heads G --out NEW.h5",
              o->source == NULL  ? "a checkpoint or run folder"
@@ -270,12 +239,13 @@ done:
     return st;
 }
 
-lh_status lh_convert_main(int argc, char **argv)
+lh_status lh_convert_main(lh_comm *none, int argc, char **argv)
 {
     lh_status st = LH_OK;
     convert_options o = {0};
     lh_checkpoint_info info = {0};
     char path[LH_PATH_MAX];
+    (void)none;
     LH_TRY(convert_parse(argc, argv, &o));
     LH_TRY(convert_source(o.source, path, &info));
     LH_TRY(convert_run(path, &info, &o));

@@ -3,10 +3,11 @@
 #include "experiments/config.h"
 #include "parallel/comm.h"
 
-/* lh_convert_main - the command with its arguments behind the word `convert`. Local, without MPI.
+/* lh_convert_main - the command with its arguments behind the word `convert`. Local, without MPI (none:
+ * NULL).
  * Errors: LH_ERR_USAGE with what to do; LH_ERR_UNSUP (no mechanism of the model can do with so few
  * heads); LH_ERR_IO, LH_ERR_MEMORY. */
-LH_NODISCARD lh_status lh_convert_main(int argc, char **argv);
+LH_NODISCARD lh_status lh_convert_main(lh_comm *none, int argc, char **argv);
 
 /* lh_convert_help - the command's options and what the new file says. Local. */
 void lh_convert_help(FILE *out);

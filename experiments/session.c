@@ -99,7 +99,13 @@ static lh_status session_model(lh_session *s, lh_config *config, bool trainable)
                             .documents = config->data.documents != LH_AUTO,
                             .max_global = s->max_global};
     uint64_t seed = (uint64_t)config->run.seed;
-    LH_TRY(lh_model_resolve(&config->model, lh_task_vocab(config), lh_task_classes(config)));
+    /* without files only the configuration can tell */
+    int64_t vocab = s->task != NULL ? lh_task_vocab_read(s->task, config) : lh_task_vocab(config);
+    LH_CHECK(vocab > 0 || config->model.vocab != LH_AUTO, LH_ERR_USAGE,
+             "key 'model.vocab' is missing: the token file says it, but no data file is opened "
+             "here: give the number that longhaul inspect '%s' prints (masked_tokens: one more)",
+             config->data.path);
+    LH_TRY(lh_model_resolve(&config->model, vocab, lh_task_classes(config)));
     LH_TRY(lh_params_create(s->device, s->mesh->coord, &s->params));
     LH_TRY(lh_model_declare(&config->model, &shape, s->params));
     LH_TRY(lh_params_allocate(s->params, trainable));
@@ -521,11 +527,15 @@ lh_status lh_session_evaluate(lh_session *s, lh_split split, int64_t max_tokens,
     sums[2] = (double)labels;
     *m->traffic = before; /* evaluation is not part of a step's traffic */
     lh_sum_f64(s->world, sums, 3, LH_SEND_OTHER);
+    if (lh_comm_rank(s->world) == 0 && s->trouble == LH_OK && !out->stopped)
+        s->trouble = lh_task_baselines(s->task, split, out->baseline, &out->baselines);
     LH_TRY(lh_agree(s->world, s->trouble));
     if (sums[2] > 0.0) {
         out->loss = sums[0] / sums[2];
         out->accuracy = sums[1] / sums[2];
-        out->bits_per_byte = out->loss / log(2.0);
+        out->unit = lh_task_unit(s->task);
+        if (out->unit == LH_UNIT_BYTE) out->bits_per_byte = out->loss / log(2.0);
+        if (out->unit == LH_UNIT_TOKEN) out->perplexity = exp(out->loss);
     }
     out->tokens = (int64_t)sums[2];
 done:

@@ -81,9 +81,14 @@ LH_NODISCARD lh_status lh_session_step(lh_session *s, int64_t first_sample, int6
                                        bool stop, lh_step_result *out);
 
 typedef struct lh_eval_result {
-    double loss, bits_per_byte, accuracy; /* bits_per_byte: per predicted byte */
-    int64_t tokens;                       /* labels counted */
-    bool stopped;                         /* on request, before the end */
+    double loss, accuracy;
+    lh_unit unit;                                 /* which of the next two has a meaning */
+    double bits_per_byte;                         /* per predicted byte */
+    double perplexity;                            /* per predicted token: word, residue */
+    int64_t tokens;                               /* labels counted */
+    bool stopped;                                 /* on request, before the end */
+    lh_task_baseline baseline[LH_TASK_BASELINES]; /* of the whole split; on rank 0 */
+    int baselines;                                /* how many the task has */
 } lh_eval_result;
 
 /* lh_session_evaluate - loss over the first windows of a split that hold at least max_tokens

@@ -1,21 +1,19 @@
 /* Where documents begin and end: found around a rank's own rows. */
-#include <string.h>
-
 #include "experiments/task_internal.h"
 
-enum { DOCUMENTS_PIECE = 65536 };
+enum { DOCUMENTS_PIECE = 16384 };
 
 /* The last separator before `position` ends another document; so does the window's begin. */
-static lh_status documents_begin(const lh_task *t, const lh_bytes *file, int64_t start,
+static lh_status documents_begin(const lh_task *t, const lh_tokens *file, int64_t start,
                                  int64_t position, int64_t *begin)
 {
-    uint8_t bytes[DOCUMENTS_PIECE];
+    int32_t tokens[DOCUMENTS_PIECE];
     for (int64_t right = position; right > 0;) {
         int64_t left = right > DOCUMENTS_PIECE ? right - DOCUMENTS_PIECE : 0;
-        lh_status st = lh_bytes_read(file, start + left, right - left, bytes);
+        lh_status st = lh_tokens_read(file, start + left, right - left, tokens);
         if (st != LH_OK) return st;
         for (*begin = right; *begin > left; (*begin)--)
-            if (bytes[*begin - 1 - left] == t->separator) return LH_OK;
+            if (tokens[*begin - 1 - left] == t->separator) return LH_OK;
         right = left;
     }
     *begin = 0;
@@ -23,18 +21,17 @@ static lh_status documents_begin(const lh_task *t, const lh_bytes *file, int64_t
 }
 
 /* One after the first separator at or after `position`, or after the window's last input. */
-static lh_status documents_end(const lh_task *t, const lh_bytes *file, int64_t start,
+static lh_status documents_end(const lh_task *t, const lh_tokens *file, int64_t start,
                                int64_t position, int64_t valid, int64_t *end)
 {
-    uint8_t bytes[DOCUMENTS_PIECE];
+    int32_t tokens[DOCUMENTS_PIECE];
     for (int64_t left = position; left < valid;) {
         int64_t n = valid - left < DOCUMENTS_PIECE ? valid - left : DOCUMENTS_PIECE;
-        lh_status st = lh_bytes_read(file, start + left, n, bytes);
+        lh_status st = lh_tokens_read(file, start + left, n, tokens);
         if (st != LH_OK) return st;
-        const uint8_t *at = memchr(bytes, t->separator, (size_t)n);
-        if (at != NULL) {
-            *end = left + (at - bytes) + 1;
-            return LH_OK;
+        for (int64_t i = 0; i < n; i++) {
+            *end = left + i + 1;
+            if (tokens[i] == t->separator) return LH_OK;
         }
         left += n;
     }
@@ -42,11 +39,11 @@ static lh_status documents_end(const lh_task *t, const lh_bytes *file, int64_t s
     return LH_OK;
 }
 
-lh_status lhi_task_documents(const lh_task *t, const lh_bytes *file, int64_t start, int64_t valid,
+lh_status lhi_task_documents(const lh_task *t, const lh_tokens *file, int64_t start, int64_t valid,
                              int64_t position, int64_t n, int64_t row, lh_rows *out)
 {
     lh_status st = LH_OK;
-    uint8_t bytes[DOCUMENTS_PIECE];
+    int32_t tokens[DOCUMENTS_PIECE];
     int32_t *document = out->documents + 2 * row;
     int64_t begin = 0;
     int64_t end = position + n;
@@ -54,9 +51,9 @@ lh_status lhi_task_documents(const lh_task *t, const lh_bytes *file, int64_t sta
     for (int64_t i = 0; i < n; i++) {
         int64_t k = i % DOCUMENTS_PIECE;
         int64_t left = n - i < DOCUMENTS_PIECE ? n - i : DOCUMENTS_PIECE;
-        if (k == 0) LH_TRY(lh_bytes_read(file, start + position + i, left, bytes));
+        if (k == 0) LH_TRY(lh_tokens_read(file, start + position + i, left, tokens));
         document[2 * i] = (int32_t)begin;
-        if (bytes[k] == t->separator) begin = position + i + 1;
+        if (tokens[k] == t->separator) begin = position + i + 1;
     }
     /* the last row's document ends with it, or beyond; a document ends where the next begins */
     if (begin < end) LH_TRY(documents_end(t, file, start, end, valid, &end));

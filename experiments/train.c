@@ -55,16 +55,30 @@ static void train_say(train_run *r, const char *text)
     if (r->lead) (void)fprintf(stderr, "%s%s\n", r->terminal ? "\r\033[K" : "", text);
 }
 
+enum { TRAIN_UNIT = 48 };
+
+/* The loss in the unit of the task's labels, behind its name; "" where it has none. Returns buf. */
+static const char *train_unit(const lh_session *s, double loss, const char *bits,
+                              const char *perplexity, char buf[TRAIN_UNIT])
+{
+    lh_unit unit = lh_task_unit(s->task);
+    buf[0] = '\0';
+    if (unit == LH_UNIT_BYTE) (void)snprintf(buf, TRAIN_UNIT, "%s %.5f", bits, loss / log(2.0));
+    if (unit == LH_UNIT_TOKEN) (void)snprintf(buf, TRAIN_UNIT, "%s %.5g", perplexity, exp(loss));
+    return buf;
+}
+
 static void train_progress(const train_run *r, const lh_step_result *result, double lr)
 {
     int64_t left = r->config->schedule.steps - r->step;
     double per_step = (lh_wall() - r->started) / (double)(r->step - r->started_at);
-    char text[256];
+    char text[256], unit[TRAIN_UNIT];
     if (!r->lead) return;
     (void)snprintf(text, sizeof text,
-                   "step %" PRId64 "/%" PRId64 "  loss %.4f  bits/byte %.4f  norm %.2f  lr %.2e  "
+                   "step %" PRId64 "/%" PRId64 "  loss %.4f%s  norm %.2f  lr %.2e  "
                    "%.0f tokens/s  %.0f s left",
-                   r->step, r->config->schedule.steps, result->loss, result->loss / log(2.0),
+                   r->step, r->config->schedule.steps, result->loss,
+                   train_unit(r->session, result->loss, "  bits/byte", "  perplexity", unit),
                    result->grad_norm, lr, r->rate, per_step * (double)left);
     if (r->terminal)
         (void)fprintf(stderr, "\r\033[K%s", text);
@@ -158,8 +172,11 @@ static void train_eval_json(lh_json *j, int64_t step, const char *part, const lh
     lh_json_int(j, "step", step);
     if (part != NULL) lh_json_string(j, "part", part);
     lh_json_real(j, "loss", e->loss);
-    lh_json_real(j, "bits_per_byte", e->bits_per_byte);
+    if (e->unit == LH_UNIT_BYTE) lh_json_real(j, "bits_per_byte", e->bits_per_byte);
+    if (e->unit == LH_UNIT_TOKEN) lh_json_real(j, "perplexity", e->perplexity);
     lh_json_real(j, "accuracy", e->accuracy);
+    for (int i = 0; i < e->baselines; i++)
+        lh_json_real(j, e->baseline[i].name, e->baseline[i].accuracy);
     lh_json_int(j, "tokens", e->tokens);
 }
 
@@ -168,7 +185,7 @@ static lh_status train_eval(train_run *r, const volatile sig_atomic_t *stop, lh_
 {
     lh_status st = LH_OK;
     lh_eval_result e = {0};
-    char text[256];
+    char text[256], unit[TRAIN_UNIT];
     *out = e;
     if (lh_task_windows(r->session->task, LH_SPLIT_VALID) == 0) goto done;
     LH_TRY(lh_session_evaluate(r->session, LH_SPLIT_VALID, r->config->train.eval_tokens, stop, &e));
@@ -176,10 +193,11 @@ static lh_status train_eval(train_run *r, const volatile sig_atomic_t *stop, lh_
     if (e.stopped) goto done; /* half an evaluation is none */
     train_eval_json(&r->json, r->step, NULL, &e);
     LH_TRY(lh_agree(r->world, lh_metrics_write(r->metrics, &r->json)));
-    (void)snprintf(text, sizeof text,
-                   "step %" PRId64 ": validation loss %.5f, %.5f bits per byte, accuracy %.4f over "
-                   "%" PRId64 " tokens",
-                   r->step, e.loss, e.bits_per_byte, e.accuracy, e.tokens);
+    (void)snprintf(
+        text, sizeof text,
+        "step %" PRId64 ": validation loss %.5f%s, accuracy %.4f over %" PRId64 " tokens", r->step,
+        e.loss, train_unit(r->session, e.loss, ", bits per byte", ", perplexity", unit), e.accuracy,
+        e.tokens);
     train_say(r, text);
     *out = e;
 done:
@@ -239,14 +257,18 @@ static lh_status train_folder(train_run *r, bool resume)
     bool exists = false;
     LH_TRY(lhi_path(r->folder, r->config->run.output, r->config->run.name));
     LH_TRY(lhi_path(r->checkpoints, r->folder, "checkpoints"));
-    LH_TRY(lh_checkpoint_newest(r->world, r->checkpoints, 0, path, sizeof path, &exists));
+    st = lh_checkpoint_newest(r->world, r->checkpoints, 0, path, sizeof path, &exists);
+    LH_TRY(lh_error_context(st, "key 'run.output'"));
     LH_CHECK(
         resume || !exists, LH_ERR_USAGE,
         "'%s' has checkpoints: give --resume to go on from the newest one, or another run.name "
         "(--set run.name=...)",
         r->folder);
     LH_CHECK(r->config->run.init[0] == '\0' || lh_file_exists(r->world, r->config->run.init),
-             LH_ERR_USAGE, "key 'run.init': there is no checkpoint '%s'", r->config->run.init);
+             LH_ERR_USAGE,
+             "key 'run.init': there is no checkpoint '%s': name a file RUN_DIR/checkpoints/"
+             "step-NNNNNNNN.h5 (relative paths start at the working directory)",
+             r->config->run.init);
 done:
     return st;
 }
@@ -254,6 +276,11 @@ done:
 static double train_separator(const lh_config *c)
 {
     return c->data.documents == LH_AUTO ? -1.0 : (double)c->data.documents;
+}
+
+static double train_place(const lh_config *c)
+{
+    return c->data.place == LH_AUTO ? -1.0 : (double)c->data.place;
 }
 
 /* The checkpoint's data order goes on only with the same data: which bytes, cut how, in which
@@ -280,6 +307,14 @@ static lh_status train_same_data(const train_run *r, const lh_checkpoint_info *i
         {"data.lag", (double)old->data.lag, (double)now->data.lag},
         {"data.gap", (double)old->data.gap, (double)now->data.gap},
         {"data.offsets", (double)old->data.offsets, (double)now->data.offsets},
+        {"data.pairs", (double)old->data.pairs, (double)now->data.pairs},
+        {"data.items", (double)old->data.items, (double)now->data.items},
+        {"data.filler (as a number)", old->data.filler, now->data.filler},
+        {"data.place (-1: any)", train_place(old), train_place(now)},
+        {"data.tree_depth", (double)old->data.tree_depth, (double)now->data.tree_depth},
+        {"data.tree_args", (double)old->data.tree_args, (double)now->data.tree_args},
+        {"data.longer_than", (double)old->data.longer_than, (double)now->data.longer_than},
+        {"data.shorter_than", (double)old->data.shorter_than, (double)now->data.shorter_than},
         {"the size of data.path in bytes", (double)info->data_bytes, (double)bytes},
     };
     for (size_t i = 0; i < sizeof same / sizeof same[0]; i++)
@@ -346,7 +381,7 @@ static lh_status train_open(train_run *r, bool resume)
     r->terminal = r->lead && train_terminal();
     LH_TRY(train_folder(r, resume));
     LH_TRY(lh_session_open(r->world, r->config, true, &r->session));
-    LH_TRY(lh_folder_make(r->world, r->checkpoints));
+    LH_TRY(lh_error_context(lh_folder_make(r->world, r->checkpoints), "key 'run.output'"));
     LH_TRY(lh_log_open(r->world, r->folder, &r->log));
     st = lh_new((size_t)r->config->data.batch * sizeof *r->sample_ids, &r->sample_ids);
     if (st == LH_OK) st = lh_config_emit(r->config, &r->yaml);

@@ -1,116 +1,29 @@
 #include "io/checkpoint.h"
 
-#include "io/bytes.h"
 #include "io/checkpoint_internal.h"
 #include "io/digest.h"
+#include "io/seal.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { checkpoint_version = 1, head_bytes = LHI_CHECKPOINT_HEAD };
+enum { checkpoint_version = 1 };
 
-static const char checkpoint_magic[] = "longhaul checkpoint ";
+static const lhi_seal_kind checkpoint_seal = {
+    "longhaul checkpoint ", checkpoint_version,
+    "is not a Longhaul checkpoint, or its beginning is lost"};
 
-/* --- the head: size and digest of the rest
- * -------------------------------------------------------------------------- */
-
-static void head_text(char head[head_bytes], int64_t bytes, uint64_t digest)
+bool lh_checkpoint_is(const char *path)
 {
-    memset(head, 0, head_bytes);
-    (void)snprintf(head, head_bytes, "%s%d\nbytes %020" PRId64 "\ndigest %016" PRIx64 "\n",
-                   checkpoint_magic, (int)checkpoint_version, bytes, digest);
-}
-
-static lh_status head_parse(const char *path, const char head[head_bytes], int64_t *bytes,
-                            uint64_t *digest)
-{
-    lh_status st = LH_OK;
-    int version = 0;
-    char again[head_bytes];
-    LH_CHECK(memcmp(head, checkpoint_magic, sizeof checkpoint_magic - 1) == 0, LH_ERR_FORMAT,
-             "'%s' is not a Longhaul checkpoint, or its beginning is lost", path);
-    LH_CHECK(memchr(head, '\0', head_bytes) != NULL &&
-                 sscanf(head + sizeof checkpoint_magic - 1, "%d bytes %" SCNd64 " digest %" SCNx64,
-                        &version, bytes, digest) >= 1,
-             LH_ERR_FORMAT, "the beginning of '%s' is damaged", path);
-    LH_CHECK(version == checkpoint_version, LH_ERR_FORMAT,
-             "'%s' has format version %d; this program reads %d", path, version,
-             (int)checkpoint_version);
-    head_text(again, *bytes, *digest);
-    LH_CHECK(memcmp(head, again, head_bytes) == 0, LH_ERR_FORMAT,
-             "the beginning of '%s' is damaged", path);
-done:
-    return st;
-}
-
-static lh_status head_read(const char *path, int64_t *bytes, uint64_t *digest)
-{
-    lh_status st = LH_OK;
-    uint8_t head[head_bytes];
-    lh_bytes *file = NULL;
-    LH_TRY(lh_bytes_open(NULL, path, &file));
-    LH_CHECK(lh_bytes_size(file) >= head_bytes, LH_ERR_FORMAT,
-             "'%s' has %lld bytes and is no checkpoint", path, (long long)lh_bytes_size(file));
-    LH_TRY(lh_bytes_read(file, 0, head_bytes, head));
-    LH_TRY(head_parse(path, (const char *)head, bytes, digest));
-done:
-    lh_bytes_close(&file);
-    return st;
-}
-
-/* Is the file whole, byte by byte? Collective on comm; agreed errors. */
-static lh_status head_check(lh_comm *comm, const char *path)
-{
-    lh_status st = LH_OK;
-    int64_t said = 0, bytes = 0;
-    uint64_t want = 0, have = 0;
-    if (lhi_lead(comm)) st = head_read(path, &said, &want);
-    LH_TRY(lh_files_agree(comm, st));
-    if (comm != NULL) {
-        lh_broadcast(comm, &said, (int64_t)sizeof said, LH_SEND_OTHER);
-        lh_broadcast(comm, &want, (int64_t)sizeof want, LH_SEND_OTHER);
-    }
-    LH_TRY(lhi_digest_file(comm, path, head_bytes, &bytes, &have));
-    /* All ranks compare the same numbers, so that all agree without asking. */
-    LH_CHECK(bytes == said, LH_ERR_FORMAT,
-             "'%s' has %lld bytes; %lld were written: it is torn or was changed", path,
-             (long long)bytes, (long long)said);
-    LH_CHECK(have == want, LH_ERR_FORMAT,
-             "'%s' is damaged: its digest is %016llx, written was %016llx", path,
-             (unsigned long long)have, (unsigned long long)want);
-done:
-    return st;
-}
-
-static lh_status head_write(const char *path, int64_t bytes, uint64_t digest)
-{
-    char head[head_bytes];
-    lh_status st = LH_OK;
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0) return LH_RAISE(LH_ERR_IO, "cannot open '%s': %s", path, strerror(errno));
-    head_text(head, bytes, digest);
-    st = lhi_write_all(fd, path, head, head_bytes);
-    if (close(fd) != 0 && st == LH_OK)
-        st = LH_RAISE(LH_ERR_IO, "cannot close '%s': %s", path, strerror(errno));
-    return st;
+    return lhi_seal_is(path, &checkpoint_seal);
 }
 
 lh_status lhi_checkpoint_seal(lh_comm *comm, const char *path)
 {
-    int64_t bytes = 0;
-    uint64_t digest = 0;
-    /* Every rank syncs: on a network file system its own pages are its own affair. */
-    lh_status st = lh_files_agree(comm, lhi_file_sync(path));
-    if (st == LH_OK) st = lhi_digest_file(comm, path, head_bytes, &bytes, &digest);
-    if (st != LH_OK) return st;
-    if (lhi_lead(comm)) st = head_write(path, bytes, digest);
-    if (lhi_lead(comm) && st == LH_OK) st = lhi_file_sync(path);
-    return lh_files_agree(comm, st);
+    return lhi_seal_close(comm, path, &checkpoint_seal);
 }
 
 /* --- names in the folder
@@ -341,7 +254,7 @@ lh_status lhi_checkpoint_open(lh_comm *comm, const char *path, lh_h5 **file,
     lh_status st = LH_OK;
     *file = NULL;
     *info = (lh_checkpoint_info){0};
-    LH_TRY(head_check(comm, path));
+    LH_TRY(lhi_seal_check(comm, path, &checkpoint_seal));
     LH_TRY(lh_h5_open(comm, path, file));
     LH_TRY(lh_files_agree(comm, lh_error_context(info_get(*file, info), "'%s'", path)));
 done:
@@ -349,20 +262,11 @@ done:
     return st;
 }
 
-lh_status lhi_checkpoint_close(lh_h5 **file, lh_status st)
-{
-    char where[256], text[LH_ERROR_TEXT_MAX];
-    (void)snprintf(where, sizeof where, "%s", lh_error_where());
-    (void)snprintf(text, sizeof text, "%s", lh_error_text());
-    lh_status closed = lh_h5_close(file);
-    return st != LH_OK ? lh_error_set(st, where, text) : closed;
-}
-
 lh_status lh_checkpoint_info_read(lh_comm *comm, const char *path, lh_checkpoint_info *info)
 {
     lh_h5 *file = NULL;
     lh_status st = lhi_checkpoint_open(comm, path, &file, info);
-    st = lhi_checkpoint_close(&file, st);
+    st = lhi_seal_end(&file, st);
     if (st != LH_OK) lh_checkpoint_info_free(info);
     return st;
 }
@@ -387,7 +291,7 @@ static lh_status checkpoint_pass(lhi_checkpoint_pass pass, lh_mesh *mesh, const 
     LH_TRY(lh_error_context(st, "'%s'", path));
 done:
     lh_free(&sums);
-    return lhi_checkpoint_close(&file, st);
+    return lhi_seal_end(&file, st);
 }
 
 lh_status lh_checkpoint_read(lh_mesh *mesh, const char *path, lh_checkpoint_what what,
@@ -465,14 +369,14 @@ static lh_status checkpoint_make(lh_mesh *mesh, const char *path, const lh_check
     lh_checkpoint_info seen = {0};
     int64_t bytes = checkpoint_bytes(params, sets, info);
     LH_TRY(checkpoint_reserve(mesh, path, bytes));
-    LH_TRY(lh_h5_create(mesh->world, path, head_bytes, &file));
+    LH_TRY(lh_h5_create(mesh->world, path, LHI_SEAL_BYTES, &file));
     st = checkpoint_reserve(mesh, path, bytes);
     if (st == LH_OK) st = checkpoint_fill(mesh, file, info, params, sets);
     if (st == LH_OK) st = lh_h5_flush(file);
     /* So that HDF5 has room to close the file that will be removed. */
     if (st != LH_OK && lh_comm_rank(mesh->world) == 0 && truncate(path, 0) != 0)
         st = lh_error_context(st, "(and '%s' cannot be cut)", path);
-    LH_TRY(lhi_checkpoint_close(&file, st));
+    LH_TRY(lhi_seal_end(&file, st));
     LH_TRY(lhi_checkpoint_seal(mesh->world, path));
     LH_TRY(checkpoint_pass(LHI_CHECKPOINT_VERIFY, mesh, path, sets, params, &seen));
 done:

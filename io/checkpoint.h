@@ -86,3 +86,24 @@ typedef struct lh_checkpoint_merge {
  * new file. */
 LH_NODISCARD lh_status lh_checkpoint_convert(const char *from, const char *to, const char *config,
                                              const lh_checkpoint_merge *merge, int64_t merges);
+
+/* A dataset of a checkpoint. */
+typedef struct lh_checkpoint_item {
+    char name[256]; /* parameters/..., optimizer/m/..., optimizer/v/... */
+    int ndim;
+    int64_t dim[LH_MAX_DIMS];
+    int64_t elements;
+    const char *type; /* "float" or "double" */
+    bool sound;       /* its content has the checksum that was written */
+} lh_checkpoint_item;
+
+/* lh_checkpoint_list - the description and every dataset in the order of their names, each read and
+ * compared with its checksum. One process. Memory: 4 MiB, or one row of a dataset. The caller frees
+ * *info. Errors: as lh_checkpoint_info_read; visit's. */
+LH_NODISCARD lh_status lh_checkpoint_list(const char *path, lh_checkpoint_info *info,
+                                          lh_status (*visit)(void *user,
+                                                             const lh_checkpoint_item *item),
+                                          void *user);
+
+/* lh_checkpoint_is - does the file begin as checkpoints do? Local. */
+bool lh_checkpoint_is(const char *path);

@@ -1,4 +1,5 @@
 #include "io/checkpoint_internal.h"
+#include "io/seal.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -45,7 +46,7 @@ static int64_t convert_slab(const lh_h5_data *d, int64_t first, lh_h5_slab *slab
     return rows;
 }
 
-/* Every element of `from`, unchanged, to `to` (NULL: they are only looked at); *sum: the checksum. */
+/* Every element of `from`, unchanged, to `to`; *sum: the checksum. */
 static lh_status convert_copy(const lh_h5_data *from, const lh_h5_data *to, uint64_t *sum)
 {
     lh_status st = LH_OK;
@@ -59,7 +60,7 @@ static lh_status convert_copy(const lh_h5_data *from, const lh_h5_data *to, uint
         int64_t rows = convert_slab(from, row, &slab);
         LH_TRY(lh_h5_read(from, from->kind, &slab, stage));
         *sum += lhi_checkpoint_hash(from->kind, stage, rows * inner, row * inner);
-        if (to != NULL) LH_TRY(lh_h5_write(to, to->kind, &slab, stage));
+        LH_TRY(lh_h5_write(to, to->kind, &slab, stage));
         row += rows;
     }
 done:
@@ -190,34 +191,21 @@ done:
     return st;
 }
 
-/* Does the new file hold what was written? Against its digest and every checksum. */
-static lh_status convert_verify(const char *path, const convert_job *job)
+static lh_status convert_sound(void *user, const lh_checkpoint_item *item)
 {
-    lh_status st = LH_OK;
-    lh_h5 *file = NULL;
+    (void)user;
+    if (item->sound) return LH_OK;
+    return LH_RAISE(LH_ERR_FORMAT, "%s was not written as it is: the disk is not reliable",
+                    item->name);
+}
+
+/* Does the new file hold what was written? Against its digest and every checksum. */
+static lh_status convert_verify(const char *path)
+{
     lh_checkpoint_info info = {0};
-    char where[CONVERT_NAME];
-    char have[24];
-    LH_TRY(lhi_checkpoint_open(NULL, path, &file, &info));
-    const char *name = job->names;
-    for (int64_t i = 0; i < job->count && st == LH_OK; i++, name += strlen(name) + 1) {
-        lh_h5_data data = {.id = -1};
-        char *want = NULL;
-        uint64_t sum = 0;
-        (void)snprintf(where, sizeof where, "%s/%.96s", lhi_checkpoint_group(0), name);
-        st = lh_h5_find(file, where, &data);
-        if (st == LH_OK) st = convert_copy(&data, NULL, &sum);
-        if (st == LH_OK) st = lh_h5_get_text(file, where, "checksum", &want);
-        (void)snprintf(have, sizeof have, "%016llx", (unsigned long long)sum);
-        if (st == LH_OK && strcmp(want, have) != 0)
-            st = LH_RAISE(LH_ERR_FORMAT, "%s was not written as it is: the disk is not reliable",
-                          where);
-        lh_free(&want);
-        lh_h5_release(&data);
-    }
-done:
+    lh_status st = lh_checkpoint_list(path, &info, convert_sound, NULL);
     lh_checkpoint_info_free(&info);
-    return lhi_checkpoint_close(&file, st);
+    return st;
 }
 
 /* The new file under its temporary name. */
@@ -229,14 +217,14 @@ static lh_status convert_make(convert_job *job, const char *path, const lh_check
     /* Room is asked for before HDF5 begins, and held once it has made the file: where the library
      * meets a full disk itself it may crash at the end of the program. */
     LH_TRY(lhi_file_reserve(path, bytes, true));
-    LH_TRY(lh_h5_create(NULL, path, LHI_CHECKPOINT_HEAD, &job->to));
+    LH_TRY(lh_h5_create(NULL, path, LHI_SEAL_BYTES, &job->to));
     st = lhi_file_reserve(path, bytes, true);
     if (st == LH_OK) st = convert_fill(job, info);
     if (st != LH_OK && truncate(path, 0) != 0)
         st = lh_error_context(st, "(and '%s' cannot be cut)", path);
-    LH_TRY(lhi_checkpoint_close(&job->to, st));
+    LH_TRY(lhi_seal_end(&job->to, st));
     LH_TRY(lhi_checkpoint_seal(NULL, path));
-    LH_TRY(convert_verify(path, job));
+    LH_TRY(convert_verify(path));
 done:
     return st;
 }
@@ -266,5 +254,5 @@ done:
     lh_free(&job.names);
     lh_free(&changed.config);
     lh_checkpoint_info_free(&info);
-    return lhi_checkpoint_close(&job.from, st);
+    return lhi_seal_end(&job.from, st);
 }

@@ -6,9 +6,6 @@
 
 enum { LHI_CHECKPOINT_SETS = 3 }; /* value, m, v */
 
-/* HDF5's smallest user block, the part of the file that is ours. */
-enum { LHI_CHECKPOINT_HEAD = 512 };
-
 /* Elements of a tensor that are staged at once: 4 MiB of doubles. */
 enum { LHI_CHECKPOINT_STAGE = 1 << 19 };
 
@@ -49,13 +46,11 @@ LH_NODISCARD lh_status lhi_checkpoint_sign(lh_h5 *file, const lh_params *params,
  * which the first has the index `first` in the whole tensor. kind: float or double. Local, pure. */
 uint64_t lhi_checkpoint_hash(lh_h5_kind kind, const void *elements, int64_t count, int64_t first);
 
-/* lhi_checkpoint_open - a whole file, open, with its description; its digest is checked.
- * lhi_checkpoint_close - close it without losing the error st that is on its way up. Collective on
- * comm (NULL: one process), which closing takes from the file. Errors: agreed, as
+/* lhi_checkpoint_open - a whole file, open, with its description; its digest is checked. Collective on
+ * comm (NULL: one process). The caller closes it (lhi_seal_end) and frees *info. Errors: agreed, as
  * lh_checkpoint_read. */
 LH_NODISCARD lh_status lhi_checkpoint_open(lh_comm *comm, const char *path, lh_h5 **file,
                                            lh_checkpoint_info *info);
-LH_NODISCARD lh_status lhi_checkpoint_close(lh_h5 **file, lh_status st);
 
 /* lhi_checkpoint_describe - attributes and configuration, all members of info as they are. Called by
  * all ranks alike, of which one `writes`. Errors, local: LH_ERR_IO. */

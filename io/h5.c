@@ -53,7 +53,8 @@ static lh_status h5_error(lh_status code, const char *what, const char *name, co
 size_t lh_h5_kind_bytes(lh_h5_kind kind)
 {
     static const size_t bytes[LH_H5_KINDS] = {
-        [LH_H5_F32] = 4, [LH_H5_F64] = 8, [LH_H5_INT32] = 4, [LH_H5_INT64] = 8, [LH_H5_UINT8] = 1};
+        [LH_H5_F32] = 4,   [LH_H5_F64] = 8,   [LH_H5_INT32] = 4,
+        [LH_H5_INT64] = 8, [LH_H5_UINT8] = 1, [LH_H5_UINT16] = 2};
     return (unsigned)kind < LH_H5_KINDS ? bytes[kind] : 0;
 }
 
@@ -70,6 +71,8 @@ static hid_t h5_memory_type(lh_h5_kind kind)
         return H5T_NATIVE_INT64;
     case LH_H5_UINT8:
         return H5T_NATIVE_UINT8;
+    case LH_H5_UINT16:
+        return H5T_NATIVE_UINT16;
     default:
         return H5I_INVALID_HID;
     }
@@ -89,6 +92,8 @@ static hid_t h5_file_type(lh_h5_kind kind)
         return H5T_STD_I64LE;
     case LH_H5_UINT8:
         return H5T_STD_U8LE;
+    case LH_H5_UINT16:
+        return H5T_STD_U16LE;
     default:
         return H5I_INVALID_HID;
     }
@@ -114,6 +119,7 @@ static lh_h5_kind h5_kind_of(hid_t type, size_t *text_bytes)
     if (is_signed && bytes == 4) return LH_H5_INT32;
     if (is_signed && bytes == 8) return LH_H5_INT64;
     if (class == H5T_INTEGER && !is_signed && bytes == 1) return LH_H5_UINT8;
+    if (class == H5T_INTEGER && !is_signed && bytes == 2) return LH_H5_UINT16;
     if (class != H5T_STRING || H5Tis_variable_str(type) != 0) return LH_H5_OTHER;
     *text_bytes = bytes;
     return LH_H5_TEXT;
@@ -360,6 +366,21 @@ void lh_h5_release(lh_h5_data *data)
     hid_t id = (hid_t)data->id;
     h5_drop(&id, H5Dclose);
     data->id = -1;
+}
+
+int64_t lh_h5_offset(const lh_h5_data *data)
+{
+    haddr_t at = HADDR_UNDEF;
+    hid_t how = H5Dget_create_plist((hid_t)data->id);
+    hid_t type = H5Dget_type((hid_t)data->id);
+    /* read without the library they must be little-endian, whatever wrote them */
+    bool plain = how >= 0 && H5Pget_layout(how) == H5D_CONTIGUOUS && type >= 0 &&
+                 H5Tget_order(type) != H5T_ORDER_BE;
+    if (plain) at = H5Dget_offset((hid_t)data->id);
+    h5_drop(&how, H5Pclose);
+    h5_drop(&type, H5Tclose);
+    (void)H5Eclear2(H5E_DEFAULT);
+    return at == HADDR_UNDEF ? -1 : (int64_t)at;
 }
 
 typedef struct h5_names {

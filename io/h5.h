@@ -15,6 +15,7 @@ typedef enum lh_h5_kind {
     LH_H5_INT32,
     LH_H5_INT64,
     LH_H5_UINT8,
+    LH_H5_UINT16,
     LH_H5_TEXT,  /* one string of fixed length */
     LH_H5_OTHER, /* anything else: can be listed, not read */
     LH_H5_KINDS
@@ -101,6 +102,10 @@ LH_NODISCARD lh_status lh_h5_read(const lh_h5_data *data, lh_h5_kind kind, const
  * Errors: LH_ERR_FORMAT (no such dataset, another number of elements), LH_ERR_IO. */
 LH_NODISCARD lh_status lh_h5_read_all(lh_h5 *file, const char *name, lh_h5_kind kind, int64_t count,
                                       void *memory);
+
+/* lh_h5_offset - where in the file the elements lie, one after the other, from its first byte on; -1
+ * where they do not lie so, or nothing was written yet. Local. */
+int64_t lh_h5_offset(const lh_h5_data *data);
 
 /* lh_h5_list - the names in a group, sorted, each closed by a NUL. Local. The caller releases
  * *names with lh_free. Errors: LH_ERR_FORMAT (no such group), LH_ERR_MEMORY. */

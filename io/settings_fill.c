@@ -29,15 +29,18 @@ static bool fill_is_other(const lh_fill *how, const char *name)
 
 static lh_status fill_unknown(const lh_fill *how, const lh_field *fields, const lh_node *key)
 {
-    char place[LH_PLACE_MAX], name[FILL_KEY], hint[FILL_HINT];
+    char place[LH_PLACE_MAX], name[FILL_KEY], hint[FILL_HINT], other[FILL_HINT] = "";
     lh_words words = {.wrong = key->text};
     for (const lh_field *f = fields; f->name != NULL; f++) lh_words_add(&words, f->name);
     for (const char *const *o = how->others; o != NULL && *o != NULL; o++) lh_words_add(&words, *o);
     (void)lh_words_hint(&words, "known keys", hint, sizeof hint);
+    if (how->elsewhere != NULL) (void)how->elsewhere(key->text, other, sizeof other);
     return LH_RAISE(LH_ERR_USAGE, "%s: key '%s': unknown key%s%s; %s", lh_node_place(key, place),
                     fill_key(how, key->text, name), how->owner != NULL ? " for " : "",
                     how->owner != NULL ? how->owner : "",
-                    hint[0] != '\0' ? hint : "no keys are known here");
+                    other[0] != '\0'  ? other
+                    : hint[0] != '\0' ? hint
+                                      : "no keys are known here");
 }
 
 static lh_status fill_known(const lh_fill *how, const lh_field *fields)

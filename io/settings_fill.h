@@ -26,6 +26,9 @@ typedef struct lh_fill {
     const char *const
         *others; /* keys of map that the caller reads itself, closed by NULL; may be NULL */
     const char *directory; /* absolute: where relative paths start */
+    /* where a key that is unknown here does belong, as a clause for people, into buf; "": nowhere. NULL:
+     * nothing is known of other places */
+    const char *(*elsewhere)(const char *key, char *buf, size_t bytes);
     int layers; /* a per-layer key may be a list of so many values; 0: map is for one layer */
     int layer;  /* the one wanted, < layers */
 } lh_fill;

@@ -10,6 +10,8 @@ typedef struct parse_state {
     bool have_parser, have_event;
     lh_yaml *yaml;
     const char *source; /* owned by yaml */
+    const char *bytes;  /* [count]: the text */
+    size_t count;
     int64_t nodes;
 } parse_state;
 
@@ -65,6 +67,8 @@ static lh_status parse_broken(parse_state *s)
 {
     const yaml_parser_t *p = &s->parser;
     const char *problem = p->problem != NULL ? p->problem : "unknown problem";
+    if (p->problem_mark.index < s->count && s->bytes[p->problem_mark.index] == '\t')
+        problem = "a tab where YAML wants blanks: indent with blanks";
     if (p->error == YAML_MEMORY_ERROR)
         return LH_RAISE(LH_ERR_MEMORY, "%s: no memory to parse it", s->source);
     if (p->error == YAML_READER_ERROR) /* a control character; no mark is given */
@@ -221,7 +225,7 @@ lh_status lh_yaml_parse(lh_yaml *y, const char *bytes, size_t count, const char 
                         lh_node **out)
 {
     lh_status st = LH_OK;
-    parse_state s = {.yaml = y};
+    parse_state s = {.yaml = y, .bytes = bytes, .count = count};
     char shown[LH_PLACE_MAX];
     *out = NULL;
     (void)lh_text_shown(name, shown, sizeof shown);

@@ -57,6 +57,11 @@ wrong_everywhere "'nowhere' is no run folder" eval nowhere
 wrong_everywhere 'longhaul bench attention' bench
 wrong "unknown option '--foo'" bench attention --foo
 
+wrong "did you mean '--ranks'?" plan a.yaml --rank 4
+wrong "--json takes no value, got '1'" plan a.yaml --json=1
+wrong "did you mean '--draws'?" bench features --draw 3
+wrong '--scale: expected a number from 0 to 100' bench features --scale=big
+
 write_text text.txt 600
 write_experiment tiny.yaml text.txt
 wrong 'KEY=VALUE' train tiny.yaml --set
@@ -65,6 +70,16 @@ wrong_everywhere "key 'data.lenght': unknown key; did you mean 'length'?" train 
 wrong "key 'data.length': expected an integer" train tiny.yaml --set data.length=many
 wrong "key 'data.length'" train tiny.yaml --set data.length=0
 wrong "key 'data.batch': 3 is not a multiple" train tiny.yaml --set data.batch=3 --set train.accumulate=2
+
+# a key that belongs elsewhere
+wrong "key 'data.seed': unknown key; did you mean 'run.seed'?" train tiny.yaml --set data.seed=3
+wrong "key 'layers': unknown key; did you mean 'model.layers'?" train tiny.yaml --set layers=3
+wrong "it is a setting of mechanism 'sliding_window'" train tiny.yaml --set model.window=3
+wrong "it is a setting of mechanism 'performer'" train tiny.yaml --set model.attention.features=8
+wrong "expected {mechanism: full, settings...}" train tiny.yaml --set model.attention=full
+wrong "key 'run.init': there is no checkpoint" train tiny.yaml --set run.init=nowhere.h5
+mkdir -p some/run && : >some/run/config.yaml
+wrong_everywhere "'some' is no run folder, but holds some: give one of them, such as some/run" eval some
 
 # a file is wrong at a place: line and column are named. file EXPRESSION: tiny.yaml, edited by sed
 file() {
@@ -91,6 +106,8 @@ file 's/heads: 2/heads: 3/'
 wrong "key 'model.heads'" train wrong.yaml
 file 's/^model:/model:\n  kind: encoder/'
 wrong "text needs model.kind decoder" train wrong.yaml
+file 's/^  layers/\tlayers/'
+wrong "wrong.yaml:5:1: not valid YAML: a tab where YAML wants blanks" train wrong.yaml
 file '1i base: nowhere.yaml'
 wrong "wrong.yaml:1:7: key 'base'" train wrong.yaml
 file '1i base: wrong.yaml'
@@ -108,11 +125,11 @@ missing runs # nothing of this was a run
 wrong 'wants a checkpoint or run folder' convert
 wrong 'wants the new number of key/value heads' convert text.txt --out new.h5
 wrong 'wants the name of the new file' convert text.txt --kv-heads 1
-wrong "--kv-heads wants a number from 1, such as --kv-heads 2, not 'two'" convert text.txt --kv-heads two --out new.h5
-wrong "--kv-heads wants a number from 1" convert text.txt --kv-heads=0 --out new.h5
-wrong '--out wants a value' convert text.txt --kv-heads 1 --out
+wrong "--kv-heads: expected an integer from 1 to 65536, got 'two'" convert text.txt --kv-heads two --out new.h5
+wrong "--kv-heads: expected an integer from 1" convert text.txt --kv-heads=0 --out new.h5
+wrong '--out wants the file to make' convert text.txt --kv-heads 1 --out
 wrong "unknown option '--kv-head'" convert text.txt --kv-head 1 --out new.h5
-wrong 'takes one checkpoint' convert text.txt tiny.yaml --kv-heads 1 --out new.h5
+wrong "'longhaul convert' takes one name" convert text.txt tiny.yaml --kv-heads 1 --out new.h5
 wrong "there is no checkpoint or run folder 'nowhere'" convert nowhere --kv-heads 1 --out new.h5
 wrong "'text.txt' is not a Longhaul checkpoint" convert text.txt --kv-heads 1 --out new.h5
 train 2 full --set model.heads=4 --set checkpoint.every=2 --set checkpoint.keep=9

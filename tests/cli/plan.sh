@@ -171,10 +171,10 @@ wrong() {
 }
 wrong 'longhaul plan FILE.yaml'
 wrong "cannot read 'nowhere.yaml'" nowhere.yaml
-wrong '--ranks wants a number from 1' tiny.yaml --ranks 0
-wrong '--ranks wants a number from 1' tiny.yaml --ranks
-wrong '--ranks wants a number from 1' tiny.yaml --ranks=3x
-wrong '--ranks wants a number from 1' tiny.yaml --ranks 99999999999999999999
+wrong '--ranks: expected an integer from 1 to 1048576, got' tiny.yaml --ranks 0
+wrong '--ranks: expected an integer from 1 to 1048576, got' tiny.yaml --ranks
+wrong '--ranks: expected an integer from 1 to 1048576, got' tiny.yaml --ranks=3x
+wrong '--ranks: expected an integer from 1 to 1048576, got' tiny.yaml --ranks 99999999999999999999
 wrong 'mesh.data 2 does not divide 3 ranks' tiny.yaml --set data.batch=2 --set mesh.data=2 --ranks 3
 wrong "unknown option '--jsom'" tiny.yaml --jsom
 wrong "unknown option '--resume'" tiny.yaml --resume

@@ -168,7 +168,7 @@ static void test_bench_refuses(void **state)
         {"", "attention"},
         {"step", "attention"},
         {"attention --lenght 3", "unknown option '--lenght'"},
-        {"attention --n", "wants a value"},
+        {"attention --n", "--n: expected an integer from 1 to 1099511627776, got nothing"},
         {"attention --n 0", "'0'"},
         {"attention --n 12x", "'12x'"},
         {"attention --causal=2", "0 or 1"},

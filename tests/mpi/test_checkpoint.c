@@ -590,6 +590,37 @@ done:
     return st;
 }
 
+/* What lh_checkpoint_list meets. */
+typedef struct listed {
+    int64_t items, elements, unsound;
+    char name[256]; /* of the last unsound one */
+} listed;
+
+static lh_status list_item(void *user, const lh_checkpoint_item *item)
+{
+    listed *l = user;
+    int64_t elements = 1;
+    for (int i = 0; i < item->ndim; i++) elements *= item->dim[i];
+    l->items++;
+    l->elements += item->elements == elements ? elements : -1;
+    if (item->sound) return LH_OK;
+    l->unsound++;
+    (void)snprintf(l->name, sizeof l->name, "%s", item->name);
+    return LH_OK;
+}
+
+/* Each rank lists for itself, without the others: how many tensors are unsound, the name of one. */
+static bool lists(const char *path, int64_t unsound, const char *name)
+{
+    listed l = {0};
+    lh_checkpoint_info info = {0};
+    lh_status st = lh_checkpoint_list(path, &info, list_item, &l);
+    bool good = st == LH_OK && info.step == 1 && l.items > 6 && l.elements > l.items &&
+                l.unsound == unsound && strstr(l.name, name) != NULL && lh_checkpoint_is(path);
+    lh_checkpoint_info_free(&info);
+    return good;
+}
+
 /* One element changed and the digest made to fit: the tensor's own checksum tells. */
 static void test_checksum(void **state)
 {
@@ -604,6 +635,7 @@ static void test_checksum(void **state)
     for (int k = 0; k < 4; k++) {
         lh_assert_all_ok(c, write_step(&f, 1, 0));
         lh_assert_all_ok(c, lh_read_small(c, in(path, "step-00000001.h5"), &bytes, &count));
+        lh_assert_all(c, lists(path, 0, ""));
         known_bits(names[k % 2], k / 2, 0, bits);
         for (at = 512; at + size <= count && memcmp(bytes + at, bits, size) != 0;) at++;
         lh_assert_all(c, at + size <= count);
@@ -614,6 +646,7 @@ static void test_checksum(void **state)
         lh_assert_all_code(c, lh_checkpoint_read(f.mesh, path, LH_CHECKPOINT_ALL, f.params, NULL),
                            LH_ERR_FORMAT);
         lh_assert_all(c, says(names[k % 2]) && says("checksum"));
+        lh_assert_all(c, lists(path, 1, names[k % 2]));
         lh_free(&bytes);
         fill(&f);
     }

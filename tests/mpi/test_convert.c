@@ -4,6 +4,7 @@
 #include "experiments/convert.h"
 #include "experiments/session.h"
 #include "io/checkpoint_internal.h"
+#include "io/seal.h"
 #include "tests/lh_test_mpi.h"
 #include "tests/tol.h"
 
@@ -129,14 +130,14 @@ static lh_status write_file(const char *path, lh_h5_kind kind, int count)
     lh_status st = LH_OK;
     lh_h5 *file = NULL;
     lh_checkpoint_info info = info_of(kind);
-    LH_TRY(lh_h5_create(NULL, path, LHI_CHECKPOINT_HEAD, &file));
+    LH_TRY(lh_h5_create(NULL, path, LHI_SEAL_BYTES, &file));
     LH_TRY(lhi_checkpoint_describe(file, &info, true));
     LH_TRY(lh_h5_group(file, "parameters"));
     LH_TRY(lh_h5_group(file, "optimizer"));
     for (int t = 0; t < count; t++) LH_TRY(write_tensor(file, t, kind));
     LH_TRY(lh_h5_put_int(file, "/", "complete", 1));
 done:
-    st = lhi_checkpoint_close(&file, st);
+    st = lhi_seal_end(&file, st);
     return st == LH_OK ? lhi_checkpoint_seal(NULL, path) : st;
 }
 
@@ -234,7 +235,7 @@ static lh_status check_file(const char *path, lh_h5_kind kind, int64_t heads, in
 done:
     lh_free(&names);
     lh_checkpoint_info_free(&info);
-    return lhi_checkpoint_close(&file, st);
+    return lhi_seal_end(&file, st);
 }
 
 static lh_status means(void)
@@ -398,7 +399,7 @@ static void save_and_convert(lh_comm *c, lh_session *s, int heads)
     char *argv[] = {(char *)in(from, "step-00000000.h5"), count, "--out",
                     (char *)in(path, "new.h5")};
     lh_assert_all_ok(c, lh_file_remove(c, path));
-    lh_assert_all_ok(c, lh_agree(c, lh_comm_rank(c) == 0 ? lh_convert_main(4, argv) : LH_OK));
+    lh_assert_all_ok(c, lh_agree(c, lh_comm_rank(c) == 0 ? lh_convert_main(NULL, 4, argv) : LH_OK));
 }
 
 /* The loss of the new file in a model of its heads; the old file is refused there with a hint. */

@@ -2,15 +2,27 @@
  * the program makes are defined to be. Each rank reads its own rows; positions are compared, so
  * ranks need no messages. */
 #include "experiments/task.h"
+#include "io/fasta.h"
+#include "io/tokens.h"
 #include "tests/lh_test_mpi.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 enum { TEXT = 150000, NL = 10 };
 
-static uint8_t text[TEXT];
+static uint8_t text[TEXT];               /* bytes, or tokens of a token file */
+static uint8_t border = NL;              /* that ends a document */
 static int64_t begins[TEXT], ends[TEXT]; /* of each byte's document in the whole text */
+
+static void find_documents(void)
+{
+    for (int64_t i = 0; i < TEXT; i++)
+        begins[i] = i == 0 ? 0 : text[i - 1] == border ? i : begins[i - 1];
+    for (int64_t i = TEXT - 1; i >= 0; i--)
+        ends[i] = text[i] == border || i == TEXT - 1 ? i + 1 : ends[i + 1];
+}
 
 /* Documents of very different lengths: empty ones, one longer than what is read at a time. */
 static void write_text_file(lh_comm *c, char *path, size_t bytes)
@@ -24,10 +36,7 @@ static void write_text_file(lh_comm *c, char *path, size_t bytes)
         text[i] = NL;
         left = (r >> 16) % 5 == 0 ? 0 : (int64_t)((r >> 16) % 40);
     }
-    for (int64_t i = 0; i < TEXT; i++)
-        begins[i] = i == 0 ? 0 : text[i - 1] == NL ? i : begins[i - 1];
-    for (int64_t i = TEXT - 1; i >= 0; i--)
-        ends[i] = text[i] == NL || i == TEXT - 1 ? i + 1 : ends[i + 1];
+    find_documents();
     (void)snprintf(path, bytes, "scratch_task.np%d", lh_comm_size(c));
     if (lh_comm_rank(c) == 0) {
         FILE *f = fopen(path, "wb");
@@ -97,13 +106,38 @@ static bool text_is(const window *w, int64_t first, int64_t valid)
     int64_t counted = 0;
     for (int64_t i = 0; i < w->layout->rows[w->rank]; i++) {
         int64_t p = lh_layout_position(w->layout, w->rank, i);
-        bool in = p < valid, last = in && text[first + p] == NL;
+        bool in = p < valid, last = in && text[first + p] == border;
         int32_t token = in ? text[first + p] : 0, label = in && !last ? text[first + p + 1] : -1;
         if (w->rows.tokens[i] != token || w->rows.labels[i] != label) return false;
         if (!document_is(w->rows.documents + 2 * i, first, valid, w->layout->n, p)) return false;
         counted += label >= 0;
     }
     return w->rows.counted == counted && w->rows.valid == valid;
+}
+
+/* Windows of a length, in every layout; every step-th window. */
+static void check_windows(lh_comm *c, const char *data, int64_t length, int64_t step)
+{
+    lh_task *t = NULL;
+    lh_config *config = config_of(c, data, "decoder");
+    lh_assert_all_ok(c, lh_task_open(c, config, &t));
+    int64_t windows = lh_task_windows(t, LH_SPLIT_TRAIN);
+    for (int kind = 0; kind < LAYOUTS; kind++) {
+        window w = open_window(c, length, kind);
+        bool good = true;
+        for (int64_t i = 0; i < windows; i += step) {
+            int64_t first = i * length, valid = TEXT - 1 - first;
+            if (valid > length) valid = length;
+            lh_status st = lh_task_read(t, LH_SPLIT_TRAIN, i, i, w.layout, w.rank, &w.rows);
+            good = good && st == LH_OK && text_is(&w, first, valid);
+        }
+        lh_assert_all(c, good);
+        lh_assert_all_ok(c, lh_task_read(t, LH_SPLIT_TRAIN, -1, 0, w.layout, w.rank, &w.rows));
+        lh_assert_all(c, text_is(&w, 0, 0));
+        close_window(&w);
+    }
+    lh_task_close(&t);
+    lh_config_destroy(&config);
 }
 
 static void test_documents(void **state)
@@ -113,29 +147,10 @@ static void test_documents(void **state)
     write_text_file(c, path, sizeof path);
     const int64_t length[] = {140000, 997, 3};
     for (int k = 0; k < 3; k++) {
-        lh_task *t = NULL;
         (void)snprintf(data, sizeof data, "path: %s, length: %lld, documents: 10, valid_path: %s",
                        path, (long long)length[k], path);
-        lh_config *config = config_of(c, data, "decoder");
-        lh_assert_all_ok(c, lh_task_open(c, config, &t));
-        int64_t windows = lh_task_windows(t, LH_SPLIT_TRAIN);
-        for (int kind = 0; kind < LAYOUTS; kind++) {
-            window w = open_window(c, length[k], kind);
-            bool good = true;
-            /* every window of the long ones, among them the shorter last one */
-            for (int64_t i = 0; i < windows; i += k == 2 ? 999 : 1) {
-                int64_t first = i * length[k], valid = TEXT - 1 - first;
-                if (valid > length[k]) valid = length[k];
-                lh_status st = lh_task_read(t, LH_SPLIT_TRAIN, i, i, w.layout, w.rank, &w.rows);
-                good = good && st == LH_OK && text_is(&w, first, valid);
-            }
-            lh_assert_all(c, good);
-            lh_assert_all_ok(c, lh_task_read(t, LH_SPLIT_TRAIN, -1, 0, w.layout, w.rank, &w.rows));
-            lh_assert_all(c, text_is(&w, 0, 0));
-            close_window(&w);
-        }
-        lh_task_close(&t);
-        lh_config_destroy(&config);
+        /* every window of the long ones, among them the shorter last one */
+        check_windows(c, data, length[k], k == 2 ? 999 : 1);
     }
 }
 
@@ -184,10 +199,78 @@ static bool recall_is(const lh_rows *r, int64_t n, int64_t offsets)
     return r->labels[0] == -1 && r->counted == half;
 }
 
-static bool made_is(int task, const lh_rows *r, int64_t n)
+/* MQAR by a dictionary of the pairs: every key is asked for once, at an even distance behind them. */
+static bool mqar_is(const lh_rows *r, int64_t n, int64_t pairs, bool zero)
 {
-    if (task == LH_TASK_LAG) return lag_is(r, n, 5);
-    return task == LH_TASK_MARKERS ? markers_is(r, n, 9) : recall_is(r, n, 3);
+    int32_t answer[64] = {0};
+    int64_t asked = 0;
+    bool used[64] = {false};
+    for (int64_t i = 0; i < 2 * pairs; i += 2) {
+        int32_t key = r->tokens[i], value = r->tokens[i + 1];
+        if (key < 1 || key > 31 || value < 32 || value > 63 || answer[key] != 0 || used[value])
+            return false;
+        if (r->labels[i] != -1 || r->labels[i + 1] != -1) return false;
+        answer[key] = value;
+        used[value] = true;
+    }
+    for (int64_t i = 2 * pairs; i < n; i++) {
+        int32_t token = r->tokens[i];
+        if (token < 0 || token > 63 || (zero && r->labels[i] == -1 && token != 0)) return false;
+        if (r->labels[i] == -1) continue;
+        if (i % 2 == 1 || answer[token] == 0 || r->labels[i] != answer[token]) return false;
+        answer[token] = 0; /* not twice */
+        asked++;
+    }
+    return asked == pairs && r->counted == pairs;
+}
+
+/* Selective copy: what is no blank and no question, in order. */
+static bool copy_is(const lh_rows *r, int64_t n, int64_t items)
+{
+    int64_t found = 0;
+    for (int64_t i = 0; i < n; i++) {
+        bool asks = i >= n - items;
+        if (asks ? r->tokens[i] != 17 || r->labels[i] < 0 : r->labels[i] != -1) return false;
+        if (asks || r->tokens[i] == 16) continue;
+        if (r->tokens[i] < 0 || r->tokens[i] > 15 || found == items) return false;
+        if (r->labels[n - items + found++] != r->tokens[i]) return false;
+    }
+    return found == items && r->counted == items;
+}
+
+/* Induction heads and needle: look for the marker. */
+static bool marked_is(const lh_rows *r, int64_t n, bool needle)
+{
+    int32_t marker = needle ? 32 : 16;
+    int64_t place = 0;
+    while (r->tokens[place] != marker) place++;
+    if (place > n - 3 || r->tokens[n - 1] != marker) return false;
+    for (int64_t i = 0; i < n - 1; i++) {
+        bool value = i == place + 1;
+        if (r->labels[i] != -1) return false;
+        if (i != place && (r->tokens[i] < (needle && value ? 16 : 0) ||
+                           r->tokens[i] >= (needle && value ? 32 : 16)))
+            return false;
+    }
+    return r->labels[n - 1] == r->tokens[place + 1] && r->counted == 1;
+}
+
+static bool made_is(const lh_config_data *d, const lh_rows *r)
+{
+    switch (d->task) {
+    case LH_TASK_LAG:
+        return lag_is(r, d->length, 5);
+    case LH_TASK_MARKERS:
+        return markers_is(r, d->length, 9);
+    case LH_TASK_RECALL:
+        return recall_is(r, d->length, 3);
+    case LH_TASK_MQAR:
+        return mqar_is(r, d->length, d->pairs, d->filler == LH_FILLER_ZERO);
+    case LH_TASK_SELECTIVE_COPY:
+        return copy_is(r, d->length, d->items);
+    default:
+        return marked_is(r, d->length, d->task == LH_TASK_NEEDLE);
+    }
 }
 
 /* This rank's rows are those of the whole window. */
@@ -213,8 +296,7 @@ static void check_made(lh_comm *c, const char *data, const char *kind, int64_t n
         lh_rows whole = {0}, valid = {0};
         whole_window(c, t, n, k, LH_SPLIT_TRAIN, &whole);
         whole_window(c, t, n, k, LH_SPLIT_VALID, &valid);
-        lh_assert_all(c, made_is(config->data.task, &whole, n) &&
-                             made_is(config->data.task, &valid, n));
+        lh_assert_all(c, made_is(&config->data, &whole) && made_is(&config->data, &valid));
         differ += memcmp(whole.tokens, valid.tokens, (size_t)n * sizeof(int32_t)) != 0;
         if (config->data.task == LH_TASK_MARKERS) answers[whole.labels[0]]++;
         for (int layout = 0; layout < LAYOUTS && k < 3; layout++) {
@@ -247,6 +329,94 @@ static void test_made(void **state)
     check_made(c, "task: markers, gap: 9, length: 40", "encoder", 40);
     check_made(c, "task: recall, offsets: 3, length: 32", "encoder", 32);
     check_made(c, "task: recall, offsets: 3, length: 7", "encoder", 7);
+    check_made(c, "task: mqar, vocab: 64, length: 64", "decoder", 64);
+    check_made(c, "task: mqar, vocab: 64, length: 33, pairs: 8, filler: zero", "encoder", 33);
+    check_made(c, "task: selective_copy, length: 40", "encoder", 40);
+    check_made(c, "task: selective_copy, length: 10, items: 5", "decoder", 10);
+    check_made(c, "task: induction, length: 20", "decoder", 20);
+    check_made(c, "task: needle, length: 30", "encoder", 30);
+    check_made(c, "task: needle, length: 3", "decoder", 3);
+}
+
+/* Over 4,000 samples: how often each position but the last holds the marker, or has a label. */
+static void count_places(lh_comm *c, const char *data, int64_t n, int32_t marker, bool labels,
+                         int64_t *count)
+{
+    lh_config *config = config_of(c, data, "decoder");
+    lh_task *t = NULL;
+    lh_assert_all_ok(c, lh_task_open(c, config, &t));
+    memset(count, 0, (size_t)n * sizeof *count);
+    for (int64_t k = 0; k < 4000; k++) {
+        lh_rows r = {0};
+        whole_window(c, t, n, k, LH_SPLIT_TRAIN, &r);
+        for (int64_t i = 0; i < n - 1; i++)
+            count[i] += labels ? r.labels[i] >= 0 : r.tokens[i] == marker;
+        lh_free(&r.tokens);
+        lh_free(&r.labels);
+    }
+    lh_task_close(&t);
+    lh_config_destroy(&config);
+}
+
+/* Places are where their laws want them: uniform, at a given depth, or denser in front. */
+static void test_places(void **state)
+{
+    lh_comm *c = *state;
+    int64_t count[40];
+    count_places(c, "task: needle, length: 12", 12, 32, false, count);
+    for (int64_t i = 0; i < 11; i++)
+        lh_assert_all(c, i > 9 ? count[i] == 0 : count[i] > 310 && count[i] < 490);
+    count_places(c, "task: needle, length: 12, place: 50", 12, 32, false, count);
+    lh_assert_all(c, count[4] == 4000);
+    count_places(c, "task: needle, length: 12, place: 100", 12, 32, false, count);
+    lh_assert_all(c, count[9] == 4000);
+    count_places(c, "task: induction, length: 12", 12, 16, false, count);
+    for (int64_t i = 0; i < 11; i++)
+        lh_assert_all(c, i > 9 ? count[i] == 0 : count[i] > 310 && count[i] < 490);
+    /* one key of ten places: p(g) in proportion to g^-0.99, whose sum to 10 is 2.9561 */
+    count_places(c, "task: mqar, vocab: 64, pairs: 1, length: 22", 22, 0, true, count);
+    for (int64_t g = 1; g <= 10; g++) {
+        double want = 4000.0 * pow((double)g, -0.99) / 2.9561, have = (double)count[2 * g];
+        lh_assert_all(c, fabs(have - want) < 4.5 * sqrt(want) && count[2 * g - 1] == 0);
+    }
+}
+
+/* --- token files and FASTA files --- */
+
+enum { FILES = 3, WIDE = 300 };
+
+/* Masked tokens: a rank's rows are those of the whole window, the mask is beyond the vocabulary, and what
+ * is not chosen stays. */
+static void check_masked(lh_comm *c, const char *path)
+{
+    enum { N = 4000 };
+    char data[300];
+    int64_t masks = 0;
+    lh_task *t = NULL;
+    lh_rows whole = {0};
+    (void)snprintf(data, sizeof data, "task: masked_tokens, path: %s, length: %d", path, N);
+    lh_config *config = config_of(c, data, "encoder");
+    lh_assert_all_ok(c, lh_task_open(c, config, &t));
+    lh_assert_all(c, lh_task_vocab(config) == 0 && lh_task_vocab_read(t, config) == WIDE + 1);
+    whole_window(c, t, N, 2, LH_SPLIT_TRAIN, &whole);
+    bool good = true;
+    for (int i = 0; i < N; i++) {
+        int32_t was = text[2 * N + i];
+        masks += whole.tokens[i] == WIDE;
+        good = good && (whole.labels[i] >= 0 ? whole.labels[i] == was : whole.tokens[i] == was) &&
+               whole.tokens[i] <= WIDE;
+    }
+    lh_assert_all(c, good && masks > N / 20 && masks < N / 5);
+    for (int kind = 0; kind < LAYOUTS; kind++) {
+        window w = open_window(c, N, kind);
+        lh_assert_all_ok(c, lh_task_read(t, LH_SPLIT_TRAIN, 2, 2, w.layout, w.rank, &w.rows));
+        lh_assert_all(c, part_is(&w, &whole));
+        close_window(&w);
+    }
+    lh_free(&whole.tokens);
+    lh_free(&whole.labels);
+    lh_task_close(&t);
+    lh_config_destroy(&config);
 }
 
 /* One label for the sequence, known to all its ranks and counted by the first. */
@@ -285,12 +455,160 @@ static void test_classes(void **state)
     lh_config_destroy(&config);
 }
 
+/* Records like the documents of the text, in lines of 60 residues. One process. */
+static lh_status write_records(const char *path)
+{
+    bool good = true;
+    FILE *f = fopen(path, "w");
+    if (f == NULL) return LH_RAISE(LH_ERR_IO, "cannot open %s", path);
+    for (int64_t i = 0; i < TEXT; i++) {
+        if (i == begins[i]) good = good && fprintf(f, ">record %lld\n", (long long)i) > 0;
+        int64_t residue = i - begins[i];
+        if (text[i] != 0) good = good && fputc('A' + text[i] - 1, f) != EOF;
+        if (text[i] == 0 ? residue % 60 != 0 : residue % 60 == 59)
+            good = good && fputc('\n', f) != EOF;
+    }
+    good = fclose(f) == 0 && good;
+    return good ? LH_OK : LH_RAISE(LH_ERR_IO, "cannot write %s", path);
+}
+
+static lh_status write_tokens(const char *path, int kind, int64_t vocab)
+{
+    lh_status st = LH_OK;
+    lh_tokens_writer *w = NULL;
+    lh_tokens_info info = {.kind = kind, .vocab = vocab, .count = TEXT};
+    LH_TRY(lh_tokens_create(path, &info, kind == LH_TOKENS_FASTA ? LH_FASTA_NAMES : "names", &w));
+    for (int i = 0; i < TEXT; i++) LH_TRY(lh_tokens_put(w, text[i]));
+done:
+    return lh_tokens_finish(&w, NULL, NULL, st);
+}
+
+/* The same tokens as FASTA, as a token file of it, and as words of two bytes. */
+static void write_token_files(lh_comm *c, char path[FILES][64])
+{
+    static const char *const ending[FILES] = {"fa", "fa.h5", "words.h5"};
+    lh_status st = LH_OK;
+    for (int i = 0; i < TEXT; i++) text[i] = text[i] == NL ? 0 : (uint8_t)(1 + text[i] % 26);
+    text[TEXT - 1] = border = 0;
+    find_documents();
+    for (int k = 0; k < FILES; k++)
+        (void)snprintf(path[k], 64, "scratch_task.np%d.%s", lh_comm_size(c), ending[k]);
+    if (lh_comm_rank(c) == 0) {
+        st = write_records(path[0]);
+        if (st == LH_OK) st = write_tokens(path[1], LH_TOKENS_FASTA, LH_FASTA_VOCAB);
+        if (st == LH_OK) st = write_tokens(path[2], LH_TOKENS_WORDS, WIDE);
+    }
+    lh_assert_all_ok(c, st);
+    lh_barrier(c);
+}
+
+static void test_token_files(void **state)
+{
+    lh_comm *c = *state;
+    char first[64], path[FILES][64], data[300];
+    static const char *const task[FILES] = {"fasta", "fasta", "tokens, documents: 0"};
+    const int64_t length[] = {140000, 997};
+    write_text_file(c, first, sizeof first);
+    write_token_files(c, path);
+    for (int k = 0; k < FILES; k++)
+        for (int i = 0; i < 2; i++) {
+            /* FASTA text is validated by its token file: they number residues alike */
+            (void)snprintf(data, sizeof data, "task: %s, path: %s, length: %lld, valid_path: %s",
+                           task[k], path[k], (long long)length[i], path[k == 0 ? 1 : k]);
+            check_windows(c, data, length[i], 1);
+        }
+    check_masked(c, path[2]);
+    border = NL;
+}
+
+/* Examples of a file: token, label and length are functions of the number. One process. */
+enum { EXAMPLES = 40, LONGEST = 23 };
+
+static int64_t example_length(int64_t i)
+{
+    return 3 + i * 7 % (LONGEST - 2);
+}
+
+static int32_t example_token(int64_t i, int64_t p)
+{
+    return (int32_t)((5 * i + p) % 18);
+}
+
+static lh_status write_examples(const char *path)
+{
+    lh_status st = LH_OK;
+    lh_tokens_writer *w = NULL;
+    int64_t start[EXAMPLES + 1] = {0};
+    int32_t label[EXAMPLES];
+    for (int i = 0; i < EXAMPLES; i++) {
+        start[i + 1] = start[i] + example_length(i);
+        label[i] = i * 3 % 10;
+    }
+    lh_tokens_info info = {.kind = LH_TOKENS_LISTOPS,
+                           .vocab = 18,
+                           .count = start[EXAMPLES],
+                           .examples = EXAMPLES,
+                           .longest = LONGEST};
+    LH_TRY(lh_tokens_create(path, &info, "names", &w));
+    for (int64_t i = 0; i < EXAMPLES; i++)
+        for (int64_t p = 0; p < example_length(i); p++)
+            LH_TRY(lh_tokens_put(w, example_token(i, p)));
+done:
+    return lh_tokens_finish(&w, start, label, st);
+}
+
+static bool example_is(const window *w, int64_t i)
+{
+    bool good = w->rows.valid == example_length(i) && w->rows.sequence_label == i * 3 % 10 &&
+                w->rows.counted == (w->rank == 0) && w->rows.n_global == 1 &&
+                w->rows.global[0] == 0;
+    for (int64_t k = 0; k < w->layout->rows[w->rank]; k++) {
+        int64_t p = lh_layout_position(w->layout, w->rank, k);
+        good = good && w->rows.labels[k] == -1 &&
+               w->rows.tokens[k] == (p < example_length(i) ? example_token(i, p) : 0);
+    }
+    return good;
+}
+
+/* The last tenth is for validation. */
+static void test_examples(void **state)
+{
+    lh_comm *c = *state;
+    char path[64], data[200];
+    lh_task *t = NULL;
+    lh_status st = LH_OK;
+    (void)snprintf(path, sizeof path, "scratch_task.np%d.listops.h5", lh_comm_size(c));
+    if (lh_comm_rank(c) == 0) st = write_examples(path);
+    lh_assert_all_ok(c, st);
+    lh_barrier(c);
+    (void)snprintf(data, sizeof data, "task: listops, path: %s, length: %d, valid_fraction: 0.1",
+                   path, LONGEST + 2);
+    lh_config *config = config_of(c, data, "encoder, head: class");
+    lh_assert_all_ok(c, lh_task_open(c, config, &t));
+    lh_assert_all(c, lh_task_windows(t, LH_SPLIT_TRAIN) == EXAMPLES - EXAMPLES / 10 &&
+                         lh_task_windows(t, LH_SPLIT_VALID) == EXAMPLES / 10);
+    for (int layout = 0; layout < LAYOUTS; layout++) {
+        window w = open_window(c, LONGEST + 2, layout);
+        bool good = true;
+        for (int64_t i = 0; i < EXAMPLES; i++) {
+            int64_t train = EXAMPLES - EXAMPLES / 10;
+            lh_split split = i < train ? LH_SPLIT_TRAIN : LH_SPLIT_VALID;
+            st = lh_task_read(t, split, i < train ? i : i - train, i, w.layout, w.rank, &w.rows);
+            good = good && st == LH_OK && example_is(&w, i);
+        }
+        lh_assert_all(c, good);
+        close_window(&w);
+    }
+    lh_task_close(&t);
+    lh_config_destroy(&config);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_documents),
-        cmocka_unit_test(test_made),
-        cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_documents), cmocka_unit_test(test_token_files),
+        cmocka_unit_test(test_examples),  cmocka_unit_test(test_made),
+        cmocka_unit_test(test_places),    cmocka_unit_test(test_classes),
     };
     return lh_test_mpi_main(argc, argv, "task", tests, sizeof tests / sizeof tests[0]);
 }

@@ -168,6 +168,19 @@ static void test_choices(void **state)
 #define ATTN(rest)                                                                                 \
     "data: {path: b}\nmodel:\n  layers: 2\n  width: 64\n  heads: 4\n  attention: " rest "\n"
 
+/* The published sizes are the defaults. */
+static void test_task_defaults(void **state)
+{
+    (void)state;
+    lh_config *c = NULL;
+    lh_assert_ok(load(TASK("task: mqar"), &c));
+    assert_true(c->data.vocab == 8192 && c->data.pairs == 4 && c->data.filler == LH_FILLER_RANDOM);
+    assert_true(c->data.items == 16 && c->data.place == LH_AUTO);
+    assert_true(c->data.tree_depth == 10 && c->data.tree_args == 10 && c->data.longer_than == 500 &&
+                c->data.shorter_than == 2000);
+    lh_config_destroy(&c);
+}
+
 static void expect_refusals(const char *const bad[][2], size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -359,6 +372,28 @@ static void test_contradictions_of_tasks(void **state)
          "key 'data.gap': two markers with a distance of 19 need data.length >= 21"},
         {ENCODER("task: recall, offsets: 10, length: 20"),
          "key 'data.offsets': 10 distances need data.length >= 21, and it is 20"},
+        {TASK("task: mqar, length: 64, pairs: 17"), "a.yaml:1:39: key 'data.pairs': 17 pairs, each "
+                                                    "asked for once, need data.length >= 68, and "
+                                                    "it is 64"},
+        {TASK("task: mqar, vocab: 8"),
+         "key 'data.pairs': 4 different keys need data.vocab >= 10 (keys are 1 .. V/2 - 1), and it "
+         "is 8"},
+        {TASK("task: selective_copy, length: 31"),
+         "key 'data.items': 16 symbols and as many places that ask for them need data.length >= "
+         "32"},
+        {TASK("task: induction, length: 2"), "key 'data.length': a marker, what follows it and"},
+        {TASK("task: needle, length: 2"), "at least 3, got 2"},
+        {TASK("task: needle, place: 101"), "key 'data.place': expected an integer from 0 to 100"},
+        {ENCODER("task: listops, length: 1999"),
+         "key 'data.shorter_than': trees of up to 1999 tokens, and one token in front, need "
+         "data.length >= 2000, and it is 1999"},
+        {ENCODER("task: listops, longer_than: 50, shorter_than: 51"),
+         "key 'data.longer_than': no number of tokens is more than 50 and less than "
+         "data.shorter_than = 51"},
+        {ENCODER("task: listops, tree_depth: 3, tree_args: 5"),
+         "key 'data.longer_than': trees of data.tree_depth 3 with up to data.tree_args 5 arguments "
+         "have at most 37 tokens: expected less than that, got 500"},
+        {TASK("task: listops"), "data.task': listops needs model.kind encoder, and it is decoder"},
         {TASK("task: lag, documents: 10"), "key 'data.documents': task lag has no documents"},
         {ENCODER("task: lag"), "data.task': lag needs model.kind decoder, and it is encoder"},
         {TASK("task: markers"), "data.task': markers needs model.kind encoder, and it is decoder"},
@@ -397,12 +432,13 @@ static void test_refused_attention(void **state)
          "key 'model.attention.mechanism': expected a mechanism's name, got no value"},
         {ATTN("{mechanism: [full]}"),
          "key 'model.attention.mechanism': expected a mechanism's name, got a list"},
-        {ATTN("full"), "a.yaml:6:14: key 'model.attention': expected {mechanism: NAME, "
+        {ATTN("full"), "a.yaml:6:14: key 'model.attention': expected {mechanism: full, "
                        "settings...}, or a list of them with one per layer, got 'full'"},
         {ATTN(""), "key 'model.attention': expected {mechanism: NAME, settings...}, or a list of "
                    "them with one per layer, got no value"},
-        {ATTN("{mechanism: full, window: 3}"), "a.yaml:6:32: key 'model.attention.window': unknown "
-                                               "key for mechanism 'full'; known keys: mechanism"},
+        {ATTN("{mechanism: full, window: 3}"),
+         "a.yaml:6:32: key 'model.attention.window': unknown "
+         "key for mechanism 'full'; it is a setting of mechanism 'sliding_window'"},
         {ATTN("{mechanism: sliding_window}"),
          "a.yaml:6:14: key 'model.attention.window' is required but missing"},
         {ATTN("{mechanism: sliding_window, window: -1}"),
@@ -415,7 +451,7 @@ static void test_refused_attention(void **state)
         {ATTN("[{mechanism: full}]"), "a.yaml:6:14: key 'model.attention': a list with 1 maps; "
                                       "expected one for each of the 2 layers"},
         {ATTN("[{mechanism: full}, full]"),
-         "a.yaml:6:34: key 'model.attention.1': expected {mechanism: NAME"},
+         "a.yaml:6:34: key 'model.attention.1': expected {mechanism: full"},
         {ATTN("[{mechanism: full}, {mechanism: sliding_window, window: [1, 2]}]"),
          "a.yaml:6:70: key 'model.attention.1.window': expected an integer from 0 to "
          "1099511627776, got a list"},
@@ -910,17 +946,29 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),       cmocka_unit_test(test_model_defaults),
-        cmocka_unit_test(test_choices),        cmocka_unit_test(test_refused_keys),
-        cmocka_unit_test(test_refused_values), cmocka_unit_test(test_contradictions),
-        cmocka_unit_test(test_plans),          cmocka_unit_test(test_contradictions_of_tasks),
-        cmocka_unit_test(test_run_names),      cmocka_unit_test(test_refused_attention),
-        cmocka_unit_test(test_layers),         cmocka_unit_test(test_overrides),
-        cmocka_unit_test(test_base),           cmocka_unit_test(test_base_refused),
-        cmocka_unit_test(test_base_endless),   cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_lists),          cmocka_unit_test(test_lists_refused),
-        cmocka_unit_test(test_partial),        cmocka_unit_test(test_help),
-        cmocka_unit_test(test_mutants),        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_model_defaults),
+        cmocka_unit_test(test_task_defaults),
+        cmocka_unit_test(test_choices),
+        cmocka_unit_test(test_refused_keys),
+        cmocka_unit_test(test_refused_values),
+        cmocka_unit_test(test_contradictions),
+        cmocka_unit_test(test_contradictions_of_tasks),
+        cmocka_unit_test(test_plans),
+        cmocka_unit_test(test_run_names),
+        cmocka_unit_test(test_refused_attention),
+        cmocka_unit_test(test_layers),
+        cmocka_unit_test(test_overrides),
+        cmocka_unit_test(test_base),
+        cmocka_unit_test(test_base_refused),
+        cmocka_unit_test(test_base_endless),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_lists_refused),
+        cmocka_unit_test(test_partial),
+        cmocka_unit_test(test_help),
+        cmocka_unit_test(test_mutants),
+        cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
