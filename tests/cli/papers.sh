@@ -6,8 +6,8 @@ papers=$LH_SOURCE/experiments/papers
 
 # Name, parameters, relative tolerance (0: exactly). Published: Longformer's 41M and 102M (Beltagy et al. 2020, tables 2
 # and 3); its checkpoints with the pooler; for Linformer RoBERTa-base with the masked-token head and matrices of n x k (Wang
-# et al. 2020, section 4). Performer's paper prints none: weights of the shape without biases and norms, layers x (4
-# width^2 + 2 width mlp) + 256 width.
+# et al. 2020, section 4); for ListOps the shapes of the Long Range Arena's repository. Performer's paper prints none: weights
+# of the shape without biases and norms, layers x (4 width^2 + 2 width mlp) + vocab width.
 roberta=124697433
 table="
 longformer-text8-small   41000000 0.03
@@ -20,8 +20,11 @@ linformer-512-128       $((roberta + 2 * 12 * 512 * 128)) 0
 linformer-512-256       $((roberta + 2 * 12 * 512 * 256)) 0
 linformer-1024-256      $((roberta + 512 * 768 + 2 * 12 * 1024 * 256)) 0
 performer-imagenet64    $((6 * (4 * 512 * 512 + 2 * 512 * 2048) + 256 * 512)) 0.03
-performer-protein       $((36 * (4 * 512 * 512 + 2 * 512 * 1024) + 256 * 512)) 0.03
-performer-protein-long  $((6 * (4 * 512 * 512 + 2 * 512 * 2048) + 256 * 512)) 0.03
+performer-protein       $((36 * (4 * 512 * 512 + 2 * 512 * 1024) + 29 * 512)) 0.03
+performer-protein-long  $((6 * (4 * 512 * 512 + 2 * 512 * 2048) + 29 * 512)) 0.03
+lra-listops              8950000 0.03
+lra-listops-performer    8950000 0.03
+lra-listops-linformer   $((8950000 + 2 * 4 * 2000 * 16)) 0.03
 "
 
 # parameters NAME ARGUMENTS...: of its plan on one rank; the plan is left in `out`
