@@ -75,7 +75,8 @@ refuses "cannot read 'nowhere.txt'" prepare nowhere.txt --out none.h5
 refuses "there is no folder 'nowhere'" prepare small.txt --out nowhere/none.h5
 refuses "'small.h5' exists: give --force" prepare small.txt --out small.h5
 refuses 'is the file to be read' prepare small.txt --out small.txt --force
-refuses 'is a pipe, socket or device' prepare small.txt --out /dev/null --force
+mkfifo pipe
+refuses 'is a pipe, socket or device' prepare small.txt --out pipe --force
 refuses 'is a folder' prepare small.txt --out .
 refuses "'proteins.h5' holds fasta, not words" prepare next.txt --words --vocab proteins.h5 --out none.h5
 refuses 'is not a token file' prepare next.txt --words --vocab small.txt --out none.h5
