@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "experiments/bench.h"
+#include "experiments/convert.h"
 #include "experiments/inspect.h"
 #include "experiments/options.h"
 #include "experiments/plan_command.h"
@@ -68,11 +69,14 @@ static void main_help(FILE *out)
         "  longhaul inspect FILE.h5                                   lists and verifies a "
         "checkpoint or\n"
         "                                                             token file\n"
+        "  longhaul convert CHECKPOINT --kv-heads G --out NEW.h5      a trained model with fewer "
+        "key/value\n"
+        "                                                             heads\n"
         "  longhaul COMMAND --help                                    more about a command\n"
         "  longhaul --version\n\n"
         "Start train, eval and bench under mpirun -n P or srun; the sequence is spread over all "
         "ranks.\n"
-        "plan, prepare and inspect run alone.\n"
+        "plan, prepare, inspect and convert run alone.\n"
         "Exit codes: 0 success, 1 the run failed, 2 bad usage or configuration, 75 stopped on "
         "request\n"
         "with a checkpoint written.\n",
@@ -302,6 +306,7 @@ static const struct main_command {
     {"plan", main_plan, lh_plan_help, true},
     {"prepare", lh_prepare_main, lh_prepare_help, true},
     {"inspect", lh_inspect_main, lh_inspect_help, true},
+    {"convert", lh_convert_main, lh_convert_help, true},
 };
 enum { MAIN_COMMANDS = sizeof main_commands / sizeof main_commands[0] };
 

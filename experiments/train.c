@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "experiments/convert.h"
 #include "io/checkpoint.h"
 #include "io/files.h"
 #include "io/metrics.h"
@@ -352,6 +353,7 @@ static lh_status train_resume(train_run *r, bool resume, int64_t *from)
     } else if (r->config->run.init[0] != '\0') {
         st = lh_checkpoint_read(r->session->mesh, r->config->run.init, LH_CHECKPOINT_WEIGHTS,
                                 r->session->params, NULL);
+        st = lh_convert_hint(r->world, r->config->run.init, r->config, st);
         /* A file that is no checkpoint is a mistake in the experiment file, which names it. */
         if (st == LH_ERR_IO || st == LH_ERR_FORMAT) st = LH_ERR_USAGE;
         LH_TRY(lh_error_context(st, "key 'run.init'"));

@@ -21,6 +21,11 @@ bool lh_checkpoint_is(const char *path)
     return lhi_seal_is(path, &checkpoint_seal);
 }
 
+lh_status lhi_checkpoint_seal(lh_comm *comm, const char *path)
+{
+    return lhi_seal_close(comm, path, &checkpoint_seal);
+}
+
 /* --- names in the folder
  * -------------------------------------------------------------------------------------------- */
 
@@ -150,8 +155,7 @@ static lh_status info_same(lh_mesh *mesh, const lh_checkpoint_info *info, bool o
     return LH_RAISE(LH_ERR_BUG, "the description of a checkpoint differs between ranks");
 }
 
-static lh_status info_put(lh_h5 *file, const lh_mesh *mesh, const lh_checkpoint_info *info,
-                          bool optimizer)
+static lh_status info_put(lh_h5 *file, const lh_checkpoint_info *info)
 {
     lh_status st = LH_OK;
     LH_TRY(lh_h5_put_int(file, "/", "format_version", checkpoint_version));
@@ -161,14 +165,30 @@ static lh_status info_put(lh_h5 *file, const lh_mesh *mesh, const lh_checkpoint_
     LH_TRY(lh_h5_put_int(file, "/", "samples", info->samples));
     LH_TRY(lh_h5_put_int(file, "/", "data_bytes", info->data_bytes));
     LH_TRY(lh_h5_put_int(file, "/", "seed", (int64_t)info->seed));
-    LH_TRY(lh_h5_put_int(file, "/", "ranks", lh_comm_size(mesh->world)));
-    LH_TRY(lh_h5_put_int(file, "/", "data", mesh->size[LH_AXIS_DATA]));
-    LH_TRY(lh_h5_put_int(file, "/", "sequence", mesh->size[LH_AXIS_SEQ]));
+    LH_TRY(lh_h5_put_int(file, "/", "ranks", info->ranks));
+    LH_TRY(lh_h5_put_int(file, "/", "data", info->data));
+    LH_TRY(lh_h5_put_int(file, "/", "sequence", info->sequence));
     LH_TRY(lh_h5_put_text(file, "/", "layout", info->layout));
-    LH_TRY(lh_h5_put_text(file, "/", "precision", LH_REAL_NAME));
-    LH_TRY(lh_h5_put_int(file, "/", "optimizer", optimizer));
+    LH_TRY(lh_h5_put_text(file, "/", "precision", info->precision));
+    LH_TRY(lh_h5_put_int(file, "/", "optimizer", info->optimizer));
 done:
     return st;
+}
+
+static lh_status info_put_config(lh_h5 *file, const char *config, bool writes)
+{
+    lh_h5_data data;
+    lh_status st =
+        lh_h5_define(file, "configuration", LH_H5_TEXT, 0, NULL, strlen(config) + 1, &data);
+    if (st == LH_OK && writes) st = lh_h5_write(&data, LH_H5_TEXT, NULL, config);
+    lh_h5_release(&data);
+    return st;
+}
+
+lh_status lhi_checkpoint_describe(lh_h5 *file, const lh_checkpoint_info *info, bool writes)
+{
+    lh_status st = info_put(file, info);
+    return st == LH_OK ? info_put_config(file, info_words(info), writes) : st;
 }
 
 static lh_status info_text(lh_h5 *file, const char *name, char *out, size_t room)
@@ -228,9 +248,8 @@ done:
 /* --- reading
  * -------------------------------------------------------------------------------------------------------- */
 
-/* A whole file, open, with its description. Collective on comm; agreed errors. */
-static lh_status checkpoint_open(lh_comm *comm, const char *path, lh_h5 **file,
-                                 lh_checkpoint_info *info)
+lh_status lhi_checkpoint_open(lh_comm *comm, const char *path, lh_h5 **file,
+                              lh_checkpoint_info *info)
 {
     lh_status st = LH_OK;
     *file = NULL;
@@ -246,7 +265,7 @@ done:
 lh_status lh_checkpoint_info_read(lh_comm *comm, const char *path, lh_checkpoint_info *info)
 {
     lh_h5 *file = NULL;
-    lh_status st = checkpoint_open(comm, path, &file, info);
+    lh_status st = lhi_checkpoint_open(comm, path, &file, info);
     st = lhi_seal_end(&file, st);
     if (st != LH_OK) lh_checkpoint_info_free(info);
     return st;
@@ -259,7 +278,7 @@ static lh_status checkpoint_pass(lhi_checkpoint_pass pass, lh_mesh *mesh, const 
     lh_status st = LH_OK;
     lh_h5 *file = NULL;
     uint64_t *sums = NULL;
-    LH_TRY(checkpoint_open(mesh->world, path, &file, info));
+    LH_TRY(lhi_checkpoint_open(mesh->world, path, &file, info));
     if (sets > 1 && !info->optimizer)
         st = LH_RAISE(LH_ERR_USAGE,
                       "'%s' holds weights alone, no optimiser state: a run cannot go on from it; "
@@ -293,15 +312,17 @@ lh_status lh_checkpoint_read(lh_mesh *mesh, const char *path, lh_checkpoint_what
 /* --- writing
  * -------------------------------------------------------------------------------------------------------- */
 
-static lh_status checkpoint_config(lh_h5 *file, const lh_mesh *mesh, const char *config)
+/* What the writing run itself knows. */
+static lh_checkpoint_info info_of_run(const lh_mesh *mesh, const lh_checkpoint_info *info,
+                                      bool optimizer)
 {
-    lh_h5_data data;
-    lh_status st =
-        lh_h5_define(file, "configuration", LH_H5_TEXT, 0, NULL, strlen(config) + 1, &data);
-    if (st == LH_OK && lh_comm_rank(mesh->world) == 0)
-        st = lh_h5_write(&data, LH_H5_TEXT, NULL, config);
-    lh_h5_release(&data);
-    return st;
+    lh_checkpoint_info full = *info;
+    full.ranks = lh_comm_size(mesh->world);
+    full.data = mesh->size[LH_AXIS_DATA];
+    full.sequence = mesh->size[LH_AXIS_SEQ];
+    (void)snprintf(full.precision, sizeof full.precision, "%s", LH_REAL_NAME);
+    full.optimizer = optimizer;
+    return full;
 }
 
 /* The phases of writing, with an agreement after each: HDF5's calls are collective. */
@@ -310,10 +331,10 @@ static lh_status checkpoint_fill(lh_mesh *mesh, lh_h5 *file, const lh_checkpoint
 {
     lh_status st = LH_OK;
     uint64_t *sums = NULL;
+    lh_checkpoint_info full = info_of_run(mesh, info, sets > 1);
     LH_TRY(lh_agree(mesh->world, lh_new((size_t)(params->count * sets) * sizeof *sums, &sums)));
-    st = info_put(file, mesh, info, sets > 1);
+    st = lhi_checkpoint_describe(file, &full, lh_comm_rank(mesh->world) == 0);
     if (st == LH_OK) st = lhi_checkpoint_define(file, params, sets);
-    if (st == LH_OK) st = checkpoint_config(file, mesh, info_words(info));
     LH_TRY(lh_agree(mesh->world, st));
     LH_TRY(lhi_checkpoint_run(LHI_CHECKPOINT_STORE, mesh, file, params, sets, sums));
     st = lhi_checkpoint_sign(file, params, sets, sums);
@@ -356,7 +377,7 @@ static lh_status checkpoint_make(lh_mesh *mesh, const char *path, const lh_check
     if (st != LH_OK && lh_comm_rank(mesh->world) == 0 && truncate(path, 0) != 0)
         st = lh_error_context(st, "(and '%s' cannot be cut)", path);
     LH_TRY(lhi_seal_end(&file, st));
-    LH_TRY(lhi_seal_close(mesh->world, path, &checkpoint_seal));
+    LH_TRY(lhi_checkpoint_seal(mesh->world, path));
     LH_TRY(checkpoint_pass(LHI_CHECKPOINT_VERIFY, mesh, path, sets, params, &seen));
 done:
     lh_checkpoint_info_free(&seen);

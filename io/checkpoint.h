@@ -68,6 +68,25 @@ void lh_checkpoint_info_free(lh_checkpoint_info *info);
 LH_NODISCARD lh_status lh_checkpoint_newest(lh_comm *comm, const char *folder, int64_t index,
                                             char *path, size_t bytes, bool *found);
 
+/* Heads that become fewer: along dimension `dim` a parameter's rows are `from` heads of the same
+ * size one after the other, of which each from / to neighbours become one, their mean. */
+typedef struct lh_checkpoint_merge {
+    char name[96];
+    int dim;
+    int64_t from, to; /* to divides from */
+} lh_checkpoint_merge;
+
+/* lh_checkpoint_convert - write the weights of checkpoint `from` to the new file `to` (not to be
+ * there before), the parameters named by merge [merges] with fewer heads, every other one bit by
+ * bit, in the precision of the file. Means are summed in double. Moments are left out, and config
+ * takes the place of the configuration; step, seed and what else the description says stay.
+ * Written beside, synced, read back against the checksums, then renamed. Local; without MPI. Memory:
+ * a merged parameter before and after. Errors: LH_ERR_USAGE (`to` exists); LH_ERR_FORMAT (foreign,
+ * torn or damaged, a parameter that cannot be merged so); LH_ERR_IO, LH_ERR_MEMORY; then there is no
+ * new file. */
+LH_NODISCARD lh_status lh_checkpoint_convert(const char *from, const char *to, const char *config,
+                                             const lh_checkpoint_merge *merge, int64_t merges);
+
 /* A dataset of a checkpoint. */
 typedef struct lh_checkpoint_item {
     char name[256]; /* parameters/..., optimizer/m/..., optimizer/v/... */

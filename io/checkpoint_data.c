@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Elements that are staged at once: at most 4 MiB of doubles, twice (as in the file, as in memory). */
-enum { data_limit = 1 << 19, data_name_max = 128 };
+/* Elements are staged twice: as in the file, and as in memory. */
+enum { data_limit = LHI_CHECKPOINT_STAGE, data_name_max = 128 };
 
 const char *lhi_checkpoint_group(int set)
 {
@@ -146,19 +146,23 @@ static bool data_next(data_walk *w, data_piece *piece)
 /* --- elements: hashes and precision
  * --------------------------------------------------------------------------------- */
 
-static uint64_t data_hash(const data_piece *piece, lh_h5_kind kind, const void *elements)
+uint64_t lhi_checkpoint_hash(lh_h5_kind kind, const void *elements, int64_t count, int64_t first)
 {
     uint64_t sum = 0;
     const uint32_t *narrow = elements;
     const uint64_t *wide = elements;
-    for (int64_t r = 0; r < piece->rows; r++) {
-        uint64_t index = (uint64_t)(piece->first + r * piece->step);
-        int64_t from = r * piece->inner;
-        for (int64_t j = 0; j < piece->inner; j++) {
-            uint64_t bits = kind == LH_H5_F32 ? narrow[from + j] : wide[from + j];
-            sum += lhi_digest_word(bits, index + (uint64_t)j);
-        }
-    }
+    for (int64_t i = 0; i < count; i++)
+        sum += lhi_digest_word(kind == LH_H5_F32 ? narrow[i] : wide[i], (uint64_t)(first + i));
+    return sum;
+}
+
+static uint64_t data_hash(const data_piece *piece, lh_h5_kind kind, const void *elements)
+{
+    uint64_t sum = 0;
+    size_t row = (size_t)piece->inner * lh_h5_kind_bytes(kind);
+    for (int64_t r = 0; r < piece->rows; r++)
+        sum += lhi_checkpoint_hash(kind, (const char *)elements + (size_t)r * row, piece->inner,
+                                   piece->first + r * piece->step);
     return sum;
 }
 

@@ -1,10 +1,13 @@
 #pragma once
-/* Shared by checkpoint.c (the protocol) and checkpoint_data.c (the tensors). */
+/* Shared by checkpoint.c (the protocol), checkpoint_data.c (the tensors) and checkpoint_convert.c. */
 #include "io/checkpoint.h"
 #include "io/files.h"
 #include "io/h5.h"
 
 enum { LHI_CHECKPOINT_SETS = 3 }; /* value, m, v */
+
+/* Elements of a tensor that are staged at once: 4 MiB of doubles. */
+enum { LHI_CHECKPOINT_STAGE = 1 << 19 };
 
 /* What a pass over all tensors does with them. */
 typedef enum lhi_checkpoint_pass {
@@ -38,3 +41,22 @@ LH_NODISCARD lh_status lhi_checkpoint_run(lhi_checkpoint_pass pass, lh_mesh *mes
  * local: LH_ERR_IO. */
 LH_NODISCARD lh_status lhi_checkpoint_sign(lh_h5 *file, const lh_params *params, int sets,
                                            const uint64_t *sums);
+
+/* lhi_checkpoint_hash - the part of a tensor's checksum that `count` neighbouring elements give, of
+ * which the first has the index `first` in the whole tensor. kind: float or double. Local, pure. */
+uint64_t lhi_checkpoint_hash(lh_h5_kind kind, const void *elements, int64_t count, int64_t first);
+
+/* lhi_checkpoint_open - a whole file, open, with its description; its digest is checked. Collective on
+ * comm (NULL: one process). The caller closes it (lhi_seal_end) and frees *info. Errors: agreed, as
+ * lh_checkpoint_read. */
+LH_NODISCARD lh_status lhi_checkpoint_open(lh_comm *comm, const char *path, lh_h5 **file,
+                                           lh_checkpoint_info *info);
+
+/* lhi_checkpoint_describe - attributes and configuration, all members of info as they are. Called by
+ * all ranks alike, of which one `writes`. Errors, local: LH_ERR_IO. */
+LH_NODISCARD lh_status lhi_checkpoint_describe(lh_h5 *file, const lh_checkpoint_info *info,
+                                               bool writes);
+
+/* lhi_checkpoint_seal - what HDF5 has written to a closed file reaches the disk, then its head.
+ * Collective on comm (NULL: one process). Errors: agreed LH_ERR_IO, LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lhi_checkpoint_seal(lh_comm *comm, const char *path);

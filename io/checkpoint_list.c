@@ -1,19 +1,16 @@
 /* What a checkpoint holds, without a model that it should fit. */
 #include "io/checkpoint_internal.h"
-#include "io/digest.h"
 #include "io/seal.h"
 
 #include <stdio.h>
 #include <string.h>
-
-enum { LIST_ELEMENTS = 1 << 19 };
 
 /* Reads a dataset in slices of its first dimension; the sum of hashes over (bits, index). */
 static lh_status list_sum(const lh_h5_data *data, int64_t rows, int64_t inner, uint64_t *sum)
 {
     lh_status st = LH_OK;
     void *block = NULL;
-    int64_t most = inner < LIST_ELEMENTS ? LIST_ELEMENTS / inner : 1;
+    int64_t most = inner < LHI_CHECKPOINT_STAGE ? LHI_CHECKPOINT_STAGE / inner : 1;
     lh_h5_slab slab;
     LH_TRY(lh_new((size_t)(most * inner) * lh_h5_kind_bytes(data->kind), &block));
     for (int i = 0; i < LH_MAX_DIMS; i++) {
@@ -25,11 +22,7 @@ static lh_status list_sum(const lh_h5_data *data, int64_t rows, int64_t inner, u
         slab.start[0] = row;
         slab.count[0] = rows - row < most ? rows - row : most;
         LH_TRY(lh_h5_read(data, data->kind, &slab, block));
-        const uint32_t *narrow = block;
-        const uint64_t *wide = block;
-        for (int64_t i = 0; i < slab.count[0] * inner; i++)
-            *sum += lhi_digest_word(data->kind == LH_H5_F32 ? narrow[i] : wide[i],
-                                    (uint64_t)(row * inner + i));
+        *sum += lhi_checkpoint_hash(data->kind, block, slab.count[0] * inner, row * inner);
     }
 done:
     lh_free(&block);

@@ -19,6 +19,8 @@ expect 0 0 bench --help
 says out gflops_forward
 expect 0 0 bench attention --help
 says out gflops_forward
+expect 0 0 convert --help
+for word in '--kv-heads G' '--out NEW.h5' run.init; do says out "$word"; done
 
 # --- what is wrong ---
 
@@ -118,4 +120,41 @@ head -c 4096 "$LONGHAUL" >wrong.yaml
 wrong 'wrong.yaml' train wrong.yaml
 
 missing runs # nothing of this was a run
+
+# --- convert: from a run folder, by one process, and how training goes on ---
+wrong 'wants a checkpoint or run folder' convert
+wrong 'wants the new number of key/value heads' convert text.txt --out new.h5
+wrong 'wants the name of the new file' convert text.txt --kv-heads 1
+wrong "--kv-heads: expected an integer from 1 to 65536, got 'two'" convert text.txt --kv-heads two --out new.h5
+wrong "--kv-heads: expected an integer from 1" convert text.txt --kv-heads=0 --out new.h5
+wrong '--out wants the file to make' convert text.txt --kv-heads 1 --out
+wrong "unknown option '--kv-head'" convert text.txt --kv-head 1 --out new.h5
+wrong "'longhaul convert' takes one name" convert text.txt tiny.yaml --kv-heads 1 --out new.h5
+wrong "there is no checkpoint or run folder 'nowhere'" convert nowhere --kv-heads 1 --out new.h5
+wrong "'text.txt' is not a Longhaul checkpoint" convert text.txt --kv-heads 1 --out new.h5
+train 2 full --set model.heads=4 --set checkpoint.every=2 --set checkpoint.keep=9
+wrong 'give a number that divides 4' convert runs/full --kv-heads 3 --out new.h5
+wrong 'give a number that divides 4' convert runs/full --kv-heads 8 --out new.h5
+wrong "'text.txt' exists already" convert runs/full --kv-heads 2 --out text.txt
+expect 1 0 convert runs/full --kv-heads 2 --out nowhere/new.h5
+says err "cannot create 'nowhere/new.h5.tmp'"
+missing new.h5 new.h5.tmp
+# the newest is damaged: the one before it is taken
+head -c 3000 "$(checkpoint runs/full 4)" >"$(checkpoint runs/full 5)"
+expect 0 0 convert runs/full --kv-heads=4 --out=same.h5
+says err 'passing over a damaged checkpoint'
+expect 0 0 convert "$(checkpoint runs/full 4)" --kv-heads 2 --out new.h5
+says out 'new.h5: 4 key/value heads merged into 2, in 8 of '
+# as many heads: the weights of the run itself; fewer: others; and what run.init says when they do not fit
+again="--set model.heads=4 --set schedule.steps=2 --set run.seed=9"
+train 2 from-run $again --set run.init="$(checkpoint runs/full 4)"
+train 2 from-same $again --set run.init=same.h5
+train 2 from-new $again --set run.init=new.h5 --set model.kv_heads=2
+same "training from as many heads" "$(results runs/from-same)" "$(results runs/from-run)"
+holds "fewer heads are another model" "$(metric runs/from-new train 1 loss) != $(metric runs/from-run train 1 loss)"
+expect 2 2 train tiny.yaml $again --set run.name=misfit --set run.init=same.h5 --set model.kv_heads=2
+says err "the file has 4 key/value heads, the model 2 (longhaul convert $PWD/same.h5 --kv-heads 2 --out NEW.h5"
+says err 'layer.1.attention.value.weight'
+expect 2 1 train tiny.yaml $again --set run.name=misfit --set run.init=new.h5
+says err 'the file has 2 key/value heads, the model 4 (give the model those of the file'
 finish
