@@ -83,8 +83,7 @@ expect 2 2 train tiny.yaml --set run.name=none --set model.attention="$global"
 
 # --- a class for each sequence: one label each, counted once, whatever the ranks ---
 class='--set data.task=markers --set model.kind=encoder --set model.head=class'
-check_same class 4 64 $class --set data.gap=50 --set model.pool=mean --set model.pooler=true
-check_same mixed 4 64 $class --set data.gap=50 \
+check_same class 4 64 $class --set data.gap=50 --set model.pool=mean --set model.pooler=true \
     --set 'model.attention=[{mechanism: sliding_window, window: 2, global: task}, {mechanism: performer}]'
 if [ -z "${ASAN_OPTIONS:-}" ]; then
     train 2 classes $class --set data.length=8 --set data.gap=4 --set data.batch=32 --set optimizer.lr=3.0e-3 \

@@ -42,7 +42,8 @@ BERT = SMALL | {"max_position_embeddings": LENGTH + PAD + 1, "pad_token_id": PAD
                 "attention_probs_dropout_prob": 0.0}
 LONG = BERT | {"attention_window": [4, 10]}
 MISTRAL = SMALL | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6,
-                   "sliding_window": 8, "max_position_embeddings": LENGTH, "rope_theta": 300.0, "rms_norm_eps": 1e-2}
+                   "sliding_window": 8, "max_position_embeddings": LENGTH, "rope_theta": 300.0,
+                   "rms_norm_eps": 1e-2}
 
 # name: class, config, global tokens
 CASES = {
