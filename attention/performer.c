@@ -376,12 +376,13 @@ static lh_status performer_picture(const lh_attn_desc *d, int ranks, lh_picture 
 {
     const lh_pattern all = lh_pattern_band(-LH_FAR, d->causal ? 0 : LH_FAR);
     int64_t wide = lh_feature_width(performer_kind(d->settings), performer_features(d));
+    int64_t columns = d->head_width + 1;
     char note[LH_PICTURE_TEXT];
     (void)snprintf(note, sizeof note,
                    "keys reach queries as sums of features, never as scores%s%lld x %lld numbers "
                    "per key head%s",
                    ranks > 1 ? "; between ranks travels one summary of " : ": ", (long long)wide,
-                   (long long)(d->head_width + 1),
+                   (long long)columns,
                    ranks == 1  ? ""
                    : d->causal ? " (scan in order of position)"
                                : " (sum over all ranks)");
