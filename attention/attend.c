@@ -513,7 +513,7 @@ static lh_status attend_check_segment(lh_tape *t, const lh_attend_desc *d, const
     LH_CHECK(k->dim[2] == a->kv_heads || k->dim[2] == p->kv_heads, LH_ERR_BUG,
              "segment %d has another number of key heads (%lld) than segment 0", i,
              (long long)k->dim[2]);
-    LH_CHECK(p->head >= 0 && p->n_heads > 0 && end <= q->dim[2] &&
+    LH_CHECK(p->head >= 0 && (p->n_heads > 0 || q->dim[2] == 0) && end <= q->dim[2] &&
                  (p->head == 0 || (p->head + a->skew) % a->group == 0) &&
                  (end == q->dim[2] || (end + a->skew) % a->group == 0),
              LH_ERR_BUG, "segment %d: heads %lld .. %lld are no whole groups of %lld", i,
@@ -534,7 +534,7 @@ static lh_status attend_check(lh_tape *t, const lh_attend_desc *d, const attend_
     LH_CHECK(q->ndim == 4 && q->dim[1] == d->layout->rows[rank] && attend_lies(t, d->q, d->layout),
              LH_ERR_BUG, "queries must be [B, s, H, D] and lie by the layout that is given");
     LH_CHECK(a->group > 0 && a->skew >= 0 && a->skew < a->group &&
-                 (q->dim[2] + a->skew - 1) / a->group == a->kv_heads - 1 &&
+                 lhi_floor_div(q->dim[2] + a->skew - 1, a->group) == a->kv_heads - 1 &&
                  (d->group > 0 || q->dim[2] % a->kv_heads == 0),
              LH_ERR_BUG, "%lld query heads are no multiple of %lld key heads",
              (long long)q->dim[2], (long long)a->kv_heads);
@@ -569,7 +569,7 @@ static lh_status attend_describe(lh_tape *t, const lh_attend_desc *d, attend_att
     p->head = s->n_heads > 0 ? s->head : 0;
     p->n_heads = s->n_heads > 0 ? s->n_heads : q->dim[2];
     p->kv_first = (p->head + a->skew) / a->group;
-    p->kv_heads = (p->head + p->n_heads - 1 + a->skew) / a->group - p->kv_first + 1;
+    p->kv_heads = lhi_floor_div(p->head + p->n_heads - 1 + a->skew, a->group) - p->kv_first + 1;
     p->own_first = k->dim[2] == a->kv_heads ? 0 : p->kv_first;
     p->sight = s->sight;
     LH_TRY(attend_check_segment(t, d, a, i));

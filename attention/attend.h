@@ -33,7 +33,7 @@ typedef struct lh_attend_desc {
     double scale;            /* usually 1 / sqrt(D) */
     int64_t kv_heads;        /* G; 0: as many as the keys of segment 0 have */
     /* query head h uses key/value head (h + skew) / group; group 0: H / G. Where the heads are some of
-     * a model's, their first and last group may be cut. */
+     * a model's, their first and last group may be cut, and there may be none. */
     int64_t group, skew;
     int n_segments;
     lh_segment segment[LH_SEGMENTS];

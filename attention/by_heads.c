@@ -57,9 +57,10 @@ static lh_status heads_segment(heads_make *m, lh_tape *t, int i, lh_var k, lh_va
     int64_t count = s.n_heads > 0 ? s.n_heads : m->desc->heads;
     int64_t begin = lhi_max(s.head, m->mine.head);
     int64_t end = lhi_min(s.head + count, m->mine.head + m->mine.n_heads);
-    if (begin >= end) return LH_OK;
-    s.head = begin - m->mine.head;
-    s.n_heads = end - begin;
+    bool none = m->mine.n_heads == 0; /* of any segment: then all take part, with nothing in them */
+    if (begin >= end && !none) return LH_OK;
+    s.head = none ? 0 : begin - m->mine.head;
+    s.n_heads = none ? 0 : end - begin;
     if (s.layout->everywhere) {
         lh_part_desc part = {2, m->mine.kv_first, m->mine.kv_heads, s.layout};
         LH_TRY(lh_own_part(t, &part, s.k, &s.k));
@@ -88,7 +89,7 @@ static lh_status heads_own(heads_make *m, lh_tape *t)
     m->own.layout = m->desc->spread->to;
     m->own.kv_heads = m->mine.kv_heads;
     m->own.group = group;
-    m->own.skew = m->mine.head - m->mine.kv_first * group;
+    m->own.skew = m->mine.n_heads > 0 ? m->mine.head - m->mine.kv_first * group : 0;
     m->own.n_segments = 0;
     LH_TRY(heads_weight(m, t));
     for (int i = 0; i < m->all.n_segments; i++) LH_TRY(heads_segment(m, t, i, k, v));
@@ -107,12 +108,9 @@ lh_status lh_attend_over(lh_tape *t, const lh_attn_desc *d, const lh_qkv *in,
                              lh_tape_coord(t, LH_AXIS_SEQ) % d->spread->ways);
     m.own.sequence = in->mesh->ring;
     LH_TRY(heads_move(&m, t));
-    /* a rank without heads has nothing to compute, as its queries have nothing in them */
-    *out = m.own.q;
-    if (m.mine.n_heads > 0) {
-        LH_TRY(heads_own(&m, t));
-        LH_TRY(lh_attend(t, &m.own, out, NULL));
-    }
+    /* a rank without heads records the same, so that all take part in the gradients' messages */
+    LH_TRY(heads_own(&m, t));
+    LH_TRY(lh_attend(t, &m.own, out, NULL));
     LH_TRY(lh_to_positions(t, &m.spread, *out, out));
 done:
     return st;
