@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "experiments/plan_exchange.h"
 #include "io/metrics.h"
 
 enum {
@@ -34,6 +35,7 @@ static void command_json_layers(lh_json *j, const lh_step_plan *p)
         lh_json_real(j, "backward_bytes", l->backward_bytes);
         lh_json_real(j, "summary_bytes", l->summary_bytes);
         lh_json_real(j, "recompute_bytes", l->recompute_bytes);
+        lh_plan_exchange_json(j, p, i);
         lh_json_close(j);
     }
     lh_json_close(j);
@@ -240,6 +242,7 @@ void lh_plan_table(const lh_step_plan *p, FILE *out)
 {
     command_head(p, out);
     command_layers(p, out);
+    lh_plan_exchange_table(p, out);
     command_ranks(p, out);
 }
 
@@ -262,7 +265,10 @@ void lh_plan_help(FILE *out)
         "  ranks, data, sequence, length, batch, accumulate, real, isa, threads\n"
         "  sent_bytes_by_purpose\n"
         "  layers             each with layer, mechanism, the first four, and sent_bytes_step as\n"
-        "                     forward_bytes, backward_bytes, summary_bytes, recompute_bytes\n"
+        "                     forward_bytes, backward_bytes, summary_bytes, recompute_bytes;\n"
+        "                     exchanges: what its attention would send by ring, and by ulysses for\n"
+        "                     every size of group: exchange, ulysses, sent_bytes_step, busiest (most\n"
+        "                     scores of a rank, of the mean), fewest_bytes, used\n"
         "  rest               the first four of what belongs to no layer; sent: the gradients of\n"
         "                     all parameters, the two small reductions of a step, and learned\n"
         "                     positions where max_length is not the length\n"

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "experiments/plan_exchange.h"
 #include "parallel/reduce.h"
 
 /* Numbers of eight bytes in a step's two small reductions: counted labels; loss, squared gradient norm
@@ -26,6 +27,15 @@ static void plan_layer_bytes(const lh_config *c, const lh_cost *cost, step_plan_
     f->bytes[LH_SEND_BACKWARD] = passes * cost->backward_bytes;
     f->bytes[LH_SEND_SUMMARY] = passes * (cost->summary_bytes + (again ? cost->again_bytes : 0));
     f->bytes[LH_SEND_RECOMPUTE] = again ? passes * cost->forward_bytes : 0;
+}
+
+int64_t lh_step_plan_sent(const lh_config *c, const lh_cost *cost)
+{
+    step_plan_formula f;
+    int64_t sum = 0;
+    plan_layer_bytes(c, cost, &f);
+    for (int i = 0; i < LH_PURPOSES; i++) sum += f.bytes[i];
+    return sum;
 }
 
 /* Adds one rank's layers to the plan's sums, and all that it sends by formula to *all. */
@@ -111,6 +121,7 @@ static lh_status plan_rank(lh_step_plan *p, lh_config *config, int rank, lh_cost
     LH_TRY(plan_parts(p, s));
     if (rank == 0) {
         plan_parameters(p, s->params);
+        LH_TRY(lh_plan_exchanges(p, s));
         p->threads = s->device->threads;
         p->isa = s->device->kernels->isa;
     }
@@ -192,6 +203,7 @@ void lh_step_plan_destroy(lh_step_plan **plan)
 {
     if (*plan == NULL) return;
     lh_free(&(*plan)->layer);
+    lh_free(&(*plan)->exchange);
     lh_free(&(*plan)->rank);
     lh_free(plan);
 }

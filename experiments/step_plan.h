@@ -20,6 +20,13 @@ typedef struct lh_layer_plan {
     int64_t peak_bytes; /* most bytes its values held at one moment, the largest over ranks */
 } lh_layer_plan;
 
+/* A layer's attention if `ways` neighbouring ranks shared heads: mesh.ulysses. 1: ring. */
+typedef struct lh_exchange_plan {
+    int ways;
+    double sent_bytes; /* as of lh_layer_plan, by formula */
+    double busiest;    /* scores of the rank that has most, of the mean */
+} lh_exchange_plan;
+
 /* One rank along the sequence. */
 typedef struct lh_rank_plan {
     int64_t rows, peak_bytes, parameter_bytes; /* parameter_bytes: with gradients and moments */
@@ -42,6 +49,10 @@ typedef struct lh_step_plan {
     lh_layer_plan *layer; /* [layers] */
     lh_layer_plan rest;   /* embeddings, head, loss; its bytes are those of its operations */
     lh_rank_plan *rank;   /* [sequence]; world rank r is rank[r % sequence] */
+    /* every way to exchange rows: 1 and the divisors of `sequence`, ascending; [layers, n_ways], all
+     * zero where a mechanism has an exchange of its own. ways: the one that the file asks for. */
+    int n_ways, ways;
+    lh_exchange_plan *exchange;
 } lh_step_plan;
 
 /* lh_step_plan_create - plan a training step on `ranks` ranks. Local, no MPI. Borrows config and sets
@@ -49,5 +60,7 @@ typedef struct lh_step_plan {
  * LH_ERR_UNSUP (a mechanism refuses), LH_ERR_BUG (formula and count differ: with rank, purpose and both
  * numbers), LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_step_plan_create(lh_config *config, int ranks, lh_step_plan **out);
+/* lh_step_plan_sent - bytes of a step of one rank for one layer's attention, by formula. Local, pure. */
+int64_t lh_step_plan_sent(const lh_config *c, const lh_cost *cost);
 /* lh_step_plan_destroy - release it and null the handle. Local. */
 void lh_step_plan_destroy(lh_step_plan **plan);

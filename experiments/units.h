@@ -1,0 +1,10 @@
+#pragma once
+/* Numbers for people: three digits and a unit. */
+
+enum { LH_UNITS_TEXT = 32 };
+
+/* lh_units_bytes - "12.3 MiB"; lh_units_flops - "4.56 TFLOP"; lh_units_count - "1.05 M", up to 99,999
+ * as it is. Into text of LH_UNITS_TEXT bytes, which they return. Local, pure. */
+const char *lh_units_bytes(double x, char *text);
+const char *lh_units_flops(double x, char *text);
+const char *lh_units_count(double x, char *text);
