@@ -19,9 +19,10 @@ static const char *const kinds[] = {
     "  attention: {mechanism: sliding_window, window: 3, dilation: [[1, 4], 2], global: first}\n",
     "  attention: {mechanism: performer, features: 9, redraw: 1}\n",
     "  position: relative\n  attention: {mechanism: full}\n",
+    "  attention: [{mechanism: full}, {mechanism: sliding_window, window: 9, global: first}]\n",
     "  max_length: 90\n  attention: {mechanism: linformer, k: 7, sharing: layerwise}\n",
 };
-enum { KINDS = sizeof kinds / sizeof kinds[0] };
+enum { KINDS = sizeof kinds / sizeof kinds[0], BY_HEADS = KINDS - 2 };
 
 typedef struct scene {
     int64_t data, accumulate;
@@ -41,11 +42,11 @@ static lh_status scene_config(lh_comm *c, const scene *s, lh_config **out)
     LH_TRY(lh_write_small(c, path, bytes, sizeof bytes));
     (void)snprintf(text, sizeof text,
                    "run: {name: plan}\n"
-                   "mesh: {chunk: 16, data: %d}\n"
+                   "mesh: {chunk: 16, data: %d, exchange: %s}\n"
                    "data: {path: %s, length: 77, batch: %d, task: %s}\n"
                    "model:\n  kind: %s\n  layers: 2\n  width: 32\n  heads: 2\n%s"
                    "train: {recompute: %s, accumulate: %d}\n",
-                   (int)s->data, path, SEQUENCES, s->encoder ? "masked_text" : "text",
+                   (int)s->data, s->kind == BY_HEADS ? "ulysses" : "ring", path, SEQUENCES, s->encoder ? "masked_text" : "text",
                    s->encoder ? "encoder" : "decoder", kinds[s->kind],
                    s->recompute ? "block" : "none", (int)s->accumulate);
     LH_TRY(lh_config_parse(text, strlen(text), "scene", 0, out));
@@ -80,6 +81,25 @@ static bool parts_add_up(const lh_step_plan *p)
            fabs(sent - p->sent_bytes) <= 1e-12 * p->sent_bytes;
 }
 
+/* The exchange that runs is one of those that a plan compares, at the bytes of its layer. */
+static bool exchanges_right(const lh_step_plan *p)
+{
+    for (int l = 0; l < p->layers && p->n_ways > 0; l++) {
+        int used = 0;
+        for (int w = 0; w < p->n_ways; w++) {
+            const lh_exchange_plan *e = &p->exchange[l * p->n_ways + w];
+            if (e->ways != p->ways) continue;
+            used++;
+            double error = fabs(e->sent_bytes - p->layer[l].sent_bytes);
+            if (error > 1e-12 * e->sent_bytes || e->busiest < 1.0 - 1e-12) return false;
+        }
+        bool choice = strcmp(p->layer[l].mechanism, "full") == 0 ||
+                      strcmp(p->layer[l].mechanism, "sliding_window") == 0;
+        if (used != (choice ? 1 : 0)) return false;
+    }
+    return p->n_ways == 0 || p->sequence > 1;
+}
+
 static void check_scene(lh_comm *c, const scene *k)
 {
     lh_config *config = NULL;
@@ -101,6 +121,8 @@ static void check_scene(lh_comm *c, const scene *k)
     lh_assert_all(c, mine->parameter_bytes == (int64_t)lh_params_bytes(s->params));
     lh_assert_all(c, plan->parameters == lh_params_total(s->params));
     lh_assert_all(c, parts_add_up(plan));
+    lh_assert_all(c, exchanges_right(plan));
+    lh_assert_all(c, plan->ways == (k->kind == BY_HEADS ? plan->sequence : 1));
     lh_session_close(&s);
     lh_step_plan_destroy(&plan);
     lh_config_destroy(&config);
@@ -126,6 +148,14 @@ static void test_refusals(void **state)
     lh_status st = lh_step_plan_create(config, 3, &plan);
     lh_assert_all(c, st == LH_ERR_USAGE && plan == NULL);
     lh_assert_all(c, strstr(lh_error_text(), "mesh.data 2 does not divide 3 ranks") != NULL);
+    lh_error_clear();
+    lh_config_destroy(&config);
+    lh_assert_all_ok(
+        c, scene_config(c, &(scene){.data = 1, .accumulate = 1, .kind = BY_HEADS}, &config));
+    config->mesh.ulysses = 2;
+    st = lh_step_plan_create(config, 3, &plan);
+    lh_assert_all(c, st == LH_ERR_USAGE && plan == NULL);
+    lh_assert_all(c, strstr(lh_error_text(), "mesh.ulysses 2 does not divide the 3 ranks") != NULL);
     lh_error_clear();
     /* whichever allocation fails, nothing is left behind */
     int64_t before = lh_new_count();
