@@ -35,7 +35,6 @@ static void command_json_layers(lh_json *j, const lh_step_plan *p)
         lh_json_real(j, "backward_bytes", l->backward_bytes);
         lh_json_real(j, "summary_bytes", l->summary_bytes);
         lh_json_real(j, "recompute_bytes", l->recompute_bytes);
-        lh_plan_exchange_json(j, p, i);
         lh_json_close(j);
     }
     lh_json_close(j);
@@ -86,6 +85,7 @@ lh_status lh_plan_json(const lh_step_plan *p, FILE *out)
         if (k != LH_SEND_OTHER) lh_json_real(&j, lh_purpose_name((lh_purpose)k), p->purpose[k]);
     lh_json_close(&j);
     command_json_layers(&j, p);
+    lh_plan_exchange_json(&j, p);
     command_json_ranks(&j, p);
     LH_TRY(lh_json_text(&j, &text));
     (void)fprintf(out, "%s\n", text);
@@ -265,13 +265,13 @@ void lh_plan_help(FILE *out)
         "  ranks, data, sequence, length, batch, accumulate, real, isa, threads\n"
         "  sent_bytes_by_purpose\n"
         "  layers             each with layer, mechanism, the first four, and sent_bytes_step as\n"
-        "                     forward_bytes, backward_bytes, summary_bytes, recompute_bytes;\n"
-        "                     exchanges: what its attention would send by ring, and by ulysses for\n"
-        "                     every size of group: exchange, ulysses, sent_bytes_step, busiest (most\n"
-        "                     scores of a rank, of the mean), fewest_bytes, used\n"
+        "                     forward_bytes, backward_bytes, summary_bytes, recompute_bytes\n"
         "  rest               the first four of what belongs to no layer; sent: the gradients of\n"
         "                     all parameters, the two small reductions of a step, and learned\n"
         "                     positions where max_length is not the length\n"
+        "  exchanges          what a layer's attention would send by ring, and by ulysses for every\n"
+        "                     size of group: layer, exchange, ulysses, sent_bytes_step, busiest\n"
+        "                     (scores of the rank that has most, of the mean), fewest_bytes, used\n"
         "  ranks_list         each with rank, rows, parameter_bytes, flops_step, sent_bytes_step,\n"
         "                     peak_bytes\n\n"
         "Memory depends on threads and isa: device.threads, else OMP_NUM_THREADS, else the\n"

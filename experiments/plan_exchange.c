@@ -90,13 +90,13 @@ static const lh_exchange_plan *exchange_fewest(const lh_step_plan *p, int layer)
     return best;
 }
 
-void lh_plan_exchange_json(lh_json *j, const lh_step_plan *p, int layer)
+static void exchange_json_layer(lh_json *j, const lh_step_plan *p, int layer)
 {
     const lh_exchange_plan *fewest = exchange_fewest(p, layer);
-    lh_json_array(j, "exchanges");
     for (int w = 0; fewest != NULL && w < p->n_ways; w++) {
         const lh_exchange_plan *e = &p->exchange[layer * p->n_ways + w];
         lh_json_object(j, NULL);
+        lh_json_int(j, "layer", layer);
         lh_json_string(j, "exchange", e->ways == 1 ? "ring" : "ulysses");
         lh_json_int(j, "ulysses", e->ways);
         lh_json_real(j, "sent_bytes_step", e->sent_bytes);
@@ -105,6 +105,12 @@ void lh_plan_exchange_json(lh_json *j, const lh_step_plan *p, int layer)
         lh_json_bool(j, "used", e->ways == p->ways);
         lh_json_close(j);
     }
+}
+
+void lh_plan_exchange_json(lh_json *j, const lh_step_plan *p)
+{
+    lh_json_array(j, "exchanges");
+    for (int l = 0; l < p->layers; l++) exchange_json_layer(j, p, l);
     lh_json_close(j);
 }
 

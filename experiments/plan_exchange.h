@@ -11,7 +11,7 @@
  * LH_ERR_UNSUP. */
 LH_NODISCARD lh_status lh_plan_exchanges(lh_step_plan *p, const lh_session *s);
 
-/* lh_plan_exchange_json - the array "exchanges" of a layer; empty where there is no choice.
+/* lh_plan_exchange_json - the array "exchanges", by layer; empty where there is no choice.
  * lh_plan_exchange_table - for people. Local. */
-void lh_plan_exchange_json(lh_json *j, const lh_step_plan *p, int layer);
+void lh_plan_exchange_json(lh_json *j, const lh_step_plan *p);
 void lh_plan_exchange_table(const lh_step_plan *p, FILE *out);
