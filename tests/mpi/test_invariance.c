@@ -204,15 +204,22 @@ static void test_valid_positions(void **state)
  * key/value heads on several ranks; ranks without tokens and without heads; recomputed blocks; data. */
 static void test_by_heads(void **state)
 {
-    for (int ways = LH_RIG_ALL; ways <= 2; ways += 3) {
-        check_mechanisms(*state, CASE(ROTARY, .ways = ways, .n = 211, .heads = 8, .kv_heads = 2));
-        check_mechanisms(*state, CASE(ROTARY, .ways = ways, .n = 211, .heads = 3, .kv_heads = 1,
-                                      .unaligned = true, .kind = LH_MODEL_ENCODER));
-        check_mechanisms(*state, CASE(.ways = ways, .n = 3, .chunk = 1, .heads = 6, .kv_heads = 3,
-                                      .position = LH_POSITION_RELATIVE));
-        check_mechanisms(*state, CASE(ROTARY, .ways = ways, .n = 101, .batch = 4, .data = 2,
-                                      .recompute = LH_RECOMPUTE_BLOCK, .dropout = 0.1));
-    }
+    const invariance_case cases[] = {
+        CASE(ROTARY, .n = 211, .heads = 8, .kv_heads = 2),
+        CASE(ROTARY, .n = 211, .heads = 3, .kv_heads = 1, .unaligned = true,
+             .kind = LH_MODEL_ENCODER),
+        CASE(.n = 3, .chunk = 1, .heads = 6, .kv_heads = 3, .position = LH_POSITION_RELATIVE),
+        CASE(ROTARY, .n = 101, .batch = 4, .data = 2, .recompute = LH_RECOMPUTE_BLOCK,
+             .dropout = 0.1),
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        for (int k = 0; k < 4; k++) {
+            invariance_case v = cases[i];
+            v.ways = k / 2 == 0 ? LH_RIG_ALL : 2;
+            v.mechanism = k % 2 == 0 ? "full" : "sliding_window";
+            v.window = v.n / 5;
+            check(*state, &v);
+        }
 }
 
 int main(int argc, char **argv)
