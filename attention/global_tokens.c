@@ -109,8 +109,7 @@ lh_status lhi_global_create(const lhi_global_spec *spec, const lh_attn_desc *d, 
     LH_TRY(lh_new((size_t)d->batch * sizeof *g->hidden, &g->hidden));
     LH_TRY(lh_new(2 * entries * sizeof *g->rows, &g->rows));
     if (d->causal)
-        LH_TRY(
-            lh_new(2 * (size_t)(d->batch * rows->max_rows) * sizeof *g->columns, &g->columns));
+        LH_TRY(lh_new(2 * (size_t)(d->batch * rows->max_rows) * sizeof *g->columns, &g->columns));
     for (int i = 0; i < GLOBAL_PROJECTIONS; i++) {
         g->weight[i] = lh_params_find(d->params, global_name(name, d, i, "_global.weight"));
         g->bias[i] = lh_params_find(d->params, global_name(name, d, i, "_global.bias"));
@@ -248,9 +247,10 @@ void lhi_global_cost(const lh_attn_desc *d, int64_t g, int ranks, int rank, lh_c
     const lh_layout *rows = lh_attend_rows(d, rank, &at);
     int64_t heads = d->heads; /* that see the global keys here */
     if (d->spread != NULL)
-        heads = lh_spread_heads(heads, d->kv_heads, d->spread->ways, rank % d->spread->ways).n_heads;
-    double scores = (double)(d->batch * g) * (double)(heads * rows->rows[at] +
-                                                      d->heads * d->layout->rows[rank]);
+        heads =
+            lh_spread_heads(heads, d->kv_heads, d->spread->ways, rank % d->spread->ways).n_heads;
+    double scores = (double)(d->batch * g) *
+                    (double)(heads * rows->rows[at] + d->heads * d->layout->rows[rank]);
     if (ranks > 1) {
         c->summary_bytes += d->batch * g * real * (2 * taken + 2 * row + 2 * d->heads);
         c->again_bytes += d->batch * g * real * (taken + row + 2 * d->heads);

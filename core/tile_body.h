@@ -248,7 +248,7 @@ typedef struct job {
     bool backward;
     int64_t batch, heads, kv_heads, width, q_rows, k_rows, head, n_heads;
     int64_t group, skew; /* query head h uses key/value head (h + skew) / group */
-    int64_t stride; /* width rounded up to whole vectors */
+    int64_t stride;      /* width rounded up to whole vectors */
     real scale;
     const real *q, *k, *v;
     real *o, *max, *sum;           /* forward */

@@ -16,8 +16,7 @@ enum { BENCH_SETTINGS = 16, BENCH_ASSIGNMENT = 128, BENCH_WINDOW = 256 };
 /* What the command line says; LH_AUTO and NULL: nothing. */
 typedef struct bench_options {
     const char *mechanism, *isa, *layout;
-    int64_t n, window, head_width, heads, kv_heads, batch, threads, repeats, seed, causal,
-        ulysses;
+    int64_t n, window, head_width, heads, kv_heads, batch, threads, repeats, seed, causal, ulysses;
     const char *setting[BENCH_SETTINGS]; /* "KEY=VALUE" */
     int n_settings;
 } bench_options;

@@ -155,6 +155,7 @@ void lh_plan_exchange_table(const lh_step_plan *p, FILE *out)
         if (exchange_fewest(p, i) != NULL) exchange_row(p, i, end, out);
         i = end;
     }
-    (void)fprintf(out, "what attention would send with each mesh.exchange and mesh.ulysses, mean over "
-                       "ranks; busiest:\nscores of the rank that has most, of the mean\n\n");
+    (void)fprintf(out,
+                  "what attention would send with each mesh.exchange and mesh.ulysses, mean over "
+                  "ranks; busiest:\nscores of the rank that has most, of the mean\n\n");
 }

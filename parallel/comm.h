@@ -40,7 +40,7 @@ typedef struct lh_mesh {
      * their groups; 1 and NULL: not split. Owned. */
     int ways;
     lh_comm *group, *ring;
-    lh_traffic *traffic;               /* one for the mesh; owned */
+    lh_traffic *traffic; /* one for the mesh; owned */
     bool counting;
 } lh_mesh;
 

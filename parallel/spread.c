@@ -28,8 +28,7 @@ static lh_status spread_union(const lh_layout *from, int ways, int g, lh_runs *a
         LH_TRY(lh_grow(&group.run, &group.capacity, group.count + 1, sizeof *group.run));
         group.run[group.count++] = (lh_run){r->start, r->count, 1};
     }
-    if (group.count > 1)
-        qsort(group.run, (size_t)group.count, sizeof *group.run, spread_compare);
+    if (group.count > 1) qsort(group.run, (size_t)group.count, sizeof *group.run, spread_compare);
     int64_t first = all->count; /* runs of another group are not continued */
     for (int64_t i = 0; i < group.count; i++) {
         lh_run *last = all->count > first ? &all->run[all->count - 1] : NULL;
@@ -175,8 +174,7 @@ static lh_rows_args spread_by_heads(const spread_run *r, int i, int owner)
     int64_t n = 0;
     const lh_run *run = lh_layout_runs(s->from, r->a->ring * s->ways + owner, &n);
     for (int64_t k = 0; k < n && !r->device->counting; k++)
-        r->spans[k] =
-            (lh_span){lh_layout_row(s->to, r->a->ring, run[k].start), run[k].count, 1};
+        r->spans[k] = (lh_span){lh_layout_row(s->to, r->a->ring, run[k].start), run[k].count, 1};
     return (lh_rows_args){.batch = r->batch,
                           .tensor_rows = s->to->rows[r->a->ring],
                           .width = spread_part(r->a, i, spread_member(r->a), &first) * r->width,
@@ -196,8 +194,7 @@ static void spread_pack(const spread_run *r, bool to_heads, int peer, lh_real *h
         lh_span all;
         int64_t n = to_heads ? spread_count(r, i, me, peer) : spread_count(r, i, peer, me);
         if (n == 0) continue;
-        lh_rows_args a =
-            to_heads ? spread_position(r, i, peer, &all) : spread_by_heads(r, i, peer);
+        lh_rows_args a = to_heads ? spread_position(r, i, peer, &all) : spread_by_heads(r, i, peer);
         a.host = host;
         if (!r->device->counting) host += n;
         lh_run_pack_rows(r->device, &a);
@@ -211,8 +208,7 @@ static void spread_unpack(const spread_run *r, bool to_heads, int peer, lh_real 
         lh_span all;
         int64_t n = to_heads ? spread_count(r, i, peer, me) : spread_count(r, i, me, peer);
         if (n == 0) continue;
-        lh_rows_args a =
-            to_heads ? spread_by_heads(r, i, peer) : spread_position(r, i, peer, &all);
+        lh_rows_args a = to_heads ? spread_by_heads(r, i, peer) : spread_position(r, i, peer, &all);
         a.host = host;
         if (!r->device->counting) host += n;
         if (r->add)
@@ -378,8 +374,8 @@ static lh_status spread_place(const lh_call *c, const lh_place *in, lh_place *ou
                             lh_place_text(&in[i], text, sizeof text),
                             by_heads ? "by these heads" : "by the layout whose heads are spread");
         out[i] = in[i];
-        out[i].axis[LH_AXIS_SEQ] = (lh_place_word){by_heads ? LH_SHARD : LH_HEADS, 1,
-                                                   by_heads ? s->from : s->to};
+        out[i].axis[LH_AXIS_SEQ] =
+            (lh_place_word){by_heads ? LH_SHARD : LH_HEADS, 1, by_heads ? s->from : s->to};
     }
     return LH_OK;
 }
@@ -394,10 +390,8 @@ static lh_status to_positions_place(const lh_call *c, const lh_place *in, lh_pla
     return spread_place(c, in, out, LH_HEADS);
 }
 
-static const lh_op to_heads_op = {.name = "to_heads",
-                                  .place = to_heads_place,
-                                  .forward = to_heads_forward,
-                                  .vjp = to_heads_vjp};
+static const lh_op to_heads_op = {
+    .name = "to_heads", .place = to_heads_place, .forward = to_heads_forward, .vjp = to_heads_vjp};
 
 static const lh_op to_positions_op = {.name = "to_positions",
                                       .by_heads = true,

@@ -15,7 +15,7 @@
 typedef struct lh_spread {
     int ways;              /* ranks of a group: U */
     const lh_layout *from; /* by position, over all ranks of the sequence; borrowed */
-    lh_layout *to;         /* the positions of the groups, ascending, over ranks / ways "ranks"; owned */
+    lh_layout *to; /* the positions of the groups, ascending, over ranks / ways "ranks"; owned */
 } lh_spread;
 
 /* lh_spread_create - Local, pure. ways >= 2 divides from->ranks; from: runs of stride 1, as contiguous

@@ -115,6 +115,13 @@ done
 same "what is compared is what a plan of each says" "$layers" ''
 expect 0 0 plan tiny.yaml $eight --set "$both"
 says out '1.00  fewest bytes'
+# by heads memory goes with N / ranks, too
+for ranks in 2 4 8; do
+    expect 0 0 plan tiny.yaml $eight --set "$both" --set mesh.exchange=ulysses --ranks $ranks \
+        --set data.length=$((8192 * ranks)) --json
+    [ $ranks = 2 ] && two=$(first peak_bytes)
+    near "memory by heads on $ranks ranks" "$(first peak_bytes)" "$two" 0.1
+done
 # causal attention in zigzag order: three quarters of the full ring's rows, and every rank works as much
 spread() {
     of_ranks flops_step | awk 'NR == 1 { a = b = $1 } { s += $1; if ($1 < a) a = $1; if ($1 > b) b = $1 }

@@ -481,7 +481,9 @@ static void describe(const form *f, int64_t n)
 {
     const variant *v = f->variant;
     print_error("mechanism %s%s%s%s%s%s%s, %s, %s heads, N %lld:\n", v->mechanism, v->settings,
-                v->ways == 0 ? "" : v->ways == 2 ? ", by heads over two" : ", by heads",
+                v->ways == 0   ? ""
+                : v->ways == 2 ? ", by heads over two"
+                               : ", by heads",
                 v->relative ? ", relative" : "", v->zigzag ? ", zigzag" : "",
                 v->documents ? ", documents" : "", v->valid ? ", padding" : "",
                 f->causal ? "causal" : "bidirectional", f->grouped ? "grouped" : "all",
@@ -493,7 +495,9 @@ void probe_name(const probe *p, char text[160])
     const variant *v = p->variant;
     char *to = text;
     (void)snprintf(text, 160, "%s%s%s%s%s%s%s/%s,%s", v->mechanism, v->settings,
-                   v->ways == 0 ? "" : v->ways == 2 ? ",ulysses:2" : ",ulysses",
+                   v->ways == 0   ? ""
+                   : v->ways == 2 ? ",ulysses:2"
+                                  : ",ulysses",
                    v->relative ? ",relative" : "", v->zigzag ? ",zigzag" : "",
                    v->documents ? ",documents" : "", v->valid ? ",padding" : "",
                    p->desc.causal ? "causal" : "bidirectional",

@@ -12,7 +12,7 @@
 #include "tests/tol.h"
 
 enum { BATCH = 2, WIDTH = 3, CHUNK = 4, HELD = 2 };
-enum { IN_Q, IN_K, IN_HELD, INPUTS };          /* HELD: replicated, [B, HELD, H, D] */
+enum { IN_Q, IN_K, IN_HELD, INPUTS };            /* HELD: replicated, [B, HELD, H, D] */
 enum { OUT_Q, OUT_K, OUT_BACK, OUT_PART, OUTS }; /* by heads; back by position; own heads of HELD */
 
 /* --- whose heads --- */
@@ -30,7 +30,8 @@ static bool ranges_right(int64_t heads, int64_t kv, int ways)
         next += r.n_heads;
         ok = ok && (r.kv_heads == 0) == (r.n_heads == 0);
         if (r.n_heads == 0) continue;
-        ok = ok && r.kv_first == r.head / group && r.kv_first + r.kv_heads - 1 == (next - 1) / group;
+        ok =
+            ok && r.kv_first == r.head / group && r.kv_first + r.kv_heads - 1 == (next - 1) / group;
         /* where one divides the other, no more key/value heads than there must be */
         if (kv % ways == 0) ok = ok && r.kv_heads == kv / ways;
         if (ways % kv == 0) ok = ok && r.kv_heads == 1;
@@ -157,10 +158,9 @@ static lh_gradcheck spread_check_of(spread_stage *a, bool ones)
                       .user = a};
     held.axis[LH_AXIS_SEQ] = (lh_place_word){LH_REPLICATE, 0, NULL};
     for (int k = 0; k < INPUTS; k++)
-        g.in[k] = (lh_gradcheck_input){lh_shape_4(LH_REAL, BATCH, k == IN_HELD ? HELD : a->rows,
-                                                  heads_in(a, k), WIDTH),
-                                       k == IN_HELD ? held : lh_place_tokens(a->layout), a->in[k],
-                                       true};
+        g.in[k] = (lh_gradcheck_input){
+            lh_shape_4(LH_REAL, BATCH, k == IN_HELD ? HELD : a->rows, heads_in(a, k), WIDTH),
+            k == IN_HELD ? held : lh_place_tokens(a->layout), a->in[k], true};
     for (int k = 0; k < OUTS && ones; k++) g.seed[k] = a->ones;
     return g;
 }
@@ -178,8 +178,8 @@ static bool out_right(const spread_stage *a, const lh_gradcheck_run *run, int k,
         int64_t p = row;
         if (k == OUT_BACK) p = lh_layout_position(a->layout, a->rank, row);
         if (k == OUT_Q || k == OUT_K) p = lh_layout_position(a->spread->to, a->ring, row);
-        ok = ok && ((const lh_real *)run->out[k])[i] ==
-                       value_of(from, b, p, first + head, i % WIDTH);
+        ok = ok &&
+             ((const lh_real *)run->out[k])[i] == value_of(from, b, p, first + head, i % WIDTH);
     }
     return ok;
 }

@@ -212,10 +212,8 @@ static void test_bench_refuses(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bench_full),
-        cmocka_unit_test(test_bench_window),
-        cmocka_unit_test(test_bench_by_heads),
-        cmocka_unit_test(test_bench_features),
+        cmocka_unit_test(test_bench_full),     cmocka_unit_test(test_bench_window),
+        cmocka_unit_test(test_bench_by_heads), cmocka_unit_test(test_bench_features),
         cmocka_unit_test(test_bench_refuses),
     };
     return lh_test_mpi_main(argc, argv, "bench", tests, sizeof tests / sizeof tests[0]);

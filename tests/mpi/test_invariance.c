@@ -89,8 +89,7 @@ static void check(lh_comm *c, const invariance_case *v)
     case_desc(v, &settings, &d);
     lh_assert_all_ok(c, lh_mesh_create_self(&mesh[0]));
     lh_assert_all_ok(c, lh_mesh_create(data, &mesh[1]));
-    lh_assert_all_ok(
-        c, lh_mesh_split(mesh[1], lh_rig_ways(v->ways, lh_comm_size(c) / data)));
+    lh_assert_all_ok(c, lh_mesh_split(mesh[1], lh_rig_ways(v->ways, lh_comm_size(c) / data)));
     for (int i = 0; i < 2; i++) run(c, &d, mesh[i], &r[i], &loss[i], &grads[i]);
     bool close = lh_test_within(loss[1], loss[0], LH_TOL_LOSS, 0.0) &&
                  lh_rig_grads_agree(r[0].params, grads[1], grads[0]);
@@ -229,7 +228,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_few_tokens),         cmocka_unit_test(test_labels_on_some_ranks),
         cmocka_unit_test(test_data_axis),          cmocka_unit_test(test_positions_and_dropout),
         cmocka_unit_test(test_recompute),          cmocka_unit_test(test_rms_swiglu),
-        cmocka_unit_test(test_valid_positions),     cmocka_unit_test(test_by_heads),
+        cmocka_unit_test(test_valid_positions),    cmocka_unit_test(test_by_heads),
     };
     return lh_test_mpi_main(argc, argv, "invariance", tests, sizeof tests / sizeof tests[0]);
 }

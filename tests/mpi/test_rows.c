@@ -325,12 +325,9 @@ static void refuses(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(take_rows),
-        cmocka_unit_test(put_rows),
-        cmocka_unit_test(add_bias),
-        cmocka_unit_test(refuses),
-        cmocka_unit_test(heads_of_ranks),
-        cmocka_unit_test(spread_values),
+        cmocka_unit_test(take_rows),      cmocka_unit_test(put_rows),
+        cmocka_unit_test(add_bias),       cmocka_unit_test(refuses),
+        cmocka_unit_test(heads_of_ranks), cmocka_unit_test(spread_values),
         cmocka_unit_test(spread_refuses),
     };
     return lh_test_mpi_main(argc, argv, "rows", tests, sizeof tests / sizeof tests[0]);

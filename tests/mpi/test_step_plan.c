@@ -46,9 +46,9 @@ static lh_status scene_config(lh_comm *c, const scene *s, lh_config **out)
                    "data: {path: %s, length: 77, batch: %d, task: %s}\n"
                    "model:\n  kind: %s\n  layers: 2\n  width: 32\n  heads: 2\n%s"
                    "train: {recompute: %s, accumulate: %d}\n",
-                   (int)s->data, s->kind == BY_HEADS ? "ulysses" : "ring", path, SEQUENCES, s->encoder ? "masked_text" : "text",
-                   s->encoder ? "encoder" : "decoder", kinds[s->kind],
-                   s->recompute ? "block" : "none", (int)s->accumulate);
+                   (int)s->data, s->kind == BY_HEADS ? "ulysses" : "ring", path, SEQUENCES,
+                   s->encoder ? "masked_text" : "text", s->encoder ? "encoder" : "decoder",
+                   kinds[s->kind], s->recompute ? "block" : "none", (int)s->accumulate);
     LH_TRY(lh_config_parse(text, strlen(text), "scene", 0, out));
 done:
     return st;
