@@ -535,7 +535,7 @@ static lh_status attend_check(lh_tape *t, const lh_attend_desc *d, const attend_
              LH_ERR_BUG, "queries must be [B, s, H, D] and lie by the layout that is given");
     LH_CHECK(a->group > 0 && a->skew >= 0 && a->skew < a->group &&
                  lhi_floor_div(q->dim[2] + a->skew - 1, a->group) == a->kv_heads - 1 &&
-                 (d->group > 0 || q->dim[2] % a->kv_heads == 0),
+                 (d->group > 0 || (a->kv_heads > 0 && q->dim[2] % a->kv_heads == 0)),
              LH_ERR_BUG, "%lld query heads are no multiple of %lld key heads", (long long)q->dim[2],
              (long long)a->kv_heads);
     if (d->relative_weight.id == 0) goto done;
@@ -592,9 +592,9 @@ lh_status lh_attend(lh_tape *t, const lh_attend_desc *d, lh_var *o, lh_var *lse)
     int64_t kept = 0;
     int n_in = 1;
     a.kv_heads = d->kv_heads > 0 ? d->kv_heads : lh_var_shape(t, d->segment[0].k)->dim[2];
-    a.group = d->group > 0     ? d->group
-              : a.kv_heads > 0 ? lh_var_shape(t, d->q)->dim[2] / a.kv_heads
-                               : 0;
+    a.group = lhi_max(d->group, 1);
+    if (d->group == 0 && a.kv_heads > 0)
+        a.group = lhi_max(lh_var_shape(t, d->q)->dim[2] / a.kv_heads, 1);
     a.skew = d->skew;
     LH_TRY(attend_check(t, d, &a));
     for (int i = 0; i < d->n_segments; i++) {

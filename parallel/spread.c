@@ -403,16 +403,16 @@ static const lh_op to_positions_op = {.name = "to_positions",
 static lh_status spread_describe(const lh_tape *t, const lh_spread_desc *d, int n, spread_attrs *a)
 {
     lh_status st = LH_OK;
-    LH_CHECK(d->mesh->ways == d->spread->ways && n >= 1 && n <= LH_SPREAD_VALUES &&
-                 d->kv_heads > 0 && d->heads % d->kv_heads == 0,
-             LH_ERR_BUG, "%d values of %lld and %lld heads over groups of %d, the mesh has %d", n,
-             (long long)d->heads, (long long)d->kv_heads, d->spread->ways, d->mesh->ways);
     *a = (spread_attrs){.group = d->mesh->group,
                         .spread = d->spread,
                         .ring = lh_tape_coord(t, LH_AXIS_SEQ) / d->spread->ways,
                         .heads = d->heads,
                         .kv_heads = d->kv_heads,
                         .n = n};
+    LH_CHECK(d->mesh->ways == d->spread->ways && n >= 1 && n <= LH_SPREAD_VALUES &&
+                 d->kv_heads > 0 && d->heads % d->kv_heads == 0,
+             LH_ERR_BUG, "%d values of %lld and %lld heads over groups of %d, the mesh has %d", n,
+             (long long)d->heads, (long long)d->kv_heads, d->spread->ways, d->mesh->ways);
 done:
     return st;
 }
@@ -464,87 +464,4 @@ lh_status lh_to_positions(lh_tape *t, const lh_spread_desc *d, lh_var x, lh_var 
     LH_TRY(lh_record(t, &to_positions_op, &a, sizeof a, 1, &x, 1, &shape, y));
 done:
     return st;
-}
-
-/* --- this rank's part of a replicated value --- */
-
-/* x seen as [outer, dim, inner]. */
-typedef struct part_view {
-    int64_t outer, size, inner;
-} part_view;
-
-static part_view part_of(const lh_shape *s, int dim)
-{
-    part_view v = {1, s->dim[dim], 1};
-    for (int i = 0; i < dim; i++) v.outer *= s->dim[i];
-    for (int i = dim + 1; i < s->ndim; i++) v.inner *= s->dim[i];
-    return v;
-}
-
-/* to[outer, :, inner] (+)= from, `count` indices; rows of a matrix that is a part of another one. */
-static void part_copy(lh_device *d, const part_view *v, const lh_part_desc *p, const void *x,
-                      void *y, bool back)
-{
-    int64_t row = p->count * v->inner;
-    for (int64_t o = 0; o < v->outer && row > 0 && !d->counting; o++) {
-        lh_real *whole = (lh_real *)(uintptr_t)x + (o * v->size + p->first) * v->inner;
-        lh_real *part = (lh_real *)y + o * row;
-        lh_run_axpy(d, &(lh_axpy_args){row, 1.0, back ? part : whole, back ? whole : part, back});
-    }
-}
-
-static lh_status part_forward(lh_call *c)
-{
-    lh_status st = LH_OK;
-    const lh_part_desc *p = lh_call_attrs(c);
-    const part_view v = part_of(lh_call_in_shape(c, 0), p->dim);
-    const void *x = NULL;
-    void *y = NULL;
-    LH_TRY(lh_in(c, 0, &x));
-    LH_TRY(lh_out(c, 0, &y));
-    part_copy(lh_call_device(c), &v, p, x, y, false);
-done:
-    return st;
-}
-
-static lh_status part_vjp(lh_call *c)
-{
-    lh_status st = LH_OK;
-    const lh_part_desc *p = lh_call_attrs(c);
-    const part_view v = part_of(lh_call_in_shape(c, 0), p->dim);
-    const void *dy = NULL;
-    void *dx = NULL;
-    LH_TRY(lh_out_grad(c, 0, &dy));
-    LH_TRY(lh_in_grad_zeroed(c, 0, &dx));
-    if (dx != NULL && dy != NULL)
-        part_copy(lh_call_device(c), &v, p, dx, (void *)(uintptr_t)dy, true);
-done:
-    return st;
-}
-
-static lh_status part_place(const lh_call *c, const lh_place *in, lh_place *out)
-{
-    const lh_part_desc *p = lh_call_attrs(c);
-    char text[128];
-    if (in[0].axis[LH_AXIS_SEQ].kind != LH_REPLICATE)
-        return LH_RAISE(LH_ERR_BUG, "the value is %s; a rank takes its part of a replicated one",
-                        lh_place_text(&in[0], text, sizeof text));
-    out[0] = in[0];
-    out[0].axis[LH_AXIS_SEQ] =
-        (lh_place_word){LH_HEADS, p->layout != NULL ? p->dim - 1 : p->dim, p->layout};
-    return LH_OK;
-}
-
-static const lh_op part_op = {
-    .name = "own_part", .place = part_place, .forward = part_forward, .vjp = part_vjp};
-
-lh_status lh_own_part(lh_tape *t, const lh_part_desc *p, lh_var x, lh_var *y)
-{
-    lh_shape shape = *lh_var_shape(t, x);
-    if (shape.dtype != LH_REAL || p->dim >= shape.ndim || p->first < 0 || p->count < 0 ||
-        p->first + p->count > shape.dim[p->dim])
-        return LH_RAISE(LH_ERR_BUG, "indices %lld .. %lld of dimension %d do not exist",
-                        (long long)p->first, (long long)(p->first + p->count - 1), p->dim);
-    shape.dim[p->dim] = p->count;
-    return lh_record(t, &part_op, p, sizeof *p, 1, &x, 1, &shape, y);
 }

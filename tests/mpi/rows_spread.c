@@ -208,14 +208,15 @@ static bool grads_right(const spread_stage *a, const lh_gradcheck_run *run)
         lh_real holders = 0;
         for (int u = 0; u < a->ways; u++) {
             lh_head_range r = lh_spread_heads(a->heads, a->kv, a->ways, u);
-            holders += g >= r.kv_first && g < r.kv_first + r.kv_heads;
+            if (g >= r.kv_first && g < r.kv_first + r.kv_heads) holders += 1;
         }
         ok = ok && run->grad[IN_K][i] == holders;
     }
     for (int64_t i = 0; i < BATCH * HELD * a->heads * WIDTH; i++) {
         int64_t h = i / WIDTH % a->heads;
         bool own = h >= a->mine.head && h < a->mine.head + a->mine.n_heads;
-        ok = ok && run->grad[IN_HELD][i] == (own ? 1 : 0);
+        lh_real want = own ? 1 : 0;
+        ok = ok && run->grad[IN_HELD][i] == want;
     }
     return ok;
 }
