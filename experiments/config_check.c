@@ -161,7 +161,7 @@ static lh_status check_mesh(const lh_node *root, const lh_config_mesh *m)
     LH_CHECK(
         m->ulysses == LH_AUTO || m->exchange == LH_EXCHANGE_ULYSSES, LH_ERR_USAGE,
         "%s: key 'mesh.ulysses': groups of %lld ranks are for mesh.exchange: ulysses, and it is "
-        "ring: set that, or leave out mesh.ulysses",
+        "ring: set that, or mesh.ulysses: auto",
         check_place(root, "mesh.ulysses", p), (long long)m->ulysses);
 done:
     return st;

@@ -258,7 +258,7 @@ static lh_status session_check_ranks(const lh_config *config, int ranks)
     LH_CHECK(
         sequence % session_ways(config, sequence) == 0, LH_ERR_USAGE,
         "mesh.ulysses %d does not divide the %d ranks along the sequence (%d ranks / mesh.data): "
-        "change one of them, or leave it out: then all of them share heads",
+        "change one of them, or set mesh.ulysses: auto, and all share heads",
         session_ways(config, sequence), sequence, ranks);
 done:
     return st;
