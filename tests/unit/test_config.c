@@ -346,7 +346,7 @@ static void test_run_names(void **state)
         {SMALL "run: {output: ''}\n", "key 'run.output': expected the path of a folder"},
         {SMALL "mesh: {ulysses: 2}\n",
          "a.yaml:3:17: key 'mesh.ulysses': groups of 2 ranks are for mesh.exchange: ulysses"},
-        {SMALL "mesh: {exchange: ulisses}\n", "expected ring or ulysses"},
+        {SMALL "mesh: {exchange: ulisses}\n", "did you mean 'ulysses'?"},
     };
     expect_refusals(bad, sizeof bad / sizeof bad[0]);
 }
