@@ -1,4 +1,5 @@
 #include "attention/attend.h"
+#include "attention/by_heads.h"
 #include "core/integer.h"
 
 #include <math.h>
@@ -22,7 +23,7 @@ typedef struct attend_part {
 typedef struct attend_attrs {
     lh_comm *comm;
     double scale;
-    int64_t kv_heads;
+    int64_t kv_heads, group, skew;
     int relative_q, relative_weight; /* inputs; 0: no relative term */
     int n_segments;
     attend_part part[LH_SEGMENTS];
@@ -258,6 +259,8 @@ static lh_status attend_forward(lh_call *c)
     r.fwd = (lh_attend_args){.batch = r.batch,
                              .heads = r.heads,
                              .kv_heads = r.attrs->kv_heads,
+                             .group = r.attrs->group,
+                             .skew = r.attrs->skew,
                              .width = r.width,
                              .q_rows = r.rows,
                              .scale = r.attrs->scale,
@@ -425,6 +428,8 @@ static lh_status attend_vjp(lh_call *c)
     r.bwd = (lh_attend_grad_args){.batch = r.batch,
                                   .heads = r.heads,
                                   .kv_heads = r.attrs->kv_heads,
+                                  .group = r.attrs->group,
+                                  .skew = r.attrs->skew,
                                   .width = r.width,
                                   .q_rows = r.rows,
                                   .scale = r.attrs->scale,
@@ -449,12 +454,13 @@ done:
     return st;
 }
 
-/* Queries are sharded by position; keys too, or replicated; weights are replicated. */
-static bool attend_placed(const attend_attrs *a, int i, const lh_place_word *w)
+/* Queries are sharded by position; keys too, or replicated; weights are replicated. Or all by heads. */
+static bool attend_placed(const attend_attrs *a, int i, const lh_place_word *w, lh_place_kind kind)
 {
-    bool sharded = w->kind == LH_SHARD && w->dim == 1 && w->layout != NULL;
+    bool sharded = w->kind == kind && w->dim == 1 && w->layout != NULL;
     if (i == 0 || i == a->relative_q) return sharded;
-    return w->kind == LH_REPLICATE || (sharded && i != a->relative_weight);
+    lh_place_kind whole = kind == LH_HEADS ? LH_HEADS : LH_REPLICATE;
+    return w->kind == whole || (sharded && i != a->relative_weight);
 }
 
 static lh_status attend_place(const lh_call *c, const lh_place *in, lh_place *out)
@@ -462,10 +468,14 @@ static lh_status attend_place(const lh_call *c, const lh_place *in, lh_place *ou
     lh_status st = LH_OK;
     const attend_attrs *a = lh_call_attrs(c);
     const lh_place_word data = in[0].axis[LH_AXIS_DATA];
+    bool heads = in[0].axis[LH_AXIS_SEQ].kind == LH_HEADS;
     for (int i = 0; i < lh_call_inputs(c); i++) {
         bool weight = i > 0 && i == a->relative_weight;
-        LH_CHECK(attend_placed(a, i, &in[i].axis[LH_AXIS_SEQ]), LH_ERR_BUG, "input %d must be %s",
-                 i, weight ? "replicated" : "sharded by position");
+        LH_CHECK(attend_placed(a, i, &in[i].axis[LH_AXIS_SEQ], heads ? LH_HEADS : LH_SHARD),
+                 LH_ERR_BUG, "input %d must %s", i,
+                 heads    ? "lie by heads, as the queries do"
+                 : weight ? "be replicated"
+                          : "be sharded by position");
         LH_CHECK(weight || in[i].axis[LH_AXIS_DATA].kind == data.kind, LH_ERR_BUG,
                  "input %d lies differently along the data axis", i);
     }
@@ -477,6 +487,7 @@ done:
 
 static const lh_op attend_op = {.name = "attend",
                                 .reads = UINT64_MAX, /* q, every k and v; o, lse, kept rows */
+                                .by_heads = true,
                                 .place = attend_place,
                                 .forward = attend_forward,
                                 .vjp = attend_vjp};
@@ -485,20 +496,21 @@ static const lh_op attend_op = {.name = "attend",
 static bool attend_lies(const lh_tape *t, lh_var v, const lh_layout *layout)
 {
     const lh_place_word *w = &lh_var_place(t, v)->axis[LH_AXIS_SEQ];
-    if (layout->everywhere) return w->kind == LH_REPLICATE;
-    return w->kind == LH_SHARD && w->layout == layout;
+    if (layout->everywhere && w->kind == LH_REPLICATE) return true;
+    bool split = w->kind == LH_HEADS || (w->kind == LH_SHARD && !layout->everywhere);
+    return split && w->layout == layout;
 }
 
 static lh_status attend_check_segment(lh_tape *t, const lh_attend_desc *d, const attend_attrs *a,
                                       int i)
 {
     lh_status st = LH_OK;
-    int rank = lh_tape_coord(t, LH_AXIS_SEQ);
+    int rank = lh_comm_rank(d->sequence);
     const lh_segment *s = &d->segment[i];
     const attend_part *p = &a->part[i];
     const lh_shape *q = lh_var_shape(t, d->q);
     const lh_shape *k = lh_var_shape(t, s->k);
-    int64_t group = q->dim[2] / a->kv_heads;
+    int64_t end = p->head + p->n_heads;
     LH_CHECK(lh_shape_equal(k, lh_var_shape(t, s->v)) && k->ndim == 4 && k->dim[0] == q->dim[0] &&
                  k->dim[1] == s->layout->rows[rank] && k->dim[3] == q->dim[3] &&
                  attend_lies(t, s->k, s->layout) && attend_lies(t, s->v, s->layout),
@@ -506,28 +518,31 @@ static lh_status attend_check_segment(lh_tape *t, const lh_attend_desc *d, const
     LH_CHECK(k->dim[2] == a->kv_heads || k->dim[2] == p->kv_heads, LH_ERR_BUG,
              "segment %d has another number of key heads (%lld) than segment 0", i,
              (long long)k->dim[2]);
-    LH_CHECK(p->head >= 0 && p->n_heads > 0 && p->head + p->n_heads <= q->dim[2] &&
-                 p->head % group == 0 && p->n_heads % group == 0,
+    LH_CHECK(p->head >= 0 && (p->n_heads > 0 || q->dim[2] == 0) && end <= q->dim[2] &&
+                 (p->head == 0 || (p->head + a->skew) % a->group == 0) &&
+                 (end == q->dim[2] || (end + a->skew) % a->group == 0),
              LH_ERR_BUG, "segment %d: heads %lld .. %lld are no whole groups of %lld", i,
-             (long long)p->head, (long long)(p->head + p->n_heads - 1), (long long)group);
+             (long long)p->head, (long long)(end - 1), (long long)a->group);
     LH_CHECK(d->relative_weight.id == 0 || !s->layout->everywhere, LH_ERR_BUG,
              "segment %d: keys that lie everywhere have no positions for a relative term", i);
 done:
     return st;
 }
 
-static lh_status attend_check(lh_tape *t, const lh_attend_desc *d, int64_t kv_heads)
+static lh_status attend_check(lh_tape *t, const lh_attend_desc *d, const attend_attrs *a)
 {
     lh_status st = LH_OK;
-    int rank = lh_tape_coord(t, LH_AXIS_SEQ);
+    int rank = lh_comm_rank(d->sequence);
     const lh_shape *q = lh_var_shape(t, d->q);
     LH_CHECK(d->n_segments >= 1 && d->n_segments <= LH_SEGMENTS, LH_ERR_BUG, "%d segments",
              d->n_segments);
     LH_CHECK(q->ndim == 4 && q->dim[1] == d->layout->rows[rank] && attend_lies(t, d->q, d->layout),
              LH_ERR_BUG, "queries must be [B, s, H, D] and lie by the layout that is given");
-    LH_CHECK(kv_heads > 0 && q->dim[2] % kv_heads == 0, LH_ERR_BUG,
-             "%lld query heads are no multiple of %lld key heads", (long long)q->dim[2],
-             (long long)kv_heads);
+    LH_CHECK(a->group > 0 && a->skew >= 0 && a->skew < a->group &&
+                 lhi_floor_div(q->dim[2] + a->skew - 1, a->group) == a->kv_heads - 1 &&
+                 (d->group > 0 || (a->kv_heads > 0 && q->dim[2] % a->kv_heads == 0)),
+             LH_ERR_BUG, "%lld query heads are no multiple of %lld key heads", (long long)q->dim[2],
+             (long long)a->kv_heads);
     if (d->relative_weight.id == 0) goto done;
     const lh_shape *w = lh_var_shape(t, d->relative_weight);
     LH_CHECK(lh_shape_equal(lh_var_shape(t, d->relative_q), q) && w->ndim == 2 &&
@@ -555,18 +570,17 @@ static lh_status attend_describe(lh_tape *t, const lh_attend_desc *d, attend_att
     const lh_segment *s = &d->segment[i];
     const lh_shape *q = lh_var_shape(t, d->q);
     const lh_shape *k = lh_var_shape(t, s->k);
-    int64_t group = q->dim[2] / a->kv_heads;
     attend_part *p = &a->part[i];
     p->head = s->n_heads > 0 ? s->head : 0;
     p->n_heads = s->n_heads > 0 ? s->n_heads : q->dim[2];
-    p->kv_first = p->head / group;
-    p->kv_heads = p->n_heads / group;
+    p->kv_first = (p->head + a->skew) / a->group;
+    p->kv_heads = lhi_floor_div(p->head + p->n_heads - 1 + a->skew, a->group) - p->kv_first + 1;
     p->own_first = k->dim[2] == a->kv_heads ? 0 : p->kv_first;
     p->sight = s->sight;
     p->pattern = s->pattern;
     p->keys = s->layout;
     LH_TRY(attend_check_segment(t, d, a, i));
-    LH_TRY(lh_plan_get(d->plans, s->pattern, d->layout, s->layout, lh_tape_coord(t, LH_AXIS_SEQ),
+    LH_TRY(lh_plan_get(d->plans, s->pattern, d->layout, s->layout, lh_comm_rank(d->sequence),
                        &p->plan));
     p->kept = *kept;
     if (p->plan->exchange->keep)
@@ -585,10 +599,14 @@ lh_status lh_attend(lh_tape *t, const lh_attend_desc *d, lh_var *o, lh_var *lse)
     int64_t kept = 0;
     int n_in = 1;
     a.kv_heads = d->kv_heads > 0 ? d->kv_heads : lh_var_shape(t, d->segment[0].k)->dim[2];
-    LH_TRY(attend_check(t, d, a.kv_heads));
     a.batch = lh_var_shape(t, d->q)->dim[0];
     a.first_head = d->first_head;
     a.queries = d->layout;
+    a.group = lhi_max(d->group, 1);
+    if (d->group == 0 && a.kv_heads > 0)
+        a.group = lhi_max(lh_var_shape(t, d->q)->dim[2] / a.kv_heads, 1);
+    a.skew = d->skew;
+    LH_TRY(attend_check(t, d, &a));
     for (int i = 0; i < d->n_segments; i++) {
         LH_TRY(attend_describe(t, d, &a, i, &kept));
         a.part[i].in[0] = attend_input(in, &n_in, d->segment[i].k);
@@ -633,15 +651,16 @@ lh_status lh_attend_self(lh_tape *t, const lh_attn_desc *d, const lh_qkv *in,
                         .plans = in->plans,
                         .q = in->q,
                         .layout = d->layout,
+                        .kv_heads = d->kv_heads,
                         .scale = 1.0 / sqrt((double)d->head_width),
                         .n_segments = 1,
                         .segment = {{.k = in->k,
                                      .v = in->v,
                                      .layout = d->layout,
                                      .pattern = pattern,
-                                     .sight = {in->valid, in->documents, NULL}}}};
+                                     .sight = {in->valid, lh_attend_documents(d, in), NULL}}}};
     LH_TRY(lh_attend_relative(t, in, &a));
-    LH_TRY(lh_attend(t, &a, out, NULL));
+    LH_TRY(lh_attend_over(t, d, in, &a, out));
 done:
     return st;
 }

@@ -21,19 +21,22 @@ typedef struct lh_segment {
     const lh_pattern *pattern;
     /* query heads head .. head + n_heads - 1 attend to this segment, whose k and v then hold all G
      * heads (only those of the range travel) or just the range's own; n_heads 0: all heads. Whole
-     * groups of H / G query heads. */
+     * groups of query heads, but at the ends of the H. */
     int64_t head, n_heads;
     lh_sight sight; /* borrowed until the tape is reset */
 } lh_segment;
 
 typedef struct lh_attend_desc {
-    lh_comm *sequence;
+    lh_comm *sequence; /* its rank is the one in layouts */
     lh_plan_cache *plans;
     lh_var q;                /* [B, s, H, D] */
     const lh_layout *layout; /* of the queries */
     double scale;            /* usually 1 / sqrt(D) */
     int64_t kv_heads;        /* G; 0: as many as the keys of segment 0 have */
     int64_t first_head; /* of the model, which q's first one is; only lh_attend_next tells it */
+    /* query head h uses key/value head (h + skew) / group; group 0: H / G. Where the heads are some of
+     * a model's, their first and last group may be cut, and there may be none. */
+    int64_t group, skew;
     int n_segments;
     lh_segment segment[LH_SEGMENTS];
     /* Relative term (Dai et al. 2019, section 3.3), null variables: none. relative_q [B, s, H, D] is
@@ -43,8 +46,8 @@ typedef struct lh_attend_desc {
 } lh_attend_desc;
 
 /* lh_attend - o [B, s, H, D], lse [B, H, s] (both differentiable; lse may be NULL). A query that
- * sees nothing gets o = 0 and lse = -inf. H must be a multiple of G: query head h uses key/value
- * head h / (H / G), and only G heads travel. Collective along the sequence. Sends, in elements per
+ * sees nothing gets o = 0 and lse = -inf. H must be a multiple of G (unless group says more), and only
+ * G heads travel. q, k and v lie by position, or all HEADS (core/place.h). Collective along the sequence. Sends, in elements per
  * sequence: forward 2 G D (rows others need of mine); backward 2 G D (rows I received), and the
  * forward's again if the plan does not keep rows. Keys and values without a gradient (a memory
  * behind lh_stop_gradient) get none, and nothing goes home for them. Errors: LH_ERR_BUG,

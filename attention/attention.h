@@ -17,6 +17,7 @@
 #include "core/settings.h"
 #include "core/tape.h"
 #include "parallel/comm.h"
+#include "parallel/spread.h"
 
 /* What a mechanism is asked to be: the shape of one layer's attention. */
 typedef struct lh_attn_desc {
@@ -30,9 +31,11 @@ typedef struct lh_attn_desc {
      * lie; the same object as layout when max_length is length */
     int64_t max_length;
     const lh_layout *table;
-    bool bias;            /* the block's projections have biases */
-    bool relative;        /* scores have the relative term */
-    bool documents;       /* sequences are packed documents */
+    const lh_spread
+        *spread;    /* exchange: ulysses, of this layout; NULL: rows are exchanged as they lie */
+    bool bias;      /* the block's projections have biases */
+    bool relative;  /* scores have the relative term */
+    bool documents; /* sequences are packed documents */
     int64_t max_global;   /* global tokens of a sequence that the task may name; 0: it names none */
     const void *settings; /* the mechanism's settings struct for this layer */
     uint64_t seed;
@@ -47,6 +50,8 @@ typedef struct lh_qkv {
     /* host [B, s, 2]: first position and end of the document of each own row; NULL: no documents.
      * As limits of lh_sight. */
     const int32_t *documents;
+    const int32_t
+        *spread_documents;     /* the same for the rows of spread->to, where there is a spread */
     const lh_row_list *global; /* global tokens named by the task; NULL: none */
     /* relative positions, null variables without: biases u, v [H D] and weight [H D, E] */
     lh_var relative_u, relative_v, relative_weight;
@@ -71,7 +76,8 @@ enum {
     LH_ATTN_GQA = 4u,
     LH_ATTN_RELATIVE = 8u,   /* relative positions */
     LH_ATTN_DOCUMENTS = 16u, /* packed documents */
-    LH_ATTN_LAYOUTS = 32u    /* layouts other than contiguous */
+    LH_ATTN_LAYOUTS = 32u,   /* layouts other than contiguous */
+    LH_ATTN_SPREAD = 64u     /* exchange: ulysses; others keep their own exchange */
 };
 
 typedef struct lh_attn_ops {

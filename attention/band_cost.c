@@ -79,13 +79,32 @@ static int64_t cost_has(const cost_make *m, int rank)
     return has;
 }
 
+/* Sum over t < x of min(most, t / step): how far positions see towards one end of the sequence. */
+static double cost_reach(const cost_make *m, int64_t x, int64_t most)
+{
+    double step = (double)m->step;
+    double q = (double)lhi_min(x / m->step, most);
+    return step * q * (q - 1.0) / 2.0 + q * ((double)x - q * step);
+}
+
+/* Scores of the queries a .. b - 1, each of which sees itself. */
+static double cost_seen(const cost_make *m, int64_t a, int64_t b)
+{
+    int64_t n = m->layout->n;
+    return (double)(b - a) + cost_reach(m, n - a, m->hi) - cost_reach(m, n - b, m->hi) +
+           cost_reach(m, b, -m->lo) - cost_reach(m, a, -m->lo);
+}
+
 /* Scores of the queries of a rank: for each, the steps that stay within the sequence. */
 static double cost_scores(const cost_make *m, int rank)
 {
     const lh_layout *l = m->layout;
     double scores = 0.0;
     for (int64_t i = l->first[rank]; i < l->first[rank + 1]; i++) {
-        for (int64_t p = l->run[i].start; p < l->run[i].start + l->run[i].count; p++) {
+        int64_t end = l->run[i].start + l->run[i].count;
+        bool self = m->lo <= 0 && m->hi >= 0;
+        if (self) scores += cost_seen(m, l->run[i].start, end);
+        for (int64_t p = l->run[i].start; p < end && !self; p++) {
             int64_t first = lhi_max(m->lo, -(p / m->step));
             int64_t last = lhi_min(m->hi, (l->n - 1 - p) / m->step);
             scores += (double)lhi_max(0, last - first + 1);

@@ -1,8 +1,8 @@
 /* Exact softmax attention (Vaswani et al. 2017): every query sees all keys, or, causal, those up to
  * itself. On several ranks this is ring attention (Liu et al. 2023): keys and values visit the
- * queries shard by shard. */
+ * queries shard by shard; or, by heads, DeepSpeed-Ulysses. */
 #include "attention/attend.h"
-#include "attention/band_cost.h"
+#include "attention/by_heads.h"
 
 typedef struct full_state {
     lh_attn_desc desc;
@@ -45,9 +45,22 @@ static lh_status full_forward(void *state, lh_tape *t, const lh_qkv *in, lh_var 
 
 static lh_status full_predict(const lh_attn_desc *d, int ranks, int rank, lh_cost *c)
 {
-    lh_band band = {-LH_FAR, full_hi(d), 1, d->kv_heads, (double)d->heads};
+    lh_band band = {.lo = -LH_FAR, .hi = full_hi(d), .step = 1};
     *c = (lh_cost){0};
-    return lh_comb_cost(d, &band, ranks, rank, c);
+    lh_spread_cost(d, rank, c);
+    return lh_heads_cost(d, band, 0, d->heads, ranks, rank, c);
+}
+
+static lh_status full_draw(const lh_attn_desc *d, int ranks, lh_picture *p)
+{
+    const lh_pattern pattern = lh_pattern_band(-LH_FAR, full_hi(d));
+    (void)ranks;
+    return lh_picture_add(p, &(lh_picture_part){.n_heads = d->heads,
+                                                .pattern = &pattern,
+                                                .queries = d->layout,
+                                                .keys = d->layout,
+                                                .far = LH_KIND_HALO,
+                                                .ways = d->spread != NULL ? d->spread->ways : 0});
 }
 
 static void full_destroy(void **state)
@@ -61,10 +74,11 @@ const lh_attn_ops lh_attn_full = {
     .settings = full_fields,
     .settings_bytes = sizeof(full_settings),
     .caps = LH_ATTN_CAUSAL | LH_ATTN_BIDIRECTIONAL | LH_ATTN_GQA | LH_ATTN_RELATIVE |
-            LH_ATTN_DOCUMENTS | LH_ATTN_LAYOUTS,
+            LH_ATTN_DOCUMENTS | LH_ATTN_LAYOUTS | LH_ATTN_SPREAD,
     .create = full_create,
     .parameters = full_parameters,
     .forward = full_forward,
     .predict = full_predict,
     .destroy = full_destroy,
+    .draw = full_draw,
 };

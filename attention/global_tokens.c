@@ -1,4 +1,5 @@
 #include "attention/global_tokens.h"
+#include "attention/by_heads.h"
 #include "core/integer.h"
 #include "core/random.h"
 #include "parallel/collectives.h"
@@ -13,7 +14,8 @@ struct lhi_global {
     lh_attn_desc desc;
     lhi_global_spec spec;
     int64_t max;
-    lh_layout *layout; /* of the global keys: everywhere */
+    lh_layout *layout, *keys; /* everywhere: of global queries; of global keys, on as many ranks as
+                               * the rows that see them */
     lh_pattern all;
     lh_param *weight[GLOBAL_PROJECTIONS], *bias[GLOBAL_PROJECTIONS];
     /* of the running step: the list; entries per sequence again, as a valid length; what is hidden
@@ -91,6 +93,7 @@ lh_status lhi_global_create(const lhi_global_spec *spec, const lh_attn_desc *d, 
     lh_status st = LH_OK;
     char name[GLOBAL_NAME];
     lhi_global *g = NULL;
+    int first = 0;
     *out = NULL;
     LH_TRY(lh_new(sizeof *g, &g));
     g->desc = *d;
@@ -98,14 +101,15 @@ lh_status lhi_global_create(const lhi_global_spec *spec, const lh_attn_desc *d, 
     g->max = lhi_global_max(spec, d);
     g->all = lh_pattern_band(-LH_FAR, LH_FAR);
     size_t entries = (size_t)(d->batch * g->max);
+    const lh_layout *rows = lh_attend_rows(d, 0, &first);
+    LH_TRY(lh_layout_everywhere(g->max, rows->ranks, d->layout->chunk, &g->keys));
     LH_TRY(lh_layout_everywhere(g->max, d->layout->ranks, d->layout->chunk, &g->layout));
     LH_TRY(lh_new((size_t)d->batch * sizeof *g->count, &g->count));
     LH_TRY(lh_new(entries * sizeof *g->position, &g->position));
     LH_TRY(lh_new((size_t)d->batch * sizeof *g->hidden, &g->hidden));
     LH_TRY(lh_new(2 * entries * sizeof *g->rows, &g->rows));
     if (d->causal)
-        LH_TRY(
-            lh_new(2 * (size_t)(d->batch * d->layout->max_rows) * sizeof *g->columns, &g->columns));
+        LH_TRY(lh_new(2 * (size_t)(d->batch * rows->max_rows) * sizeof *g->columns, &g->columns));
     for (int i = 0; i < GLOBAL_PROJECTIONS; i++) {
         g->weight[i] = lh_params_find(d->params, global_name(name, d, i, "_global.weight"));
         g->bias[i] = lh_params_find(d->params, global_name(name, d, i, "_global.bias"));
@@ -124,6 +128,7 @@ void lhi_global_destroy(lhi_global **g)
 {
     if (*g == NULL) return;
     lh_layout_destroy(&(*g)->layout);
+    lh_layout_destroy(&(*g)->keys);
     lh_free(&(*g)->count);
     lh_free(&(*g)->position);
     lh_free(&(*g)->hidden);
@@ -152,7 +157,7 @@ static void global_list(lhi_global *g, const lh_qkv *in, int64_t b)
 /* What the rows of sequence b see, and, causal, which global keys its queries see. */
 static void global_limits(lhi_global *g, int rank, int64_t b)
 {
-    const lh_layout *l = g->desc.layout;
+    const lh_layout *l = lh_attend_rows(&g->desc, rank, &rank);
     const int64_t *position = g->position + b * g->max;
     int64_t rows = l->rows[rank];
     for (int64_t i = 0; i < g->max; i++) {
@@ -190,7 +195,7 @@ lh_status lhi_global_begin(lhi_global *g, lh_tape *t, const lh_qkv *in, lh_atten
     for (int i = 0; i < a->n_segments; i++) a->segment[i].sight.hidden = g->hidden;
     a->segment[a->n_segments++] = (lh_segment){.k = v[0],
                                                .v = v[1],
-                                               .layout = g->layout,
+                                               .layout = g->keys,
                                                .pattern = &g->all,
                                                .sight = {g->count, g->columns, NULL}};
 done:
@@ -238,7 +243,14 @@ void lhi_global_cost(const lh_attn_desc *d, int64_t g, int ranks, int rank, lh_c
     const int64_t real = (int64_t)lh_dtype_bytes(LH_REAL);
     const int64_t taken = 2 * d->kv_heads * d->head_width + d->width;
     const int64_t row = d->heads * d->head_width;
-    double scores = 2.0 * (double)(d->batch * d->heads * g * d->layout->rows[rank]);
+    int at = 0;
+    const lh_layout *rows = lh_attend_rows(d, rank, &at);
+    int64_t heads = d->heads; /* that see the global keys here */
+    if (d->spread != NULL)
+        heads =
+            lh_spread_heads(heads, d->kv_heads, d->spread->ways, rank % d->spread->ways).n_heads;
+    double scores = (double)(d->batch * g) *
+                    (double)(heads * rows->rows[at] + d->heads * d->layout->rows[rank]);
     if (ranks > 1) {
         c->summary_bytes += d->batch * g * real * (2 * taken + 2 * row + 2 * d->heads);
         c->again_bytes += d->batch * g * real * (taken + row + 2 * d->heads);

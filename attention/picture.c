@@ -199,7 +199,9 @@ static int box_kind(const lh_picture_part *part, const lh_picture_strip *q,
 {
     if (q->global || k->global || part->queries->everywhere) return LH_KIND_GLOBAL;
     if (k->rank < 0) return LH_KIND_SUMMARY;
-    return q->rank == k->rank ? LH_KIND_LOCAL : part->far;
+    if (q->rank == k->rank) return LH_KIND_LOCAL;
+    bool group = part->ways > 1 && q->rank / part->ways == k->rank / part->ways;
+    return group ? LH_KIND_HEADS : part->far;
 }
 
 /* What two strips have in common with a cell. */

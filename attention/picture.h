@@ -19,7 +19,9 @@ enum {
     LH_KIND_HALO = 2,    /* its row travels from another rank */
     LH_KIND_GLOBAL = 4,  /* query or key is a global token: its row is sent to all */
     LH_KIND_SUMMARY = 8, /* what travels is a sum over positions */
-    LH_KINDS = 4
+    LH_KIND_HEADS =
+        16, /* it lies in the query's group, whose ranks exchange heads (parallel/spread.h) */
+    LH_KINDS = 5
 };
 
 typedef struct lh_picture_cell {
@@ -76,6 +78,7 @@ typedef struct lh_picture_part {
     /* how keys of other ranks come: LH_KIND_HALO or LH_KIND_SUMMARY. An exchange that brings them in
      * another way gets a kind of its own */
     int far;
+    int ways; /* ranks of a group that exchange heads (lh_spread); 0 or 1: none do */
     /* positions that everybody sees and that see everybody; causal: up to the query */
     const int64_t *global;
     int64_t n_global;

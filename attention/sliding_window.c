@@ -2,13 +2,13 @@
  * 3.1; causal windows: Jiang et al. 2023, section 2): a query sees the h positions before it,
  * itself, and, if not causal, the h after it; with dilation r every r-th position, h of them on a
  * side. On several ranks this is a halo exchange, with as many hops as the window needs; heads with
- * different dilations are groups that exchange what they need. Ours h = Mistral's W - 1 = half of
+ * different dilations are groups that exchange what they need; or, by heads, an all-to-all first. Ours h = Mistral's W - 1 = half of
  * Hugging Face's attention_window; r = the paper's gaps + 1. */
 #include <math.h>
 #include <stddef.h>
 
 #include "attention/attend.h"
-#include "attention/band_cost.h"
+#include "attention/by_heads.h"
 #include "attention/global_tokens.h"
 #include "attention/window_settings.h"
 
@@ -66,15 +66,11 @@ static lhi_global_spec window_global(const lh_window_settings *s)
                              .position = s->global.item};
 }
 
-/* What a group of heads sees, for the formula. */
+/* What a group of heads sees. */
 static lh_band window_band(const lh_attn_desc *d, const window_group *g)
 {
     int64_t h = ((const lh_window_settings *)d->settings)->window;
-    return (lh_band){.lo = -h,
-                     .hi = d->causal ? 0 : h,
-                     .step = g->step,
-                     .kv_heads = g->n_heads / (d->heads / d->kv_heads),
-                     .heads = (double)g->n_heads};
+    return (lh_band){.lo = -h, .hi = d->causal ? 0 : h, .step = g->step};
 }
 
 /* Groups of neighbouring heads with the same dilation. *n: how many. */
@@ -170,10 +166,10 @@ static lh_status window_forward(void *state, lh_tape *t, const lh_qkv *in, lh_va
                                     .pattern = &s->group[i].pattern,
                                     .head = s->group[i].head,
                                     .n_heads = s->group[i].n_heads,
-                                    .sight = {in->valid, in->documents, NULL}};
+                                    .sight = {in->valid, lh_attend_documents(&s->desc, in), NULL}};
     LH_TRY(lh_attend_relative(t, in, &a));
     if (s->global != NULL) LH_TRY(lhi_global_begin(s->global, t, in, &a));
-    LH_TRY(lh_attend(t, &a, out, NULL));
+    LH_TRY(lh_attend_over(t, &s->desc, in, &a, out));
     if (s->global != NULL) LH_TRY(lhi_global_rows(s->global, t, in, out));
 done:
     return st;
@@ -189,8 +185,9 @@ static lh_status window_predict(const lh_attn_desc *d, int ranks, int rank, lh_c
     LH_TRY(window_groups(d, group, &n));
     for (int i = 0; i < n; i++) {
         lh_band band = window_band(d, &group[i]);
-        LH_TRY(lh_comb_cost(d, &band, ranks, rank, c));
+        LH_TRY(lh_heads_cost(d, band, group[i].head, group[i].n_heads, ranks, rank, c));
     }
+    lh_spread_cost(d, rank, c);
     lhi_global_cost(d, lhi_global_max(&spec, d), ranks, rank, c);
 done:
     return st;
@@ -215,6 +212,7 @@ static lh_status window_draw(const lh_attn_desc *d, int ranks, lh_picture *p)
                                 .queries = d->layout,
                                 .keys = d->layout,
                                 .far = LH_KIND_HALO,
+                                .ways = d->spread != NULL ? d->spread->ways : 0,
                                 .global = spec.kind == LHI_GLOBAL_LIST ? spec.position : &first,
                                 .causal = d->causal};
         if (spec.kind == LHI_GLOBAL_TASK)
@@ -234,7 +232,7 @@ const lh_attn_ops lh_attn_sliding_window = {
     .settings = window_fields,
     .settings_bytes = sizeof(lh_window_settings),
     .caps = LH_ATTN_CAUSAL | LH_ATTN_BIDIRECTIONAL | LH_ATTN_GQA | LH_ATTN_RELATIVE |
-            LH_ATTN_DOCUMENTS | LH_ATTN_LAYOUTS,
+            LH_ATTN_DOCUMENTS | LH_ATTN_LAYOUTS | LH_ATTN_SPREAD,
     .create = window_create,
     .parameters = window_parameters,
     .forward = window_forward,

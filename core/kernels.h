@@ -262,7 +262,7 @@ typedef struct lh_sight {
 
 /* Fused attention forward over a list of tiles (Dao et al. 2022; online softmax of Milakov and
  * Gimelshein 2018). Heads head .. head + n_heads - 1 of `heads` are computed; query head h uses
- * key/value head h / (heads / kv_heads). q, o [batch, q_rows, heads, width]; k, v [batch, k_rows,
+ * key/value head (h + skew) / group; group 0: heads / kv_heads. q, o [batch, q_rows, heads, width]; k, v [batch, k_rows,
  * kv_heads, width]; max, sum [batch, heads, q_rows]: running maximum and sum. On the first call of
  * an operation the caller has filled o and sum with 0 and max with -inf; o holds the unnormalised
  * output between calls (attend_finish divides). tiles: host array, ordered by q_row; bits: host
@@ -274,7 +274,7 @@ typedef struct lh_sight {
  * head, with the term 6. */
 typedef struct lh_attend_args {
     int64_t batch, heads, kv_heads, width, q_rows, k_rows;
-    int64_t head, n_heads;
+    int64_t head, n_heads, group, skew;
     double scale;
     const void *q, *k, *v;
     void *o, *max, *sum;
@@ -321,7 +321,7 @@ typedef struct lh_attend_delta_args {
  * visible score and head, with the term 16. */
 typedef struct lh_attend_grad_args {
     int64_t batch, heads, kv_heads, width, q_rows, k_rows;
-    int64_t head, n_heads;
+    int64_t head, n_heads, group, skew;
     double scale;
     const void *q, *k, *v, *d_o, *lse, *delta;
     void *dq, *dk, *dv;

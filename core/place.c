@@ -18,7 +18,8 @@ bool lh_place_equal(const lh_place *a, const lh_place *b)
         const lh_place_word *x = &a->axis[i];
         const lh_place_word *y = &b->axis[i];
         if (x->kind != y->kind) return false;
-        if (x->kind == LH_SHARD && (x->dim != y->dim || x->layout != y->layout)) return false;
+        bool split = x->kind == LH_SHARD || x->kind == LH_HEADS;
+        if (split && (x->dim != y->dim || x->layout != y->layout)) return false;
     }
     return true;
 }
@@ -49,6 +50,8 @@ static void place_word_text(const lh_place_word *w, char *buf, size_t bytes)
         (void)snprintf(buf, bytes, "shard %d %s", w->dim, w->layout->name);
     else if (w->kind == LH_SHARD)
         (void)snprintf(buf, bytes, "shard %d", w->dim);
+    else if (w->kind == LH_HEADS)
+        (void)snprintf(buf, bytes, "by heads");
     else
         (void)snprintf(buf, bytes, "%s", w->kind == LH_PARTIAL ? "partial" : "replicate");
 }

@@ -4,19 +4,22 @@
  *   REPLICATE  every rank holds the same value
  *   PARTIAL    the value is the sum over ranks of what they hold
  *   SHARD      dimension `dim` is split over the axis; along the sequence axis by `layout`
+ *   HEADS      along the sequence axis: groups of ranks hold positions of `layout`, dimension `dim`, and
+ *              the ranks of a group some of the heads, the dimension behind it (parallel/spread.h); with
+ *              layout NULL dimension `dim` is the heads themselves. Only operations that say so take it
  *
- * The gradient of a value has the dual placement: SHARD -> SHARD, REPLICATE -> PARTIAL, PARTIAL ->
- * REPLICATE. */
+ * The gradient of a value has the dual placement: SHARD -> SHARD, HEADS -> HEADS, REPLICATE -> PARTIAL,
+ * PARTIAL -> REPLICATE. */
 #include "core/layout.h"
 
 enum { LH_AXIS_DATA = 0, LH_AXIS_SEQ = 1, LH_AXES = 2 };
 
-typedef enum lh_place_kind { LH_REPLICATE, LH_PARTIAL, LH_SHARD } lh_place_kind;
+typedef enum lh_place_kind { LH_REPLICATE, LH_PARTIAL, LH_SHARD, LH_HEADS } lh_place_kind;
 
 typedef struct lh_place_word {
     lh_place_kind kind;
-    int dim; /* SHARD */
-    /* SHARD along the sequence axis; NULL along the data axis (even split) */
+    int dim; /* SHARD, HEADS */
+    /* SHARD, HEADS along the sequence axis; NULL along the data axis (even split) */
     const lh_layout *layout;
 } lh_place_word;
 

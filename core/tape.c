@@ -163,8 +163,11 @@ lh_status lh_record(lh_tape *t, const lh_op *op, const void *attrs, size_t attrs
     LH_CHECK(n_out >= 1 && n_out <= LH_OP_OUTPUTS, LH_ERR_BUG, "%d outputs", n_out);
     LH_TRY(tape_push(t, op, attrs, attrs_bytes, n_in, in));
     tape_node *n = &t->node[t->n_nodes];
-    for (int i = 0; i < n_in; i++)
+    for (int i = 0; i < n_in; i++) {
         in_place[i] = in[i].id > 0 ? t->value[in[i].id].place : lh_place_replicated();
+        LH_CHECK(op->by_heads || in_place[i].axis[LH_AXIS_SEQ].kind != LH_HEADS, LH_ERR_BUG,
+                 "input %d lies by heads: bring it back by positions first (lh_to_positions)", i);
+    }
     for (int i = 0; i < n_out; i++) out_place[i] = lh_place_replicated();
     LH_TRY(op->place(&(lh_call){t, n, false}, in_place, out_place));
     for (int i = 0; i < n_out; i++) {
@@ -195,6 +198,8 @@ static lh_status tape_alias(lh_tape *t, lh_var x, lh_shape shape, bool gradient,
              lh_shape_text(&shape, b, sizeof b));
     for (int axis = 0; axis < LH_AXES; axis++) {
         const lh_place_word *w = &source.place.axis[axis];
+        LH_CHECK(w->kind != LH_HEADS || lh_shape_equal(&shape, &source.shape), LH_ERR_BUG,
+                 "reshape of a value that lies by heads");
         if (w->kind != LH_SHARD) continue;
         for (int d = 0; d <= w->dim; d++)
             LH_CHECK(d < shape.ndim && shape.dim[d] == source.shape.dim[d], LH_ERR_BUG,

@@ -247,7 +247,8 @@ OUT_BLOCK(add_bycol, 2, 1, LH_TILE_Q)
 typedef struct job {
     bool backward;
     int64_t batch, heads, kv_heads, width, q_rows, k_rows, head, n_heads;
-    int64_t stride; /* width rounded up to whole vectors */
+    int64_t group, skew; /* query head h uses key/value head (h + skew) / group */
+    int64_t stride;      /* width rounded up to whole vectors */
     real scale;
     const real *q, *k, *v;
     real *o, *max, *sum;           /* forward */
@@ -931,9 +932,8 @@ static void run_queries(query_block *q, int64_t begin, int64_t end)
 static void run_part(const job *s, const work *w, int64_t b, int64_t kv, int64_t part,
                      int64_t parts)
 {
-    int64_t group = s->heads / s->kv_heads;
-    int64_t first = max_of(s->head, kv * group),
-            last = min_of(s->head + s->n_heads, (kv + 1) * group);
+    int64_t first = max_of(s->head, kv * s->group - s->skew),
+            last = min_of(s->head + s->n_heads, (kv + 1) * s->group - s->skew);
     int64_t rows[2], span = span_rows(s, b);
     tile_limits limits;
     rows_touched(s, b, rows);
@@ -1034,8 +1034,8 @@ static void run_team(const job *s, int threads, int64_t first, int64_t n_kv)
 static void run(const job *s, int threads)
 {
     if (s->n_tiles <= 0 || s->n_heads <= 0 || s->batch <= 0) return;
-    int64_t group = s->heads / s->kv_heads;
-    int64_t first = s->head / group, n_kv = (s->head + s->n_heads - 1) / group - first + 1;
+    int64_t first = (s->head + s->skew) / s->group,
+            n_kv = (s->head + s->n_heads - 1 + s->skew) / s->group - first + 1;
 #ifdef _OPENMP
     if (threads > 1) {
         run_team(s, threads, first, n_kv);
@@ -1055,6 +1055,7 @@ static void run(const job *s, int threads)
         .backward = is_backward, .batch = (a)->batch, .heads = (a)->heads,                         \
         .kv_heads = (a)->kv_heads, .width = (a)->width, .q_rows = (a)->q_rows,                     \
         .k_rows = (a)->k_rows, .head = (a)->head, .n_heads = (a)->n_heads,                         \
+        .group = (a)->group > 0 ? (a)->group : (a)->heads / (a)->kv_heads, .skew = (a)->skew,      \
         .stride = round_up((a)->width, LANES), .scale = (real)(a)->scale, .q = (a)->q,             \
         .k = (a)->k, .v = (a)->v, .tiles = (a)->tiles, .n_tiles = (a)->n_tiles, .bits = (a)->bits, \
         .sight = (a)->sight, .kv_first = (a)->kv_first,                                            \

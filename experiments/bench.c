@@ -15,7 +15,7 @@ enum { BENCH_ASSIGNMENT = 128, BENCH_WINDOW = 256 };
 /* What the command line says; LH_AUTO and NULL: nothing. */
 typedef struct bench_options {
     const char *mechanism, *isa, *layout;
-    int64_t n, window, head_width, heads, kv_heads, batch, threads, repeats, seed, causal;
+    int64_t n, window, head_width, heads, kv_heads, batch, threads, repeats, seed, causal, ulysses;
     lh_option_words settings; /* "KEY=VALUE" */
 } bench_options;
 
@@ -42,6 +42,7 @@ static const lh_option bench_table[] = {
     BENCH_INT("--threads", threads, 1, 4096),
     BENCH_INT("--repeats", repeats, 1, 10000),
     BENCH_INT("--seed", seed, 0, INT64_MAX),
+    BENCH_INT("--ulysses", ulysses, 0, 1 << 20),
     {.name = "--causal", .kind = LH_OPTION_SWITCH, .offset = offsetof(bench_options, causal)},
     {.name = "--set",
      .kind = LH_OPTION_WORDS,
@@ -109,7 +110,8 @@ void lh_bench_help(FILE *out)
         "  --repeats R       measured repeats after one warm-up (7)\n"
         "  --isa NAME        auto, avx512, avx2 or portable (auto)\n"
         "  --seed S          of the random inputs (1)\n"
-        "  --layout L        contiguous, or zigzag: balanced causal attention (contiguous)\n\n"
+        "  --layout L        contiguous, or zigzag: balanced causal attention (contiguous)\n"
+        "  --ulysses U       exchange by heads in groups of U ranks; 0: all ranks; 1: ring (1)\n\n"
         "Mechanisms:");
     for (int i = 0; i < lh_attn_count(); i++) (void)fprintf(out, " %s", lh_attn_at(i)->name);
     (void)fprintf(
@@ -117,6 +119,7 @@ void lh_bench_help(FILE *out)
         "\n\nFields:\n"
         "  mechanism, n, ranks, threads (of each rank), batch, heads, kv_heads, head_dim, causal\n"
         "  layout, window          window null: no such setting\n"
+        "  ulysses                 ranks of a group\n"
         "  isa, precision          what ran\n"
         "  forward_s, backward_s   the slowest rank of each repeat, then the median of the "
         "repeats\n"
@@ -145,6 +148,7 @@ static lh_status bench_parse(bench_options *o, int argc, char **argv)
     lh_options options = {.command = "longhaul bench", .table = bench_table, .into = o};
     *o = (bench_options){.isa = "auto",
                          .layout = "contiguous",
+                         .ulysses = 1,
                          .n = LH_AUTO,
                          .window = LH_AUTO,
                          .causal = LH_AUTO,
@@ -227,8 +231,8 @@ done:
 }
 
 /* One case. def: the row of the table, or NULL for the one that the command line describes. */
-static lh_status bench_case(const bench_options *o, const bench_default *def, lhi_bench_case *c,
-                            void **settings)
+static lh_status bench_case(const bench_options *o, const bench_default *def, int ranks,
+                            lhi_bench_case *c, void **settings)
 {
     lh_status st = LH_OK;
     const char *name = o->mechanism != NULL   ? o->mechanism
@@ -251,6 +255,11 @@ static lh_status bench_case(const bench_options *o, const bench_default *def, lh
     LH_CHECK(c->zigzag || strcmp(o->layout, "contiguous") == 0, LH_ERR_USAGE,
              "bench: --layout: expected contiguous or zigzag, got '%s'", o->layout);
     LH_TRY(bench_mechanism(name, &c->ops));
+    c->ways = o->ulysses == 0 ? ranks : (int)o->ulysses;
+    LH_CHECK(ranks % c->ways == 0, LH_ERR_USAGE, "bench: --ulysses: %d does not divide %d ranks",
+             c->ways, ranks);
+    LH_CHECK(c->ways == 1 || (c->ops->caps & LH_ATTN_SPREAD) != 0, LH_ERR_USAGE,
+             "bench: --ulysses: mechanism '%s' has an exchange of its own: leave it out", name);
     const lh_field *field = bench_window_field(c->ops);
     bool given = false;
     for (int i = 0; i < o->settings.count; i++)
@@ -275,7 +284,7 @@ static lh_status bench_one(lh_comm *world, const bench_options *o, const bench_d
     lh_status st = LH_OK;
     lhi_bench_case c = {0};
     void *settings = NULL;
-    LH_TRY(lh_agree(world, bench_case(o, def, &c, &settings)));
+    LH_TRY(lh_agree(world, bench_case(o, def, lh_comm_size(world), &c, &settings)));
     LH_TRY(lhi_bench_attention(world, &c));
 done:
     if (settings != NULL) lh_settings_free(c.ops->settings, settings);

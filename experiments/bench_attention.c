@@ -19,6 +19,7 @@ typedef struct bench {
     lh_mesh *mesh, *counting_mesh;
     lh_device *device, *counting_device;
     lh_layout *layout;
+    lh_spread *spread; /* NULL: ring */
     lh_attn_desc desc;
     void *state;
     lh_plan_cache *plans;
@@ -128,6 +129,7 @@ static lh_status bench_mechanism_create(bench *b)
                              .layout = b->layout,
                              .max_length = c->n,
                              .table = b->layout,
+                             .spread = b->spread,
                              .settings = c->settings,
                              .seed = c->seed};
     LH_TRY(lh_attn_check(c->ops, &b->desc));
@@ -198,6 +200,8 @@ static lh_status bench_create(bench *b)
         LH_TRY(lh_layout_zigzag(c->n, ranks, BENCH_CHUNK, true, &b->layout));
     else
         LH_TRY(lh_layout_contiguous(c->n, ranks, BENCH_CHUNK, true, &b->layout));
+    LH_TRY(lh_mesh_split(b->counting_mesh, c->ways));
+    if (c->ways > 1) LH_TRY(lh_spread_create(b->layout, c->ways, &b->spread));
     LH_TRY(bench_mechanism_create(b));
     LH_TRY(bench_gemm_create(b));
     LH_TRY(bench_inputs(b));
@@ -223,6 +227,7 @@ static void bench_destroy(bench *b)
     lh_plan_cache_destroy(&b->plans);
     lh_params_destroy(&b->params);
     if (b->state != NULL) b->c->ops->destroy(&b->state);
+    lh_spread_destroy(&b->spread);
     lh_layout_destroy(&b->layout);
     lh_device_destroy(&b->device);
     lh_device_destroy(&b->counting_device);
@@ -340,6 +345,7 @@ static void bench_json(const bench *b, const bench_result *r, lh_json *j)
     lh_json_int(j, "head_dim", c->head_width);
     lh_json_bool(j, "causal", c->causal);
     lh_json_string(j, "layout", b->layout->name);
+    lh_json_int(j, "ulysses", c->ways);
     if (lhi_bench_window(c, &window))
         lh_json_int(j, "window", window);
     else
@@ -395,6 +401,7 @@ lh_status lhi_bench_attention(lh_comm *world, const lhi_bench_case *c)
     bench_result r = {0};
     lh_cost cost = {0};
     LH_TRY(lh_mesh_create(1, &b.mesh));
+    LH_TRY(lh_mesh_split(b.mesh, c->ways));
     /* local from here on, and agreed on once */
     st = bench_create(&b);
     if (st == LH_OK) st = c->ops->predict(&b.desc, lh_comm_size(world), lh_comm_rank(world), &cost);

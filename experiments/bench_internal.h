@@ -9,6 +9,7 @@ typedef struct lhi_bench_case {
     const void *settings; /* of the mechanism, filled */
     int64_t n, batch, heads, kv_heads, head_width;
     bool causal, zigzag;
+    int ways; /* ranks of a group that shares heads (Ulysses); 1: ring */
     int threads, repeats;
     const char *isa;
     uint64_t seed;

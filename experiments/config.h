@@ -29,6 +29,7 @@ typedef enum lh_task_kind {
 typedef enum lh_filler_kind { LH_FILLER_RANDOM, LH_FILLER_ZERO } lh_filler_kind;
 typedef enum lh_layout_kind { LH_LAYOUT_CONTIGUOUS, LH_LAYOUT_ZIGZAG } lh_layout_kind;
 typedef enum lh_align_kind { LH_ALIGN_CHUNK, LH_ALIGN_NONE } lh_align_kind;
+typedef enum lh_exchange_kind { LH_EXCHANGE_RING, LH_EXCHANGE_ULYSSES } lh_exchange_kind;
 typedef enum lh_schedule_kind {
     LH_SCHEDULE_CONSTANT,
     LH_SCHEDULE_LINEAR,
@@ -51,7 +52,8 @@ typedef struct lh_config_mesh {
     int layout;   /* lh_layout_kind */
     int align;    /* lh_align_kind */
     int64_t chunk;
-    int exchange; /* ring is the only one */
+    int exchange;    /* lh_exchange_kind */
+    int64_t ulysses; /* ranks of a group; LH_AUTO: all of a sequence */
 } lh_config_mesh;
 
 typedef struct lh_config_data {

@@ -159,6 +159,19 @@ done:
     return st;
 }
 
+static lh_status check_mesh(const lh_node *root, const lh_config_mesh *m)
+{
+    lh_status st = LH_OK;
+    char p[LH_PLACE_MAX];
+    LH_CHECK(
+        m->ulysses == LH_AUTO || m->exchange == LH_EXCHANGE_ULYSSES, LH_ERR_USAGE,
+        "%s: key 'mesh.ulysses': groups of %lld ranks are for mesh.exchange: ulysses, and it is "
+        "ring: set that, or mesh.ulysses: auto",
+        check_place(root, "mesh.ulysses", p), (long long)m->ulysses);
+done:
+    return st;
+}
+
 /* Numbers in one value of a pass: sizes in bytes stay far below 2^63. */
 #define CHECK_ELEMENTS 1152921504606846976.0 /* 2^60 */
 
@@ -392,6 +405,7 @@ lh_status lhi_config_check(const lh_node *root, unsigned flags, lh_config *confi
 {
     lh_status st = LH_OK;
     LH_TRY(check_run(root, &config->run));
+    LH_TRY(check_mesh(root, &config->mesh));
     LH_TRY(check_records(root, config));
     if (config->data.vocab == LH_AUTO)
         config->data.vocab = config->data.task == LH_TASK_MQAR ? 8192 : 16;

@@ -41,7 +41,14 @@ static const lh_field fields_mesh[] = {
     {.name = "chunk", .type = LH_FIELD_INT, .offset = AT_MESH(chunk), .fallback = "512", .min = 1,
      .max = CONFIG_LONG, .help = "positions of one piece of work"},
     {.name = "exchange", .type = LH_FIELD_CHOICE, .offset = AT_MESH(exchange), .fallback = "ring",
-     .choices = "ring", .help = "in which order rows travel"},
+     .choices = "ring|ulysses",
+     .help = "ring: full and sliding_window fetch the keys and values they need; ulysses: an "
+             "all-to-all first, after which a rank has all positions for some heads (others keep "
+             "their exchange)"},
+    {.name = "ulysses", .type = LH_FIELD_INT, .offset = AT_MESH(ulysses), .fallback = "auto",
+     .min = 1, .max = CONFIG_MANY, .automatic = "auto",
+     .help = "exchange ulysses: neighbouring ranks that share heads; divides the ranks along the "
+             "sequence, and the groups make a ring; auto: all, no ring"},
     {.name = NULL}};
 
 static const lh_field fields_data[] = {

@@ -39,6 +39,13 @@ typedef struct svg_style {
  * stripes. */
 static const svg_style svg_styles[] = {
     {LH_KIND_GLOBAL, "g", "#AA3377", "#E0AFC8", "global: a token that all see, and that sees all"},
+    {LH_KIND_LOCAL | LH_KIND_HEADS | LH_KIND_HALO, "x", "#4D4D4D", "#B3B3B3",
+     "local, all-to-all and halo in one cell"},
+    {LH_KIND_HEADS | LH_KIND_HALO, "w", "url(#wf)", "url(#wm)", "all-to-all and halo in one cell"},
+    {LH_KIND_LOCAL | LH_KIND_HEADS, "v", "url(#vf)", "url(#vm)",
+     "local and all-to-all in one cell"},
+    {LH_KIND_HEADS, "a", "#F0E442", "#F8F2A8",
+     "all-to-all: heads are exchanged in the query's group of ranks"},
     {LH_KIND_LOCAL | LH_KIND_HALO, "b", "url(#bf)", "url(#bm)", "local and halo in one cell"},
     {LH_KIND_LOCAL | LH_KIND_SUMMARY, "t", "url(#tf)", "url(#tm)", "local and summary in one cell"},
     {LH_KIND_HALO, "h", "#E69F00", "#F6D58C", "halo: its row travels from another rank"},
@@ -140,7 +147,7 @@ static const svg_style *svg_style_of(int kinds)
 
 static void svg_kinds(svg *s, int kinds)
 {
-    static const char *const name[LH_KINDS] = {"local", "halo", "global", "summary"};
+    static const char *const name[LH_KINDS] = {"local", "halo", "global", "summary", "all-to-all"};
     const char *plus = "";
     for (int i = 0; i < LH_KINDS; i++) {
         if (!(kinds >> i & 1)) continue;
@@ -371,6 +378,7 @@ static void svg_begin(svg *s, int wide, int high)
     const svg_style *local = svg_style_of(LH_KIND_LOCAL);
     const svg_style *halo = svg_style_of(LH_KIND_HALO);
     const svg_style *summary = svg_style_of(LH_KIND_SUMMARY);
+    const svg_style *heads = svg_style_of(LH_KIND_HEADS);
     svg_add(s,
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" "
@@ -380,6 +388,10 @@ static void svg_begin(svg *s, int wide, int high)
     svg_stripes(s, "bm", local->mixed, halo->mixed);
     svg_stripes(s, "tf", local->full, summary->full);
     svg_stripes(s, "tm", local->mixed, summary->mixed);
+    svg_stripes(s, "vf", local->full, heads->full);
+    svg_stripes(s, "vm", local->mixed, heads->mixed);
+    svg_stripes(s, "wf", heads->full, halo->full);
+    svg_stripes(s, "wm", heads->mixed, halo->mixed);
     svg_add(s, "</defs>\n<style>\ntext { font-family: sans-serif; fill: #222 }\n"
                ".h { font-size: 13px; font-weight: bold } .t { font-size: 12px }\n"
                ".q { font-size: 10px; text-anchor: end } .r { font-size: 10px }\n"

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "experiments/plan_exchange.h"
 #include "experiments/units.h"
 #include "io/metrics.h"
 
@@ -124,6 +125,7 @@ lh_status lh_plan_json(const lh_step_plan *p, FILE *out)
     lh_json_close(&j);
     command_json_tiles(&j, &p->tiles);
     command_json_layers(&j, p);
+    lh_plan_exchange_json(&j, p);
     command_json_groups(&j, p);
     command_json_ranks(&j, p);
     LH_TRY(lh_json_text(&j, &text));
@@ -358,6 +360,7 @@ void lh_plan_table(const lh_step_plan *p, FILE *out)
 {
     command_head(p, out);
     command_layers(p, out);
+    lh_plan_exchange_table(p, out);
     command_tiles(p, out);
     command_ranks(p, out);
 }
@@ -379,7 +382,8 @@ void lh_plan_help(FILE *out)
         "or\n"
         "                     two in layout zigzag. Colours say how a key comes to its query: "
         "local,\n"
-        "                     halo, global, summary; shades, how much of a cell is seen. Layers "
+        "                     halo, global, summary, all-to-all; shades, how much of a cell is "
+        "seen. Layers "
         "that\n"
         "                     are alike share a picture; a second one enlarges the surroundings of "
         "a\n"
@@ -407,6 +411,10 @@ void lh_plan_help(FILE *out)
         "                     all parameters, the two small reductions of a step, learned\n"
         "                     positions where max_length is not the length, and the row of each\n"
         "                     sequence in heads class and pooler\n"
+        "  exchanges          what a layer's attention would send by ring, and by ulysses for "
+        "every\n"
+        "                     size of group: layer, exchange, ulysses, sent_bytes_step, busiest\n"
+        "                     (scores of the rank that has most, of the mean), fewest_bytes, used\n"
         "  tiles              by layer and head group, of one head and one sequence: layer, head,\n"
         "                     heads, empty, mixed, full over all ranks, and of the rank that has\n"
         "                     least_empty, ..., most_full\n"

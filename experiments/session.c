@@ -71,6 +71,14 @@ static lh_status session_layout(const lh_session *s, int64_t n, lh_layout **out)
     return lh_layout_contiguous(n, s->mesh->size[LH_AXIS_SEQ], m->chunk, align, out);
 }
 
+/* Ranks of a group that shares heads; 1: no groups. */
+static int session_ways(const lh_config *config, int sequence)
+{
+    const lh_config_mesh *m = &config->mesh;
+    if (m->exchange != LH_EXCHANGE_ULYSSES) return 1;
+    return m->ulysses == LH_AUTO ? sequence : (int)m->ulysses;
+}
+
 static lh_status session_shape(lh_session *s, lh_config *config)
 {
     lh_status st = LH_OK;
@@ -85,6 +93,10 @@ static lh_status session_shape(lh_session *s, lh_config *config)
         LH_TRY(session_layout(s, config->model.max_length, &s->table));
     s->max_global = lh_task_globals(config);
     s->rows = s->layout->rows[s->mesh->coord[LH_AXIS_SEQ]];
+    if (s->mesh->ways > 1) {
+        LH_TRY(lh_spread_create(s->layout, s->mesh->ways, &s->spread));
+        s->spread_rows = s->spread->to->rows[lh_comm_rank(s->mesh->ring)];
+    }
 done:
     return st;
 }
@@ -96,6 +108,7 @@ static lh_status session_model(lh_session *s, lh_config *config, bool trainable)
                             .length = config->data.length,
                             .layout = s->layout,
                             .table = s->table != NULL ? s->table : s->layout,
+                            .spread = s->spread,
                             .documents = config->data.documents != LH_AUTO,
                             .max_global = s->max_global};
     uint64_t seed = (uint64_t)config->run.seed;
@@ -128,6 +141,11 @@ static lh_status session_side_buffers(lh_session *s)
         LH_TRY(lh_new(sequences * sizeof *s->sequence_labels, &s->sequence_labels));
         LH_TRY(lh_device_alloc(s->device, (size_t)s->batch * sizeof *s->sequence_labels,
                                &s->device_sequence_labels));
+    }
+    if (s->documents != NULL && s->spread != NULL) {
+        size_t row = 2 * (size_t)s->spread_rows * sizeof(int32_t);
+        LH_TRY(lh_new(sequences * row, &s->spread_documents));
+        LH_TRY(lh_new(row, &s->spread_room));
     }
     if (s->max_global > 0) {
         LH_TRY(lh_new(sequences * sizeof(int64_t), &s->global_count));
@@ -182,11 +200,14 @@ static lh_batch session_batch(lh_session *s, int64_t pass, double scale, int64_t
         s->global = (lh_row_list){.max = s->max_global,
                                   .count = s->global_count + first,
                                   .position = s->global_position + first * s->max_global};
+    const int32_t *spread = s->spread_documents;
     return (lh_batch){.tokens = s->device_tokens,
                       .labels = s->device_labels,
                       .sequence_labels = s->device_sequence_labels,
                       .valid = s->config->model.kind == LH_MODEL_ENCODER ? s->valid : NULL,
                       .documents = s->documents == NULL ? NULL : s->documents + 2 * first * s->rows,
+                      .spread_documents =
+                          spread == NULL ? NULL : spread + 2 * first * s->spread_rows,
                       .global = s->max_global > 0 ? &s->global : NULL,
                       .loss_scale = scale,
                       .first_sequence = sequence,
@@ -249,8 +270,22 @@ static lh_status session_check_ranks(const lh_config *config, int ranks)
              "mesh.data %" PRId64 " does not divide %d ranks: start another number of ranks, or "
              "change mesh.data",
              config->mesh.data, ranks);
+    int sequence = ranks / (int)config->mesh.data;
+    LH_CHECK(
+        sequence % session_ways(config, sequence) == 0, LH_ERR_USAGE,
+        "mesh.ulysses %d does not divide the %d ranks along the sequence (%d ranks / mesh.data): "
+        "change one of them, or set mesh.ulysses: auto, and all share heads",
+        session_ways(config, sequence), sequence, ranks);
 done:
     return st;
+}
+
+/* The mesh that counts beside the real one. Local. */
+static lh_status session_counting_mesh(lh_session *s, int data, int sequence, int rank)
+{
+    lh_status st = lh_mesh_create_counting(data, sequence, rank, &s->counting_mesh);
+    if (st != LH_OK) return st;
+    return lh_mesh_split(s->counting_mesh, session_ways(s->config, sequence));
 }
 
 lh_status lh_session_open(lh_comm *world, lh_config *config, bool trainable, lh_session **out)
@@ -267,10 +302,11 @@ lh_status lh_session_open(lh_comm *world, lh_config *config, bool trainable, lh_
     LH_TRY(session_check_ranks(config, lh_comm_size(world)));
     LH_TRY(session_isa(s, &isa));
     LH_TRY(lh_mesh_create((int)config->mesh.data, &s->mesh));
+    LH_TRY(lh_mesh_split(s->mesh, session_ways(config, s->mesh->size[LH_AXIS_SEQ])));
     LH_TRY(lh_task_open(world, config, &s->task));
     /* local from here on, and agreed on once */
-    st = lh_mesh_create_counting(s->mesh->size[LH_AXIS_DATA], s->mesh->size[LH_AXIS_SEQ],
-                                 lh_comm_rank(world), &s->counting_mesh);
+    st = session_counting_mesh(s, s->mesh->size[LH_AXIS_DATA], s->mesh->size[LH_AXIS_SEQ],
+                               lh_comm_rank(world));
     if (st == LH_OK) st = session_build(s, config, isa, trainable);
     if (st == LH_OK) st = session_arena(s);
     LH_TRY(lh_agree(world, st));
@@ -326,7 +362,7 @@ lh_status lh_session_open_counting(lh_config *config, int ranks, int rank, lh_se
     LH_TRY(lh_new(sizeof *s, &s));
     s->config = config;
     s->host = (lh_host){.ranks = ranks, .sharing = ranks, .mask = mask, .online = mask};
-    LH_TRY(lh_mesh_create_counting(data, ranks / data, rank, &s->counting_mesh));
+    LH_TRY(session_counting_mesh(s, data, ranks / data, rank));
     s->mesh = s->counting_mesh;
     s->world = s->mesh->world;
     LH_TRY(session_isa(s, &isa));
@@ -357,6 +393,8 @@ void lh_session_close(lh_session **session)
     lh_free(&s->valid);
     lh_free(&s->valid_all);
     lh_free(&s->documents);
+    lh_free(&s->spread_documents);
+    lh_free(&s->spread_room);
     lh_free(&s->global_count);
     lh_free(&s->global_position);
     lh_free(&s->reduce);
@@ -365,6 +403,7 @@ void lh_session_close(lh_session **session)
     lh_tape_destroy(&s->tape);
     lh_model_destroy(&s->model);
     lh_params_destroy(&s->params);
+    lh_spread_destroy(&s->spread);
     lh_layout_destroy(&s->layout);
     lh_layout_destroy(&s->table);
     lh_task_close(&s->task);
@@ -383,8 +422,22 @@ int64_t lh_session_peak(const lh_session *s)
     if (s->documents != NULL)
         batch += 2 * s->passes * s->batch * s->rows * (int64_t)sizeof(int32_t);
     if (s->sequence_labels != NULL) batch += (s->passes + 1) * s->batch * (int64_t)sizeof(int32_t);
+    if (s->spread_documents != NULL)
+        batch += 2 * (s->passes * s->batch + 1) * s->spread_rows * (int64_t)sizeof(int32_t);
     int64_t reduce = s->reduce != NULL ? s->reduce_elements * (int64_t)lh_dtype_bytes(LH_REAL) : 0;
     return lh_memory_peak(s->memory[s->params->trainable]) + batch + reduce;
+}
+
+/* Where the documents of the group's rows begin and end: read here, so that nothing is sent for it. */
+static void session_read_spread(lh_session *s, int64_t slot, lh_split split, int64_t window,
+                                int64_t draw)
+{
+    lh_rows rows = {.tokens = s->spread_room,
+                    .labels = s->spread_room + s->spread_rows,
+                    .documents = s->spread_documents + 2 * slot * s->spread_rows};
+    lh_status st = lh_task_read(s->task, split, window, draw, s->spread->to,
+                                lh_comm_rank(s->mesh->ring), &rows);
+    if (st != LH_OK && s->trouble == LH_OK) s->trouble = st;
 }
 
 /* One sequence of a pass into the host buffers. A rank whose file fails goes on with an empty
@@ -398,6 +451,7 @@ static void session_read(lh_session *s, int64_t slot, lh_split split, int64_t wi
     lh_status st =
         lh_task_read(s->task, split, window, draw, s->layout, s->mesh->coord[LH_AXIS_SEQ], &rows);
     if (st != LH_OK && s->trouble == LH_OK) s->trouble = st;
+    if (s->spread_documents != NULL) session_read_spread(s, slot, split, window, draw);
     s->valid_all[slot] = rows.valid;
     if (s->max_global > 0) s->global_count[slot] = rows.n_global;
     if (s->sequence_labels != NULL) s->sequence_labels[slot] = rows.sequence_label;

@@ -15,7 +15,8 @@ typedef struct lh_session {
     lh_device *device, *counting_device;
     lh_host host;
     lh_layout *layout;
-    lh_layout *table; /* of model.max_length positions; NULL: that is data.length */
+    lh_layout *table;  /* of model.max_length positions; NULL: that is data.length */
+    lh_spread *spread; /* exchange: ulysses; NULL: ring */
     lh_task *task;
     lh_params *params;
     lh_model *model;
@@ -31,6 +32,10 @@ typedef struct lh_session {
     int64_t *valid;                      /* host [batch]: of the running pass */
     int64_t *valid_all;                  /* host [passes, batch] */
     int32_t *documents;                  /* host [passes, batch, rows, 2]; NULL: no documents */
+    /* exchange: ulysses with documents: those of the group's rows, host [passes, batch, rows of the
+     * group, 2], and room for a sequence of its tokens and labels, which nobody looks at */
+    int32_t *spread_documents, *spread_room;
+    int64_t spread_rows;
     /* global tokens that the task names: host [passes, batch] and [passes, batch, max]; NULL: none */
     int64_t *global_count, *global_position;
     int64_t max_global;

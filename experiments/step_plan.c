@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "experiments/plan_exchange.h"
 #include "parallel/reduce.h"
 
 /* Numbers of eight bytes in a step's two small reductions: counted labels; loss, squared gradient norm
@@ -48,6 +49,15 @@ static void plan_rest_bytes(lh_step_plan *p, const lh_session *s, step_plan_form
     all->bytes[LH_SEND_FORWARD] += forward;
     all->bytes[LH_SEND_BACKWARD] += backward;
     all->bytes[LH_SEND_SUMMARY] += summary;
+}
+
+int64_t lh_step_plan_sent(const lh_config *c, const lh_cost *cost)
+{
+    step_plan_formula f;
+    int64_t sum = 0;
+    plan_layer_bytes(c, cost, &f);
+    for (int i = 0; i < LH_PURPOSES; i++) sum += f.bytes[i];
+    return sum;
 }
 
 /* Adds one rank's layers to the plan's sums, and all that it sends by formula to *all. */
@@ -131,6 +141,7 @@ static lh_status plan_rank(lh_step_plan *p, lh_config *config, int rank, lh_cost
     LH_TRY(lhi_step_plan_tiles(p, s, rank));
     if (rank == 0) {
         plan_parameters(p, s->params);
+        LH_TRY(lh_plan_exchanges(p, s));
         p->threads = s->device->threads;
         p->isa = s->device->kernels->isa;
     }
@@ -216,6 +227,7 @@ void lh_step_plan_destroy(lh_step_plan **plan)
 {
     if (*plan == NULL) return;
     lh_free(&(*plan)->layer);
+    lh_free(&(*plan)->exchange);
     lh_free(&(*plan)->rank);
     lh_free(&(*plan)->head);
     lh_free(plan);

@@ -34,6 +34,12 @@ typedef struct lh_group_plan {
     int64_t head, n_heads;
     lh_head_tiles tiles;
 } lh_group_plan;
+/* A layer's attention if `ways` neighbouring ranks shared heads: mesh.ulysses. 1: ring. */
+typedef struct lh_exchange_plan {
+    int ways;
+    double sent_bytes; /* as of lh_layer_plan, by formula */
+    double busiest;    /* scores of the rank that has most, of the mean */
+} lh_exchange_plan;
 
 /* One rank along the sequence. */
 typedef struct lh_rank_plan {
@@ -61,6 +67,10 @@ typedef struct lh_step_plan {
     lh_rank_plan *rank;   /* [sequence]; world rank r is rank[r % sequence] */
     lh_tile_count tiles;  /* of all layers */
     lh_head_tiles *head;  /* [layers, heads] */
+    /* every way to exchange rows: 1 and the divisors of `sequence`, ascending; [layers, n_ways], all
+     * zero where a mechanism has an exchange of its own. ways: the one that the file asks for. */
+    int n_ways, ways;
+    lh_exchange_plan *exchange;
 } lh_step_plan;
 
 /* lh_step_plan_create - plan a training step on `ranks` ranks; one forward pass where the model's head
@@ -72,5 +82,7 @@ LH_NODISCARD lh_status lh_step_plan_create(lh_config *config, int ranks, lh_step
 /* lh_step_plan_group - the next group of heads of a layer; *head is 0 at first, and moves on. false:
  * there are no more that compute scores. Local. */
 bool lh_step_plan_group(const lh_step_plan *p, int layer, int64_t *head, lh_group_plan *group);
+/* lh_step_plan_sent - bytes of a step of one rank for one layer's attention, by formula. Local, pure. */
+int64_t lh_step_plan_sent(const lh_config *c, const lh_cost *cost);
 /* lh_step_plan_destroy - release it and null the handle. Local. */
 void lh_step_plan_destroy(lh_step_plan **plan);

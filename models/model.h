@@ -70,6 +70,8 @@ typedef struct lh_model_shape {
     const lh_layout *layout; /* of the sequence; borrowed as long as the model lives */
     /* of desc->max_length positions; NULL or layout when the length is that */
     const lh_layout *table;
+    const lh_spread
+        *spread;        /* attention by heads, of layout; NULL: as it lies. Borrowed likewise */
     bool documents;     /* sequences are packed documents */
     int64_t max_global; /* global tokens of a sequence that the task may name */
 } lh_model_shape;
@@ -81,6 +83,8 @@ typedef struct lh_batch {
     const int64_t *valid;        /* host [B]: positions that exist in each sequence; NULL: all */
     /* host [B, s, 2]: first position and end of the document of each own row; NULL: none */
     const int32_t *documents;
+    const int32_t
+        *spread_documents;     /* the same for the rows of shape.spread->to, if there is one */
     const lh_row_list *global; /* global tokens named by the task; NULL: none */
     double loss_scale;         /* 1 / number of counted labels over all ranks */
     int64_t first_sequence;    /* running number of the first sequence, for dropout */

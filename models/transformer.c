@@ -90,6 +90,7 @@ static lh_attn_desc transformer_attn(const lh_model_desc *d, const lh_model_shap
                           .layout = shape->layout,
                           .max_length = transformer_table(shape)->n,
                           .table = transformer_table(shape),
+                          .spread = shape->spread,
                           .relative = d->position == LH_POSITION_RELATIVE,
                           .documents = shape->documents,
                           .max_global = shape->max_global,
@@ -263,6 +264,7 @@ static lhi_pass transformer_pass(lh_model *m, lh_tape *t, lh_mesh *mesh, const l
     lhi_pass pass = {.desc = m->desc, .tape = t};
     pass.qkv = (lh_qkv){.valid = batch->valid,
                         .documents = batch->documents,
+                        .spread_documents = batch->spread_documents,
                         .global = batch->global,
                         .mesh = mesh,
                         .plans = m->plans};

@@ -36,7 +36,11 @@ typedef struct lh_comm lh_comm; /* one communicator */
 typedef struct lh_mesh {
     int size[LH_AXES], coord[LH_AXES]; /* data, sequence */
     lh_comm *world, *axis[LH_AXES];    /* owned */
-    lh_traffic *traffic;               /* one for the mesh; owned */
+    /* of lh_mesh_split: `ways` neighbours along the sequence, and the ranks with the same number in
+     * their groups; 1 and NULL: not split. Owned. */
+    int ways;
+    lh_comm *group, *ring;
+    lh_traffic *traffic; /* one for the mesh; owned */
     bool counting;
 } lh_mesh;
 
@@ -57,6 +61,12 @@ LH_NODISCARD lh_status lh_mesh_create_counting(int data, int seq, int rank, lh_m
 /* lh_mesh_create_self - a mesh of 1 x 1: this process alone, whatever the job has. Local (so is its
  * destruction). After lh_init. The caller destroys *out. Errors: LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_mesh_create_self(lh_mesh **out);
+
+/* lh_mesh_split - cut the sequence axis into groups of `ways` neighbours, for attention by heads
+ * (parallel/spread.h). ways 1: nothing happens. Once per mesh. Collective on all processes, of a
+ * counting mesh local. Errors: agreed LH_ERR_USAGE when ways does not divide the ranks along the
+ * sequence, LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_mesh_split(lh_mesh *m, int ways);
 
 /* lh_mesh_destroy - collective (real) or local (counting); nulls the handle. */
 void lh_mesh_destroy(lh_mesh **mesh);

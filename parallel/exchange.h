@@ -42,7 +42,13 @@ LH_NODISCARD lh_status lh_exchange_create(const lh_layout *layout, int rank, con
 /* lh_exchange_destroy - release it and null the handle. Local. */
 void lh_exchange_destroy(lh_exchange **x);
 
-enum { LH_EXCHANGE_TENSORS = 4, LH_TAG_FETCH = 1, LH_TAG_RETURN = 2, LH_TAG_SCAN = 3 };
+enum {
+    LH_EXCHANGE_TENSORS = 4,
+    LH_TAG_FETCH = 1,
+    LH_TAG_RETURN = 2,
+    LH_TAG_SCAN = 3,
+    LH_TAG_SPREAD = 4
+};
 
 /* Rows on the way: several tensors [batch, rows, width] of type real travel in one message per
  * neighbour. */

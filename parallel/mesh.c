@@ -5,6 +5,8 @@ static void mesh_free(lh_mesh *m)
     if (m == NULL) return;
     lh_free(&m->world);
     for (int a = 0; a < LH_AXES; a++) lh_free(&m->axis[a]);
+    lh_free(&m->group);
+    lh_free(&m->ring);
     lh_free(&m->traffic);
     lh_free(&m);
 }
@@ -16,6 +18,7 @@ static lh_status mesh_new(bool counting, lh_mesh **out)
     *out = NULL;
     LH_TRY(lh_new(sizeof *m, &m));
     m->counting = counting;
+    m->ways = 1;
     LH_TRY(lh_new(sizeof *m->traffic, &m->traffic));
     LH_TRY(lh_new(sizeof *m->world, &m->world));
     for (int a = 0; a < LH_AXES; a++) LH_TRY(lh_new(sizeof *m->axis[a], &m->axis[a]));
@@ -116,11 +119,54 @@ done:
     return st;
 }
 
+/* What may fail on one rank alone. */
+static lh_status mesh_split_new(lh_mesh *m, int ways)
+{
+    lh_status st = LH_OK;
+    LH_CHECK(ways >= 1 && m->size[LH_AXIS_SEQ] % ways == 0, LH_ERR_USAGE,
+             "mesh.ulysses is %d but there are %d ranks along the sequence: it must divide their "
+             "number",
+             ways, m->size[LH_AXIS_SEQ]);
+    LH_CHECK(m->group == NULL && m->ring == NULL, LH_ERR_BUG, "this mesh is split already");
+    LH_TRY(lh_new(sizeof *m->group, &m->group));
+    LH_TRY(lh_new(sizeof *m->ring, &m->ring));
+done:
+    return st;
+}
+
+lh_status lh_mesh_split(lh_mesh *m, int ways)
+{
+    if (ways == 1) return LH_OK;
+    lh_comm *axis = m->axis[LH_AXIS_SEQ];
+    int at = m->coord[LH_AXIS_SEQ];
+    lh_status st = mesh_split_new(m, ways);
+    if (!m->counting) st = lh_agree(m->world, st);
+    if (st != LH_OK || m->group == NULL || m->ring == NULL) {
+        lh_free(&m->group);
+        lh_free(&m->ring);
+        return st;
+    }
+    m->ways = ways;
+    if (m->counting) {
+        mesh_count(m, m->group, at % ways, ways, axis->world_rank);
+        mesh_count(m, m->ring, at / ways, m->size[LH_AXIS_SEQ] / ways, axis->world_rank);
+        return LH_OK;
+    }
+    MPI_Comm handle = MPI_COMM_NULL;
+    LH_MPI(axis, MPI_Comm_split(axis->mpi, at / ways, at % ways, &handle));
+    lhi_comm_own(m->group, handle, m->traffic);
+    LH_MPI(axis, MPI_Comm_split(axis->mpi, at % ways, at / ways, &handle));
+    lhi_comm_own(m->ring, handle, m->traffic);
+    return LH_OK;
+}
+
 void lh_mesh_destroy(lh_mesh **mesh)
 {
     lh_mesh *m = *mesh;
     *mesh = NULL;
     if (m == NULL) return;
+    lh_comm_destroy(&m->ring);
+    lh_comm_destroy(&m->group);
     for (int a = LH_AXES - 1; a >= 0; a--) lh_comm_destroy(&m->axis[a]);
     lh_comm_destroy(&m->world);
     mesh_free(m);

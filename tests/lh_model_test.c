@@ -65,6 +65,25 @@ done:
     return st;
 }
 
+int lh_rig_ways(int ways, int ranks)
+{
+    if (ways == LH_RIG_ALL) return ranks;
+    return ways > 1 && ranks % ways == 0 ? ways : 1;
+}
+
+/* Attention by heads, as the real mesh is split. */
+static lh_status rig_spread(lh_rig *r, int sequence)
+{
+    lh_status st = LH_OK;
+    int ways = lh_rig_ways(r->desc->ways, sequence);
+    if (ways == 1) return LH_OK;
+    LH_TRY(lh_mesh_split(r->counting, ways));
+    LH_TRY(lh_spread_create(r->layout, ways, &r->spread));
+    r->shape.spread = r->spread;
+done:
+    return st;
+}
+
 static lh_status rig_model(lh_rig *r, const int size[LH_AXES], const int coord[LH_AXES])
 {
     lh_status st = LH_OK;
@@ -77,6 +96,7 @@ static lh_status rig_model(lh_rig *r, const int size[LH_AXES], const int coord[L
     LH_TRY(lh_mesh_create_counting(size[LH_AXIS_DATA], size[LH_AXIS_SEQ], rank, &r->counting));
     r->shape = (lh_model_shape){
         .batch = d->batch / size[LH_AXIS_DATA], .length = d->length, .layout = r->layout};
+    LH_TRY(rig_spread(r, size[LH_AXIS_SEQ]));
     r->shape.max_global = d->global != NULL ? d->global->max : 0;
     r->rows = r->layout->rows[coord[LH_AXIS_SEQ]];
     LH_TRY(lh_params_create(r->device != NULL ? r->device : r->count, coord, &r->params));
@@ -165,6 +185,7 @@ void lh_rig_close(lh_rig *r)
     lh_tape_destroy(&r->tape);
     lh_model_destroy(&r->model);
     if (r->params != NULL) lh_params_destroy(&r->params);
+    lh_spread_destroy(&r->spread);
     lh_layout_destroy(&r->layout);
     if (r->device != NULL) {
         lh_device_release(r->device, &r->tokens);

@@ -14,11 +14,12 @@ typedef struct lh_rig_desc {
     int64_t batch;       /* sequences over all ranks */
     int64_t length, chunk;
     bool unaligned; /* mesh.align: none */
-    int recompute;  /* lh_recompute_kind */
-    bool training;  /* dropout acts */
-    bool poison;    /* device */
-    bool forward;   /* no gradients */
-    uint64_t seed;  /* of initial weights and dropout */
+    int ways; /* attention by heads: lh_rig_ways says for how many ranks a mesh must be split */
+    int recompute; /* lh_recompute_kind */
+    bool training; /* dropout acts */
+    bool poison;   /* device */
+    bool forward;  /* no gradients */
+    uint64_t seed; /* of initial weights and dropout */
     int64_t labels_from,
         labels_to;        /* lh_rig_text labels positions labels_from .. labels_to - 1; to 0: all */
     const int64_t *valid; /* [batch] or NULL, as lh_batch */
@@ -35,6 +36,7 @@ typedef struct lh_rig {
     lh_mesh *counting;       /* as this rank; its traffic is of the counting pass */
     lh_device *device, *count;
     lh_layout *layout;
+    lh_spread *spread; /* NULL: not by heads */
     lh_params *params;
     lh_model_shape shape;
     lh_model *model;
@@ -53,6 +55,11 @@ typedef struct lh_rig {
     lh_real *seed_host; /* the same */
     lh_real *output;    /* the same shape: output of the last step */
 } lh_rig;
+
+enum { LH_RIG_ALL = -1 };
+/* lh_rig_ways - ranks of a group when `ways` are asked for (LH_RIG_ALL: all) of a sequence over
+ * `ranks`; 1 where that does not divide them: no groups. Local. */
+int lh_rig_ways(int ways, int ranks);
 
 /* lh_rig_open - build everything and run the counting pass. Local (mesh: borrowed). The caller
  * closes it, also after an error. Parameters are initialised from desc->seed. */

@@ -57,6 +57,13 @@ for ranks in 1 2 3 4; do
         "$(metric runs/steps-1 train 1 grad_norm)" 1e-4
     near_losses "documents on $ranks ranks" runs/steps-$ranks runs/steps-1 1e-4
 done
+# by heads a rank needs the documents of other ranks' rows
+for ways in auto 2; do
+    train 4 "heads-$ways" --set data.length=48 --set data.batch=2 --set mesh.exchange=ulysses --set mesh.ulysses=$ways
+    near "by heads, groups of $ways: loss" "$(metric "runs/heads-$ways" train 1 loss)" \
+        "$(metric runs/steps-1 train 1 loss)" "$real_digits"
+    near_losses "by heads, groups of $ways" "runs/heads-$ways" runs/steps-1 1e-4
+done
 train 2 halves --set data.length=48 --set data.path=short.txt --set data.valid_path=short.txt
 same "half of the bytes are predicted" "$(metric runs/halves train 1 tokens)" 24
 same "half of the validation part is predicted" "$(value tokens)" 96

@@ -32,6 +32,27 @@ train 3 half --set mesh.layout=zigzag --set schedule.steps=2 --set schedule.kind
 expect 0 2 train tiny.yaml --set run.name=half --set schedule.steps=4 --resume
 near_losses "resumed with another layout" runs/half runs/resumed 1e-4
 
+# --- attention by heads: the same training, over all ranks or in groups of two with a ring ---
+heads=(--set model.width=36 --set model.heads=6 --set model.kv_heads=2 --set schedule.steps=2 --set data.length=119
+    --set 'model.attention=[{mechanism: full}, {mechanism: sliding_window, window: 24}]')
+check_ulysses() {
+    local name=$1 ranks=$2
+    shift 2
+    train "$ranks" "$name" "${heads[@]}" --set mesh.exchange=ulysses "$@"
+    near "$name: loss of step 1" "$(metric "runs/$name" train 1 loss)" "$(metric runs/ring train 1 loss)" "$real_digits"
+    near "$name: gradient norm of step 1" "$(metric "runs/$name" train 1 grad_norm)" \
+        "$(metric runs/ring train 1 grad_norm)" 1e-4
+    near_losses "$name" "runs/$name" runs/ring 1e-4
+}
+train 4 ring "${heads[@]}"
+for ranks in 3 4 5; do check_ulysses ulysses-$ranks $ranks; done
+check_ulysses hybrid 4 --set mesh.ulysses=2 --set mesh.layout=zigzag
+holds "by heads other bytes are sent" \
+    "$(metric runs/ulysses-4 train 2 sent_bytes) != $(metric runs/ring train 2 sent_bytes)"
+grep -q 'ulysses: 2' runs/hybrid/config.yaml && pass || fail "the resolved file does not say ulysses: 2"
+expect 2 3 train tiny.yaml --set mesh.exchange=ulysses --set mesh.ulysses=2
+says err "mesh.ulysses 2 does not divide the 3 ranks along the sequence"
+
 # --- tables by position at a shorter length ---
 train 2 table --set model.position=learned --set model.max_length=128 --set data.length=128 --set schedule.steps=2 \
     --set checkpoint.every=2

@@ -14,6 +14,9 @@ first() {
 of_layers() {
     sed -E 's/.*"layers":\[([^]]*)\].*/\1/' out | grep -oE "\"$1\":[^,}]*" | cut -d : -f 2
 }
+of_exchanges() {
+    grep -oE '"exchange":"[^}]*' out | grep -oE "\"$1\":[^,}]*" | cut -d : -f 2
+}
 of_ranks() {
     sed -E 's/.*"ranks_list":\[([^]]*)\].*/\1/' out | grep -oE "\"$1\":[^,}]*" | cut -d : -f 2
 }
@@ -53,6 +56,9 @@ check_run class 3 --set model.kind=encoder --set data.task=markers --set model.h
 check_run zigzag 3 --set mesh.layout=zigzag --set data.length=110 --set train.recompute=block
 check_run relative 2 --set model.position=relative --set 'model.attention={mechanism: full}'
 check_run documents 3 --set data.documents=32 --set data.batch=2 --set train.accumulate=2
+by_heads='--set mesh.exchange=ulysses --set data.length=110 --set train.recompute=block'
+check_run ulysses 3 $by_heads --set 'model.attention=[{mechanism: full},{mechanism: sliding_window, window: 40}]'
+check_run hybrid 4 $by_heads --set mesh.ulysses=2 --set data.documents=32 --set data.batch=2 --set model.kv_heads=1
 check_run threads 2 --set device.threads=2
 check_run poison 2 --set device.kind=poison
 check_run idle 4 --set data.length=20 # a rank without tokens
@@ -137,6 +143,27 @@ expect 0 0 plan tiny.yaml --set data.length=4096 --ranks 8 --set 'model.attentio
 short=$(of_layers sent_bytes_step | head -n 1)
 expect 0 0 plan tiny.yaml --set data.length=8192 --ranks 8 --set 'model.attention={mechanism: full}' --json
 same "full attention sends in proportion" "$(of_layers sent_bytes_step | head -n 1)" "$((2 * short))"
+# which exchange sends fewer bytes: half the ring's for full attention, not for a window; for each size of a group
+eight='--ranks 8 --set data.length=65536 --set mesh.chunk=512 --set model.width=64 --set model.heads=8 --set model.kv_heads=8'
+both='model.attention=[{mechanism: full}, {mechanism: sliding_window, window: 512}]'
+expect 0 0 plan tiny.yaml $eight --set "$both" --json
+same "exchanges" "$(grep -oE '"ulysses":[0-9]+' out | cut -d : -f 2 | tr '\n' ' ')" '1 2 4 8 1 2 4 8 '
+same "fewest bytes" "$(grep -oE '"ulysses":[^}]*"fewest_bytes":true' out | cut -d : -f 2 | cut -d , -f 1 | tr '\n' ' ')" '8 1 '
+layers=$(of_exchanges sent_bytes_step | sed -n 1,4p | tr '\n' ' ')
+for ways in 1 2 4 8; do
+    expect 0 0 plan tiny.yaml $eight --set "$both" --json --set mesh.exchange=ulysses --set mesh.ulysses=$ways
+    layers=${layers#"$(of_layers sent_bytes_step | head -n 1) "}
+done
+same "what is compared is what a plan of each says" "$layers" ''
+expect 0 0 plan tiny.yaml $eight --set "$both"
+says out '1.00  fewest bytes'
+# by heads memory goes with N / ranks, too
+for ranks in 2 4 8; do
+    expect 0 0 plan tiny.yaml $eight --set "$both" --set mesh.exchange=ulysses --ranks $ranks \
+        --set data.length=$((8192 * ranks)) --json
+    [ $ranks = 2 ] && two=$(first peak_bytes)
+    near "memory by heads on $ranks ranks" "$(first peak_bytes)" "$two" 0.1
+done
 # causal attention in zigzag order: three quarters of the full ring's rows, and every rank works as much
 spread() {
     of_ranks flops_step | awk 'NR == 1 { a = b = $1 } { s += $1; if ($1 < a) a = $1; if ($1 > b) b = $1 }
@@ -210,9 +237,10 @@ wrong "unknown option '--resume'" tiny.yaml --resume
 wrong "unknown key; did you mean 'length'?" tiny.yaml --set data.lenght=3
 expect 2 0 train tiny.yaml --ranks 2
 says err "unknown option '--ranks'"
+wrong 'mesh.ulysses 3 does not divide the 4 ranks' tiny.yaml --set mesh.exchange=ulysses --set mesh.ulysses=3 --ranks 4
 expect 2 0 train tiny.yaml --draw plan.svg
 says err "unknown option '--draw'"
 expect 0 0 plan --help
-for word in '--ranks P' '--draw OUT.svg' sent_bytes_step tiles_mixed ranks_list; do says out "$word"; done
+for word in '--ranks P' '--draw OUT.svg' sent_bytes_step exchanges tiles_mixed ranks_list; do says out "$word"; done
 missing runs/tiny # a plan is no run
 finish

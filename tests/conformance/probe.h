@@ -15,6 +15,8 @@ typedef struct variant {
     /* softmax over this pattern; NULL: no softmax over a pattern, not compared with dense attention */
     bool (*sees)(bool causal, int64_t head, int64_t i, int64_t j);
     bool relative, zigzag, documents, valid;
+    int ways;            /* by heads over so many ranks: LH_RIG_ALL, 2 or, not at all, 0 */
+    int heads, kv_heads; /* 0: 4; of the grouped form, 0: 2 */
     /* no gradient passes through a maximum on which the output depends (Performer's stabiliser, by
      * way of its epsilons, as published): no Taylor test here; `favor` has one with a fixed maximum */
     bool detached;
@@ -32,6 +34,7 @@ typedef struct probe {
     lh_mesh *counting;
     lh_device *device, *count;
     lh_layout *layout;
+    lh_spread *spread; /* NULL: not by heads */
     lh_params *params;
     lh_plan_cache *plans;
     lh_tape *tape;
@@ -40,7 +43,7 @@ typedef struct probe {
     lh_shape shape[INPUTS], whole[INPUTS]; /* of this rank; of all */
     double *out, *d_in[INPUTS];            /* host: what a run gave, [local elements] */
     int64_t valid[BATCH];
-    int32_t *documents; /* [BATCH, rows, 2] */
+    int32_t *documents, *spread_documents; /* [BATCH, rows, 2]: of own rows, of the group's */
     int64_t global_count[BATCH], global[BATCH * GLOBALS];
     lh_row_list list;
 } probe;
@@ -60,6 +63,14 @@ bool is_global(const probe *p, int64_t b, int64_t i);
 
 /* probe_name - VARIANT/FORM of a report, without spaces. */
 void probe_name(const probe *p, char text[160]);
+
+/* What the pattern alone makes a rank send, counted one by one; what data hides travels all the same.
+ * Without global tokens, which are sums. again: rows that are fetched a second time, by head: all of
+ * them (most), and those that no head keeps (least), kept being what the largest shard would hold. */
+typedef struct brute_bytes {
+    int64_t forward, backward, most, least;
+} brute_bytes;
+brute_bytes brute_force(const probe *p);
 
 /* dense_agrees - outputs and gradients of p's last run against dense attention in double, on every
  * rank; says what differs. Collective (gradients of weights are summed). Errors: LH_ERR_MEMORY. */

@@ -84,6 +84,48 @@ static const variant known[] = {
     {.mechanism = "linformer", .settings = ", k: 1, projection: mean"},
     {.mechanism = "linformer", .settings = ", k: [6, 8], sharing: kv", .zigzag = true},
     {.mechanism = "wheel", .settings = ", rim: 24", .sees = sees_wheel},
+    /* by heads: more and fewer than ranks, key/value heads on several ranks; groups of two with a ring */
+    {.mechanism = "full", .settings = "", .sees = sees_full, .ways = LH_RIG_ALL, .heads = 8},
+    {.mechanism = "full",
+     .settings = "",
+     .sees = sees_full,
+     .ways = LH_RIG_ALL,
+     .heads = 3,
+     .kv_heads = 1,
+     .zigzag = true,
+     .relative = true},
+    {.mechanism = "full",
+     .settings = "",
+     .sees = sees_full,
+     .ways = 2,
+     .heads = 6,
+     .kv_heads = 2,
+     .documents = true,
+     .valid = true},
+    {.mechanism = "sliding_window",
+     .settings = ", window: 13",
+     .sees = sees_window,
+     .ways = LH_RIG_ALL,
+     .heads = 6,
+     .kv_heads = 3,
+     .documents = true},
+    {.mechanism = "sliding_window",
+     .settings = DILATED ", global: task",
+     .sees = sees_dilated,
+     .ways = 2,
+     .task = true,
+     .zigzag = true},
+    {.mechanism = "sliding_window",
+     .settings = DILATED ", global: first",
+     .sees = sees_dilated,
+     .ways = LH_RIG_ALL,
+     .first = true},
+    {.mechanism = "sliding_window",
+     .settings = DILATED,
+     .sees = sees_dilated,
+     .ways = 2,
+     .relative = true},
+    {.mechanism = "performer", .settings = ", features: 8", .ways = LH_RIG_ALL, .detached = true},
 };
 enum { KNOWN = sizeof known / sizeof known[0] };
 
@@ -103,12 +145,14 @@ static lh_status config_of(const variant *m, bool causal, bool grouped, const ch
                            lh_config **out)
 {
     char text[512];
+    int heads = m->heads > 0 ? m->heads : 4;
+    int kv_heads = m->kv_heads > 0 ? m->kv_heads : 2;
     int n = snprintf(text, sizeof text,
-                     "model: {kind: %s, vocab: 31, layers: %d, width: 16, heads: 4, kv_heads: %d, "
+                     "model: {kind: %s, vocab: 31, layers: %d, width: 16, heads: %d, kv_heads: %d, "
                      "head_width: 4,\n"
                      "        mlp_width: 32, position: %s, attention: {mechanism: %s%s%s}}\n"
                      "data: {length: 101, batch: 2}\n",
-                     causal ? "decoder" : "encoder", LAYERS, grouped ? 2 : 4,
+                     causal ? "decoder" : "encoder", LAYERS, heads, grouped ? kv_heads : heads,
                      m->relative ? "relative" : "rotary", m->mechanism, m->settings, more);
     return lh_config_parse(text, (size_t)n, "conformance.yaml", LH_CONFIG_PARTIAL, out);
 }
@@ -117,6 +161,7 @@ static lh_status config_of(const variant *m, bool causal, bool grouped, const ch
 typedef struct form {
     lh_comm *comm;
     lh_mesh *mesh;
+    lh_mesh *split[3]; /* by ways: not at all, for all ranks, for two */
     const lh_attn_ops *ops;
     const variant *variant;
     bool causal, grouped;
@@ -193,6 +238,7 @@ static lh_status probe_record(probe *p, lh_device *device, lh_mesh *mesh, bool b
                   .v = in[VALUE],
                   .valid = p->variant->valid ? p->valid : NULL,
                   .documents = p->variant->documents ? p->documents : NULL,
+                  .spread_documents = p->variant->documents ? p->spread_documents : NULL,
                   .global = p->variant->task ? &p->list : NULL,
                   .mesh = mesh,
                   .plans = p->plans};
@@ -225,6 +271,7 @@ static lh_status probe_mechanism(probe *p, bool causal, bool grouped, int64_t n,
         LH_TRY(lh_layout_zigzag(n, p->mesh->size[LH_AXIS_SEQ], 16, !unaligned, &p->layout));
     else
         LH_TRY(lh_layout_contiguous(n, p->mesh->size[LH_AXIS_SEQ], 16, !unaligned, &p->layout));
+    if (p->mesh->ways > 1) LH_TRY(lh_spread_create(p->layout, p->mesh->ways, &p->spread));
     p->desc = (lh_attn_desc){.width = d->width,
                              .heads = d->heads,
                              .kv_heads = d->kv_heads,
@@ -236,6 +283,7 @@ static lh_status probe_mechanism(probe *p, bool causal, bool grouped, int64_t n,
                              .layout = p->layout,
                              .max_length = n,
                              .table = p->layout,
+                             .spread = p->spread,
                              .relative = p->variant->relative,
                              .documents = p->variant->documents,
                              .max_global = p->variant->task ? GLOBALS : 0,
@@ -263,25 +311,37 @@ done:
     return st;
 }
 
+/* Limits of the documents of a rank's rows. */
+static lh_status probe_documents(const probe *p, const lh_layout *l, int rank, int32_t **out)
+{
+    lh_status st = LH_OK;
+    int64_t rows = l->rows[rank];
+    LH_TRY(lh_new((size_t)(2 * BATCH * rows) * sizeof **out, out));
+    for (int64_t i = 0; i < BATCH * rows; i++) {
+        int64_t end = 0;
+        int64_t at = lh_layout_position(l, rank, i % rows);
+        (*out)[2 * i] = (int32_t)document_begin(p, i / rows, at, &end);
+        (*out)[2 * i + 1] = (int32_t)end;
+    }
+done:
+    return st;
+}
+
 /* Padding, documents and global tokens: others in each sequence. */
 static lh_status probe_sight(probe *p)
 {
     lh_status st = LH_OK;
     int64_t n = p->desc.length;
-    int64_t rows = p->shape[QUERY].dim[1];
+    int rank = p->mesh->coord[LH_AXIS_SEQ];
     const int64_t global[BATCH][GLOBALS] = {{0, n / 2, n - 1}, {n / 3, n, n}};
-    LH_TRY(lh_new((size_t)(2 * BATCH * rows) * sizeof *p->documents, &p->documents));
+    LH_TRY(probe_documents(p, p->layout, rank, &p->documents));
+    if (p->spread != NULL)
+        LH_TRY(probe_documents(p, p->spread->to, rank / p->spread->ways, &p->spread_documents));
     for (int64_t b = 0; b < BATCH; b++) {
         p->valid[b] = b == 0 ? n : n * 2 / 3;
         for (int64_t k = 0; k < GLOBALS; k++) {
             if (global[b][k] >= n || (k > 0 && global[b][k] <= global[b][k - 1])) break;
             p->global[b * GLOBALS + p->global_count[b]++] = global[b][k];
-        }
-        for (int64_t r = 0; r < rows; r++) {
-            int64_t at = lh_layout_position(p->layout, p->mesh->coord[LH_AXIS_SEQ], r);
-            int64_t end = 0;
-            p->documents[2 * (b * rows + r)] = (int32_t)document_begin(p, b, at, &end);
-            p->documents[2 * (b * rows + r) + 1] = (int32_t)end;
         }
     }
     p->list = (lh_row_list){GLOBALS, p->global_count, p->global};
@@ -320,6 +380,7 @@ static lh_status probe_open(probe *p, const form *f, int64_t n, bool unaligned)
     LH_TRY(lh_memory_create(&p->memory));
     LH_TRY(lh_mesh_create_counting(1, mesh->size[LH_AXIS_SEQ], mesh->coord[LH_AXIS_SEQ],
                                    &p->counting));
+    LH_TRY(lh_mesh_split(p->counting, mesh->ways));
     LH_TRY(lh_memory_count_begin(p->memory));
     LH_TRY(probe_record(p, p->count, p->counting, true));
     LH_TRY(lh_memory_count_end(p->memory));
@@ -341,12 +402,14 @@ static void probe_close(probe *p)
     lh_host_release(&p->host_arena);
     lh_free(&p->out);
     lh_free(&p->documents);
+    lh_free(&p->spread_documents);
     lh_memory_destroy(&p->memory);
     lh_tape_destroy(&p->tape);
     lh_plan_cache_destroy(&p->plans);
     lh_params_destroy(&p->params);
     if (p->state != NULL) p->ops->destroy(&p->state);
     lh_mesh_destroy(&p->counting);
+    lh_spread_destroy(&p->spread);
     lh_layout_destroy(&p->layout);
     lh_config_destroy(&p->config);
     lh_device_destroy(&p->count);
@@ -387,6 +450,8 @@ static void for_all_variants(form *f, check_fn check)
     variant room;
     for (int i = 0; (f->variant = variant_of(f->ops, i, &room)) != NULL; i++) {
         if (f->variant->zigzag && !(f->ops->caps & LH_ATTN_LAYOUTS)) continue;
+        f->mesh = f->split[f->variant->ways == LH_RIG_ALL ? 1 : f->variant->ways];
+        if (f->variant->ways != 0 && f->mesh->ways == 1) continue; /* as without */
         check(f);
     }
 }
@@ -394,7 +459,11 @@ static void for_all_variants(form *f, check_fn check)
 static void for_all_forms(lh_comm *c, check_fn check)
 {
     form f = {.comm = c};
-    lh_assert_all_ok(c, lh_mesh_create(1, &f.mesh));
+    for (int i = 0; i < 3; i++) {
+        int ways = lh_rig_ways(i == 1 ? LH_RIG_ALL : i, lh_comm_size(c));
+        lh_assert_all_ok(c, lh_mesh_create(1, &f.split[i]));
+        lh_assert_all_ok(c, lh_mesh_split(f.split[i], ways));
+    }
     for (int i = 0; i < lh_attn_count(); i++) {
         f.ops = lh_attn_at(i);
         for (int kind = 0; kind < 4; kind++) {
@@ -405,13 +474,16 @@ static void for_all_forms(lh_comm *c, check_fn check)
             for_all_variants(&f, check);
         }
     }
-    lh_mesh_destroy(&f.mesh);
+    for (int i = 0; i < 3; i++) lh_mesh_destroy(&f.split[i]);
 }
 
 static void describe(const form *f, int64_t n)
 {
     const variant *v = f->variant;
-    print_error("mechanism %s%s%s%s%s%s, %s, %s heads, N %lld:\n", v->mechanism, v->settings,
+    print_error("mechanism %s%s%s%s%s%s%s, %s, %s heads, N %lld:\n", v->mechanism, v->settings,
+                v->ways == 0   ? ""
+                : v->ways == 2 ? ", by heads over two"
+                               : ", by heads",
                 v->relative ? ", relative" : "", v->zigzag ? ", zigzag" : "",
                 v->documents ? ", documents" : "", v->valid ? ", padding" : "",
                 f->causal ? "causal" : "bidirectional", f->grouped ? "grouped" : "all",
@@ -422,7 +494,10 @@ void probe_name(const probe *p, char text[160])
 {
     const variant *v = p->variant;
     char *to = text;
-    (void)snprintf(text, 160, "%s%s%s%s%s%s/%s,%s", v->mechanism, v->settings,
+    (void)snprintf(text, 160, "%s%s%s%s%s%s%s/%s,%s", v->mechanism, v->settings,
+                   v->ways == 0   ? ""
+                   : v->ways == 2 ? ",ulysses:2"
+                                  : ",ulysses",
                    v->relative ? ",relative" : "", v->zigzag ? ",zigzag" : "",
                    v->documents ? ",documents" : "", v->valid ? ",padding" : "",
                    p->desc.causal ? "causal" : "bidirectional",
@@ -518,51 +593,15 @@ static void test_gradient_by_taylor(void **state)
 /* --- bytes
  * ------------------------------------------------------------------------------------------------------------ */
 
-/* Rows of rank `from` that some query of rank `to` sees, counted one by one. */
-static int64_t rows_seen(const probe *p, int64_t head, int from, int to)
-{
-    const lh_layout *l = p->layout;
-    int64_t rows = 0;
-    for (int64_t j = 0; j < l->rows[from]; j++) {
-        int64_t key = lh_layout_position(l, from, j);
-        bool seen = false;
-        for (int64_t i = 0; i < l->rows[to] && !seen; i++)
-            seen = p->variant->sees(p->desc.causal, head, lh_layout_position(l, to, i), key);
-        rows += seen;
-    }
-    return rows;
-}
-
-/* What the pattern alone makes travel, for each key/value head by itself; what data hides travels
- * all the same. */
+/* Rows are fetched twice unless they are kept, which each group of heads decides by itself. */
 static bool bytes_by_brute_force(const probe *p, const lh_cost *cost)
 {
-    const lh_attn_desc *d = &p->desc;
-    int rank = p->mesh->coord[LH_AXIS_SEQ];
-    int64_t row = 2 * d->batch * d->head_width * (int64_t)lh_dtype_bytes(LH_REAL);
-    int64_t sent = 0;
-    int64_t received = 0;
     if (p->variant->sees == NULL) return true;
-    for (int r = 0; r < p->layout->ranks; r++)
-        for (int64_t g = 0; r != rank && g < d->kv_heads; g++) {
-            sent += rows_seen(p, g * (d->heads / d->kv_heads), rank, r);
-            received += rows_seen(p, g * (d->heads / d->kv_heads), r, rank);
-        }
-    /* rows are fetched twice unless they are kept, which each group of heads decides by itself */
-    int64_t again = cost->backward_bytes - received * row;
+    const brute_bytes b = brute_force(p);
+    int64_t again = cost->backward_bytes - b.backward;
     bool some = strstr(p->variant->settings, "dilation") != NULL;
-    return cost->forward_bytes == sent * row && again >= 0 && again <= sent * row &&
-           (some || again == 0 || again == sent * row);
-}
-
-/* Rows of one key/value head that a rank sends (out) or gets, counted one by one. */
-static int64_t rows_travel(const probe *p, int64_t g, int rank, bool out)
-{
-    int64_t head = g * (p->desc.heads / p->desc.kv_heads);
-    int64_t rows = 0;
-    for (int r = 0; r < p->layout->ranks; r++)
-        if (r != rank) rows += out ? rows_seen(p, head, rank, r) : rows_seen(p, head, r, rank);
-    return rows;
+    return cost->forward_bytes == b.forward && again >= 0 && again <= b.most &&
+           (some || again == b.least);
 }
 
 /* "bytes VARIANT/FORM aligned|unaligned N RANKS RANK PURPOSE COUNTED PREDICTED BRUTE_FORCE" (-1: there
@@ -571,31 +610,23 @@ static int64_t rows_travel(const probe *p, int64_t g, int rank, bool out)
 static void report_bytes(const probe *p, const lh_cost *cost, bool unaligned)
 {
     const int64_t *sent = p->mesh->traffic->bytes;
-    int rank = p->mesh->coord[LH_AXIS_SEQ];
-    int64_t row = 2 * p->desc.batch * p->desc.head_width * (int64_t)lh_dtype_bytes(LH_REAL);
-    int64_t brute[2] = {0, 0};
+    brute_bytes b = {0};
     char name[160];
     if (!lh_test_reports()) return;
-    for (int64_t g = 0; p->variant->sees != NULL && g < p->desc.kv_heads; g++) {
-        int64_t out = rows_travel(p, g, rank, true) * row;
-        bool keep = strcmp(p->ops->name, "full") != 0;
-        for (int r = 0; keep && r < p->layout->ranks; r++)
-            keep = rows_travel(p, g, r, false) <= p->layout->max_rows;
-        brute[0] += out;
-        brute[1] += rows_travel(p, g, rank, false) * row + (keep ? 0 : out);
-    }
+    if (p->variant->sees != NULL) b = brute_force(p);
     probe_name(p, name);
     const char *shape = unaligned ? "unaligned" : "aligned";
     const int64_t figures[3][3] = {
-        {sent[LH_SEND_FORWARD], cost->forward_bytes, p->variant->sees ? brute[0] : -1},
-        {sent[LH_SEND_BACKWARD], cost->backward_bytes, p->variant->sees ? brute[1] : -1},
+        {sent[LH_SEND_FORWARD], cost->forward_bytes, p->variant->sees ? b.forward : -1},
+        {sent[LH_SEND_BACKWARD], cost->backward_bytes,
+         p->variant->sees ? b.backward + b.least : -1},
         {sent[LH_SEND_SUMMARY], cost->summary_bytes, -1},
     };
     static const char *const purpose[] = {"forward", "backward", "summary"};
     for (int k = 0; k < 3; k++)
         lh_test_report("bytes %s %s %lld %d %d %s %lld %lld %lld", name, shape,
-                       (long long)p->desc.length, p->layout->ranks, rank, purpose[k],
-                       (long long)figures[k][0], (long long)figures[k][1],
+                       (long long)p->desc.length, p->layout->ranks, p->mesh->coord[LH_AXIS_SEQ],
+                       purpose[k], (long long)figures[k][0], (long long)figures[k][1],
                        (long long)figures[k][2]);
 }
 
@@ -662,13 +693,19 @@ static void check_model(const form *f)
     lh_comm *c = f->comm;
     const int64_t valid[] = {101, 67};
     if (f->variant->task) return; /* the rig has no task that would name them */
+    if (f->variant->ways != 0 && !f->variant->first) return; /* `invariance` has models of these */
     lh_config *config = NULL;
     lh_mesh *self = NULL;
     lh_rig r[2];
     double loss[2];
     double *grads[2] = {NULL, NULL};
     lh_assert_all_ok(c, config_of(f->variant, f->causal, f->grouped, "", &config));
-    lh_rig_desc d = {.model = config->model, .batch = 2, .length = 101, .chunk = 16, .seed = 7};
+    lh_rig_desc d = {.model = config->model,
+                     .batch = 2,
+                     .length = 101,
+                     .chunk = 16,
+                     .seed = 7,
+                     .ways = f->variant->ways};
     lh_assert_all_ok(c, lh_mesh_create_self(&self));
     if (f->variant->valid && !f->causal) d.valid = valid;
     model_run(c, &d, self, &r[0], &loss[0], &grads[0]);
@@ -782,8 +819,14 @@ static void check_allocations(const form *f)
     lh_config *config = NULL;
     int ranks = lh_comm_size(c);
     if (f->grouped || f->variant->task) return; /* the same allocations; no task in the rig */
+    if (f->variant->ways != 0 && !(f->variant->heads == 8 && f->causal)) return; /* one will do */
     lh_assert_all_ok(c, config_of(f->variant, f->causal, false, "", &config));
-    lh_rig_desc d = {.model = config->model, .batch = 2, .length = 101, .chunk = 16, .seed = 7};
+    lh_rig_desc d = {.model = config->model,
+                     .batch = 2,
+                     .length = 101,
+                     .chunk = 16,
+                     .seed = 7,
+                     .ways = f->variant->ways};
     d.model.layers = 1;
     lh_assert_all_ok(c, prepare(&d, mesh, 0));
     int64_t before = lh_new_count();

@@ -112,6 +112,23 @@ static void test_bench_full(void **state)
                                 field_is(text, "causal", "false")));
 }
 
+/* By heads: 3 query heads on any number of ranks. */
+static void test_bench_by_heads(void **state)
+{
+    lh_comm *c = *state;
+    char text[OUTPUT];
+    bool first = lh_comm_rank(c) == 0;
+    const char *words = "attention --n 1100 --heads 3 --kv-heads 1 --head-dim 16 --repeats 1 "
+                        "--ulysses 0";
+    lh_assert_all_ok(c, run_bench(c, words, text));
+    lh_assert_all(c, first ? line_holds(text, lh_comm_size(c)) : text[0] == '\0');
+    lh_assert_all(c, !first || number(text, "ulysses") == lh_comm_size(c));
+    lh_assert_all_code(c, run_bench(c, "attention --mechanism performer --ulysses 2", text),
+                       LH_ERR_USAGE);
+    lh_assert_all_code(c, run_bench(c, "attention --ulysses 99", text), LH_ERR_USAGE);
+    lh_error_clear();
+}
+
 static void test_bench_window(void **state)
 {
     lh_comm *c = *state;
@@ -195,9 +212,8 @@ static void test_bench_refuses(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bench_full),
-        cmocka_unit_test(test_bench_window),
-        cmocka_unit_test(test_bench_features),
+        cmocka_unit_test(test_bench_full),     cmocka_unit_test(test_bench_window),
+        cmocka_unit_test(test_bench_by_heads), cmocka_unit_test(test_bench_features),
         cmocka_unit_test(test_bench_refuses),
     };
     return lh_test_mpi_main(argc, argv, "bench", tests, sizeof tests / sizeof tests[0]);

@@ -14,7 +14,9 @@ typedef struct invariance_case {
     int64_t window;
     int kind; /* lh_model_kind */
     int64_t n, chunk, batch, kv_heads;
-    int data; /* ranks along the data axis; left out where it does not divide the ranks */
+    int heads; /* 0: 4 */
+    int ways;  /* attention by heads, as lh_rig_ways */
+    int data;  /* ranks along the data axis; left out where it does not divide the ranks */
     bool unaligned, post, swiglu, untied;
     int norm_kind, position, recompute;
     double dropout;
@@ -32,6 +34,7 @@ static void case_desc(const invariance_case *v, lh_window_settings *settings, lh
                        .length = v->n,
                        .chunk = v->chunk > 0 ? v->chunk : 16,
                        .unaligned = v->unaligned,
+                       .ways = v->ways,
                        .recompute = v->recompute,
                        .training = v->dropout > 0.0,
                        .seed = 7,
@@ -47,8 +50,10 @@ static void case_desc(const invariance_case *v, lh_window_settings *settings, lh
                                .vocab = 31,
                                .layers = 2,
                                .width = 16,
-                               .heads = 4,
-                               .kv_heads = v->kv_heads > 0 ? v->kv_heads : 4,
+                               .heads = v->heads > 0 ? v->heads : 4,
+                               .kv_heads = v->kv_heads > 0 ? v->kv_heads
+                                           : v->heads > 0  ? v->heads
+                                                           : 4,
                                .head_width = 4,
                                .mlp = v->swiglu ? LH_ACT_SWIGLU : LH_ACT_GELU,
                                .mlp_width = 32,
@@ -98,14 +103,16 @@ static void check(lh_comm *c, const invariance_case *v)
     case_desc(v, &settings, &d);
     lh_assert_all_ok(c, lh_mesh_create_self(&mesh[0]));
     lh_assert_all_ok(c, lh_mesh_create(data, &mesh[1]));
+    lh_assert_all_ok(c, lh_mesh_split(mesh[1], lh_rig_ways(v->ways, lh_comm_size(c) / data)));
     for (int i = 0; i < 2; i++) run(c, &d, mesh[i], &r[i], &loss[i], &grads[i]);
     bool close = lh_test_within(loss[1], loss[0], LH_TOL_LOSS, 0.0) &&
                  lh_rig_grads_agree(r[0].params, grads[1], grads[0]);
     if (!close)
         print_error(
-            "%s window %lld, %s, N %lld chunk %lld data %d: loss %.17g, on one rank %.17g\n",
+            "%s window %lld, %s, N %lld chunk %lld data %d ways %d: loss %.17g, on one rank "
+            "%.17g\n",
             v->mechanism, (long long)v->window, v->kind == LH_MODEL_DECODER ? "decoder" : "encoder",
-            (long long)v->n, (long long)d.chunk, data, loss[1], loss[0]);
+            (long long)v->n, (long long)d.chunk, data, v->ways, loss[1], loss[0]);
     lh_assert_all(c, close);
     for (int i = 0; i < 2; i++) {
         lh_free(&grads[i]);
@@ -245,6 +252,28 @@ static void test_extras(void **state)
     check_mechanisms(*state, CASE(ROTARY, .n = 101, .extras = true, .norm_kind = LH_NORM_RMS));
 }
 
+/* Attention by heads, over all ranks or two at a time with a ring: as many heads as ranks, fewer, more;
+ * key/value heads on several ranks; ranks without tokens and without heads; recomputed blocks; data. */
+static void test_by_heads(void **state)
+{
+    const invariance_case cases[] = {
+        CASE(ROTARY, .n = 211, .heads = 8, .kv_heads = 2),
+        CASE(ROTARY, .n = 211, .heads = 3, .kv_heads = 1, .unaligned = true,
+             .kind = LH_MODEL_ENCODER),
+        CASE(.n = 3, .chunk = 1, .heads = 6, .kv_heads = 3, .position = LH_POSITION_RELATIVE),
+        CASE(ROTARY, .n = 101, .batch = 4, .data = 2, .recompute = LH_RECOMPUTE_BLOCK,
+             .dropout = 0.1),
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        for (int k = 0; k < 4; k++) {
+            invariance_case v = cases[i];
+            v.ways = k / 2 == 0 ? LH_RIG_ALL : 2;
+            v.mechanism = k % 2 == 0 ? "full" : "sliding_window";
+            v.window = v.n / 5;
+            check(*state, &v);
+        }
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -254,6 +283,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_recompute),          cmocka_unit_test(test_rms_swiglu),
         cmocka_unit_test(test_valid_positions),    cmocka_unit_test(test_sequence_heads),
         cmocka_unit_test(test_mixed_mechanisms),   cmocka_unit_test(test_extras),
+        cmocka_unit_test(test_by_heads),
     };
     return lh_test_mpi_main(argc, argv, "invariance", tests, sizeof tests / sizeof tests[0]);
 }

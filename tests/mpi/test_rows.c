@@ -5,6 +5,7 @@
 #include "tests/lh_gradcheck.h"
 #include "tests/lh_test_mpi.h"
 #include "tests/lh_test_scenes.h"
+#include "tests/mpi/rows_spread.h"
 #include "tests/tol.h"
 
 enum { BATCH = 2, HEADS = 2, WIDTH = 3, ROW = HEADS * WIDTH, LISTED = 4, CHUNK = 4, SEEDS = 3 };
@@ -356,8 +357,10 @@ static void refuses(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(take_rows), cmocka_unit_test(mean_rows), cmocka_unit_test(put_rows),
-        cmocka_unit_test(add_bias),  cmocka_unit_test(refuses),
+        cmocka_unit_test(take_rows),     cmocka_unit_test(put_rows),
+        cmocka_unit_test(mean_rows),     cmocka_unit_test(add_bias),
+        cmocka_unit_test(refuses),       cmocka_unit_test(heads_of_ranks),
+        cmocka_unit_test(spread_values), cmocka_unit_test(spread_refuses),
     };
     return lh_test_mpi_main(argc, argv, "rows", tests, sizeof tests / sizeof tests[0]);
 }

@@ -20,9 +20,10 @@ static const char *const kinds[] = {
     "  attention: {mechanism: sliding_window, window: 3, dilation: [[1, 4], 2], global: first}\n",
     "  attention: {mechanism: performer, features: 9, redraw: 1}\n",
     "  position: relative\n  attention: {mechanism: full}\n",
+    "  attention: [{mechanism: full}, {mechanism: sliding_window, window: 9, global: first}]\n",
     "  max_length: 90\n  attention: {mechanism: linformer, k: 7, sharing: layerwise}\n",
 };
-enum { KINDS = sizeof kinds / sizeof kinds[0] };
+enum { KINDS = sizeof kinds / sizeof kinds[0], BY_HEADS = KINDS - 2 };
 
 /* Encoders whose head knows a sequence by one row, with layers of different mechanisms. */
 static const char *const pooled[] = {
@@ -50,11 +51,12 @@ static lh_status scene_config(lh_comm *c, const scene *s, lh_config **out)
     LH_TRY(lh_write_small(c, path, bytes, sizeof bytes));
     (void)snprintf(text, sizeof text,
                    "run: {name: plan}\n"
-                   "mesh: {chunk: 16, data: %d}\n"
+                   "mesh: {chunk: 16, data: %d, exchange: %s}\n"
                    "data: {path: %s, length: 77, batch: %d, task: %s}\n"
                    "model:\n  kind: %s\n  head: %s\n  layers: 2\n  width: 32\n  heads: 2\n%s"
                    "train: {recompute: %s, accumulate: %d}\n",
-                   (int)s->data, path, SEQUENCES,
+                   (int)s->data, s->head == NULL && s->kind == BY_HEADS ? "ulysses" : "ring", path,
+                   SEQUENCES,
                    s->head != NULL ? "markers"
                    : s->encoder    ? "masked_text"
                                    : "text",
@@ -119,7 +121,7 @@ static bool same_tiles(const lh_step_plan *p, const lh_rank_plan *r, const lh_se
     return ran->mixed == times * r->tiles.mixed && ran->full == times * r->tiles.full &&
            r->tiles.mixed == s->passes * tape.mixed && r->tiles.full == s->passes * tape.full &&
            r->tiles.empty == s->passes * tape.empty && (scores || r->tiles.empty == 0) &&
-           (!scores || s->rows == 0 || r->tiles.mixed + r->tiles.full > 0);
+           (!scores || s->rows == 0 || p->ways > 1 || r->tiles.mixed + r->tiles.full > 0);
 }
 
 /* Groups make the layers, layers and ranks the whole. */
@@ -139,8 +141,9 @@ static bool tiles_add_up(const lh_step_plan *p, const lh_session *s)
             layer.full -= times * g.n_heads * t->sum.full;
             layer.mixed -= times * g.n_heads * t->sum.mixed;
             layer.empty -= times * g.n_heads * t->sum.empty;
-            if (t->ranks != p->sequence || t->least.full > t->most.full ||
-                t->most.full > t->sum.full || t->most.empty * t->ranks < t->sum.empty)
+            if (t->ranks > p->sequence || (p->ways == 1 && t->ranks != p->sequence) ||
+                t->least.full > t->most.full || t->most.full > t->sum.full ||
+                t->most.empty * t->ranks < t->sum.empty)
                 return false;
         }
         if (layer.full != 0 || layer.mixed != 0 || layer.empty != 0) return false;
@@ -152,6 +155,25 @@ static bool tiles_add_up(const lh_step_plan *p, const lh_session *s)
     }
     return all.full == 0 && all.mixed == 0 && all.empty == 0 && ranks.full == 0 &&
            ranks.mixed == 0 && ranks.empty == 0;
+}
+
+/* The exchange that runs is one of those that a plan compares, at the bytes of its layer. */
+static bool exchanges_right(const lh_step_plan *p)
+{
+    for (int l = 0; l < p->layers && p->n_ways > 0; l++) {
+        int used = 0;
+        for (int w = 0; w < p->n_ways; w++) {
+            const lh_exchange_plan *e = &p->exchange[l * p->n_ways + w];
+            if (e->ways != p->ways) continue;
+            used++;
+            double error = fabs(e->sent_bytes - p->layer[l].sent_bytes);
+            if (error > 1e-12 * e->sent_bytes || e->busiest < 1.0 - 1e-12) return false;
+        }
+        bool choice = strcmp(p->layer[l].mechanism, "full") == 0 ||
+                      strcmp(p->layer[l].mechanism, "sliding_window") == 0;
+        if (used != (choice ? 1 : 0)) return false;
+    }
+    return p->n_ways == 0 || p->sequence > 1;
 }
 
 static void check_scene(lh_comm *c, const scene *k)
@@ -177,6 +199,8 @@ static void check_scene(lh_comm *c, const scene *k)
     lh_assert_all(c, plan->parameters == lh_params_total(s->params));
     lh_assert_all(c, parts_add_up(plan));
     lh_assert_all(c, same_tiles(plan, mine, s) && tiles_add_up(plan, s));
+    lh_assert_all(c, exchanges_right(plan));
+    lh_assert_all(c, plan->ways == (k->kind == BY_HEADS ? plan->sequence : 1));
     lh_session_close(&s);
     lh_step_plan_destroy(&plan);
     lh_config_destroy(&config);
@@ -240,6 +264,14 @@ static void test_refusals(void **state)
     lh_status st = lh_step_plan_create(config, 3, &plan);
     lh_assert_all(c, st == LH_ERR_USAGE && plan == NULL);
     lh_assert_all(c, strstr(lh_error_text(), "mesh.data 2 does not divide 3 ranks") != NULL);
+    lh_error_clear();
+    lh_config_destroy(&config);
+    lh_assert_all_ok(
+        c, scene_config(c, &(scene){.data = 1, .accumulate = 1, .kind = BY_HEADS}, &config));
+    config->mesh.ulysses = 2;
+    st = lh_step_plan_create(config, 3, &plan);
+    lh_assert_all(c, st == LH_ERR_USAGE && plan == NULL);
+    lh_assert_all(c, strstr(lh_error_text(), "mesh.ulysses 2 does not divide the 3 ranks") != NULL);
     lh_error_clear();
     /* whichever allocation fails, nothing is left behind */
     int64_t before = lh_new_count();

@@ -69,7 +69,8 @@ static void test_defaults(void **state)
     assert_string_equal(c->run.init, "");
     assert_true(c->run.seed == 1);
     assert_true(c->mesh.data == 1 && c->mesh.layout == 0 && c->mesh.align == LH_ALIGN_CHUNK &&
-                c->mesh.chunk == 512 && c->mesh.exchange == 0);
+                c->mesh.chunk == 512 && c->mesh.exchange == LH_EXCHANGE_RING &&
+                c->mesh.ulysses == LH_AUTO);
     assert_int_equal(c->data.task, LH_TASK_TEXT);
     assert_string_equal(c->data.path, "/home/me/book.txt");
     assert_string_equal(c->data.valid_path, "");
@@ -422,6 +423,9 @@ static void test_run_names(void **state)
         {SMALL "run: {name: ''}\n", "key 'run.name': expected a plain file name"},
         {SMALL "run: {name: \"a\\nb\"}\n", "got 'a?b'"},
         {SMALL "run: {output: ''}\n", "key 'run.output': expected the path of a folder"},
+        {SMALL "mesh: {ulysses: 2}\n",
+         "a.yaml:3:17: key 'mesh.ulysses': groups of 2 ranks are for mesh.exchange: ulysses"},
+        {SMALL "mesh: {exchange: ulisses}\n", "did you mean 'ulysses'?"},
     };
     expect_refusals(bad, sizeof bad / sizeof bad[0]);
 }

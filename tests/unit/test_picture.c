@@ -19,6 +19,7 @@ typedef enum scene_kind { FULL, WINDOW, PERFORMER, LINFORMER, WHEEL } scene_kind
 typedef struct scene {
     scene_kind kind;
     int ranks;
+    int ways; /* ranks that exchange heads; 0: none do */
     int64_t n;
     bool causal, zigzag, other;
     int64_t window, dilation[2], landmarks;
@@ -220,19 +221,20 @@ static bool sees(const scene *s, bool exact, int64_t head, int64_t i, int64_t j)
     return away % step == 0 && away <= s->window * step;
 }
 
-/* 0 local, 1 halo, 2 global, 3 summary: the order in which the picture names them. */
+/* 0 local, 1 halo, 2 global, 3 summary, 4 all-to-all: the order in which the picture names them. */
 static int kind_of(const scene *s, bool exact, const int *owner, int64_t i, int64_t j)
 {
     if (s->kind == LINFORMER && !exact) return 3;
     if (!exact && (is_global(s, i) || is_global(s, j))) return 2;
     if (owner[i] == owner[j]) return 0;
+    if (s->ways > 1 && owner[i] / s->ways == owner[j] / s->ways) return 4;
     return s->kind == PERFORMER && !exact ? 3 : 1;
 }
 
 static void check_cell(const scene *s, const panel *p, bool exact, const int *owner, int row,
                        int column)
 {
-    static const char *const names[] = {"local", "halo", "global", "summary"};
+    static const char *const names[] = {"local", "halo", "global", "summary", "all-to-all"};
     const cell *c = &p->cell[row * p->cells[1] + column];
     char kinds[NAME] = "";
     int64_t seen = 0;
@@ -244,7 +246,7 @@ static void check_cell(const scene *s, const panel *p, bool exact, const int *ow
             seen++;
             found |= 1u << kind_of(s, exact, owner, i, j);
         }
-    for (unsigned k = 0; k < 4; k++)
+    for (unsigned k = 0; k < 5; k++)
         if (found >> k & 1u)
             (void)snprintf(kinds + strlen(kinds), sizeof kinds - strlen(kinds), "%s%s",
                            kinds[0] != '\0' ? "+" : "", names[k]);
@@ -286,12 +288,13 @@ static lh_status scene_config(const scene *s, lh_config **out)
     (void)snprintf(all, sizeof all, "[%s, %s, %s]", one, s->other ? "{mechanism: full}" : one, one);
     (void)snprintf(text, sizeof text,
                    "run: {name: 'a < b & c'}\n"
-                   "mesh: {chunk: %d, layout: %s}\n"
+                   "mesh: {chunk: %d, layout: %s%s%d}\n"
                    "data: {length: %d, task: %s}\n"
                    "model: {kind: %s, layers: %d, width: 16, heads: 2, attention: %s}\n",
-                   CHUNK, s->zigzag ? "zigzag" : "contiguous", (int)s->n,
-                   s->causal ? "text" : "masked_text", s->causal ? "decoder" : "encoder", LAYERS,
-                   all);
+                   CHUNK, s->zigzag ? "zigzag" : "contiguous",
+                   s->ways > 1 ? ", exchange: ulysses, ulysses: " : ", data: ",
+                   s->ways > 1 ? s->ways : 1, (int)s->n, s->causal ? "text" : "masked_text",
+                   s->causal ? "decoder" : "encoder", LAYERS, all);
     return lh_config_parse(text, strlen(text), "scene", LH_CONFIG_PARTIAL, out);
 }
 
@@ -396,6 +399,23 @@ static void test_windows(void **state)
     s = (scene){
         .kind = WINDOW, .ranks = 3, .n = 300, .window = 20, .dilation = {2, 2}, .causal = true};
     check_scene(&s, 1);
+}
+
+/* Heads over groups of ranks: what they exchange has a colour of its own. */
+static void test_by_heads(void **state)
+{
+    (void)state;
+    scene s = {.kind = FULL, .ranks = 4, .ways = 2, .n = 333, .causal = true};
+    check_scene(&s, 0);
+    s.ways = 4;
+    check_scene(&s, 0);
+    s = (scene){.kind = WINDOW, .ranks = 6, .ways = 3, .n = 600, .window = 130};
+    s.dilation[0] = s.dilation[1] = 1;
+    s.zigzag = s.causal = s.other = true;
+    check_scene(&s, 0);
+    s.n_global = 1;
+    s.global[0] = 99;
+    check_scene(&s, 0);
 }
 
 static void test_global_tokens(void **state)
@@ -542,10 +562,15 @@ static void test_memory_runs_out(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_full),          cmocka_unit_test(test_windows),
-        cmocka_unit_test(test_global_tokens), cmocka_unit_test(test_summaries),
-        cmocka_unit_test(test_new_mechanism), cmocka_unit_test(test_composed_patterns),
-        cmocka_unit_test(test_size),          cmocka_unit_test(test_memory_runs_out),
+        cmocka_unit_test(test_full),
+        cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_by_heads),
+        cmocka_unit_test(test_global_tokens),
+        cmocka_unit_test(test_summaries),
+        cmocka_unit_test(test_new_mechanism),
+        cmocka_unit_test(test_composed_patterns),
+        cmocka_unit_test(test_size),
+        cmocka_unit_test(test_memory_runs_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
