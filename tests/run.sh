@@ -55,6 +55,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 
+if [ "$all" = 1 ]; then export LH_ALL=1; fi # scripts run all their scenes in every build
 jobs=${LH_JOBS:-$(nproc 2>/dev/null || echo 2)}
 passed=0 failed=0
 failures=() skips=()

@@ -9,7 +9,7 @@ check_zigzag() {
     local name=$1
     shift
     train 1 "$name" --set schedule.steps=2 "$@"
-    for ranks in 1 2 3 4; do
+    for ranks in $(some_ranks 1 2 3 4); do
         local run=runs/$name-$ranks
         train $ranks "$name-$ranks" --set schedule.steps=2 --set mesh.layout=zigzag "$@"
         near "$name, zigzag on $ranks ranks: loss of step 1" \
@@ -24,7 +24,7 @@ check_zigzag() {
 check_zigzag full --set 'model.attention={mechanism: full}' --set data.length=119
 check_zigzag window --set data.length=100 --set mesh.align=none --set mesh.chunk=7 --set data.batch=2
 check_zigzag learned --set model.position=learned --set data.length=60
-grep -q 'layout: zigzag' runs/full-2/config.yaml && pass || fail "the resolved file does not say zigzag"
+grep -q 'layout: zigzag' runs/full-3/config.yaml && pass || fail "the resolved file does not say zigzag"
 
 # zigzag does what it is for: on full causal attention no rank waits for another's longer rows
 train 3 resumed --set mesh.layout=zigzag --set schedule.steps=4 --set checkpoint.every=2
@@ -45,10 +45,10 @@ check_ulysses() {
     near_losses "$name" "runs/$name" runs/ring 1e-4
 }
 train 4 ring "${heads[@]}"
-for ranks in 3 4 5; do check_ulysses ulysses-$ranks $ranks; done
+for ranks in $(some_ranks 3 4 5); do check_ulysses ulysses-$ranks $ranks; done
 check_ulysses hybrid 4 --set mesh.ulysses=2 --set mesh.layout=zigzag
 holds "by heads other bytes are sent" \
-    "$(metric runs/ulysses-4 train 2 sent_bytes) != $(metric runs/ring train 2 sent_bytes)"
+    "$(metric runs/hybrid train 2 sent_bytes) != $(metric runs/ring train 2 sent_bytes)"
 grep -q 'ulysses: 2' runs/hybrid/config.yaml && pass || fail "the resolved file does not say ulysses: 2"
 expect 2 3 train tiny.yaml --set mesh.exchange=ulysses --set mesh.ulysses=2
 says err "mesh.ulysses 2 does not divide the 3 ranks along the sequence"
@@ -66,7 +66,7 @@ for layout in contiguous zigzag; do
     done
 done
 # a table that is longer than the sequence from the start
-for ranks in 1 2 4; do
+for ranks in $(some_ranks 1 2 3 4); do
     train $ranks longer-$ranks --set model.position=learned --set model.max_length=128 --set data.length=70
     near "longer table on $ranks ranks" "$(metric runs/longer-$ranks train 1 loss)" \
         "$(metric runs/longer-1 train 1 loss)" "$real_digits"

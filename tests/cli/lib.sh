@@ -7,6 +7,19 @@ cli_checks=0
 real_digits=1e-6 # relative tolerance of a first step on other rank counts (README, invariant 1)
 [ "$LH_PRECISION" = double ] && real_digits=1e-12
 
+# thorough: in double and under sanitizers scenes that say once more what the release build has said run with run.sh --all
+# alone.
+thorough() {
+    [ -n "${LH_ALL:-}" ] || { [ "$LH_PRECISION" = float ] && [ -z "${ASAN_OPTIONS:-}" ]; }
+}
+
+# some_ranks COUNTS...: these numbers of ranks; where it is not thorough those of them that are 1 or 3.
+some_ranks() {
+    for count in "$@"; do
+        if thorough || [ "$count" = 1 ] || [ "$count" = 3 ]; then echo "$count"; fi
+    done
+}
+
 fail() {
     cli_failed=$((cli_failed + 1))
     echo "FAILED: $*"
