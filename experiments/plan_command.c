@@ -365,6 +365,20 @@ void lh_plan_table(const lh_step_plan *p, FILE *out)
     command_ranks(p, out);
 }
 
+static void command_help_tiles(FILE *out)
+{
+    (void)fprintf(
+        out,
+        "Tiles are the blocks in which the kernel computes scores: at most %d queries of a chunk\n"
+        "(under dilation, of one residue class) by %d keys of what a rank holds. full: all pairs "
+        "are\n"
+        "seen; mixed: computed, then masked; empty: as many blocks as the keys would make that a\n"
+        "block of queries leaves out. full and mixed are what the kernel is given in a run.\n\n"
+        "Memory depends on threads and isa: device.threads, else OMP_NUM_THREADS, else the\n"
+        "processors here divided by the ranks; device.isa, else the best of this machine.\n",
+        LH_TILE_Q, LH_TILE_K);
+}
+
 void lh_plan_help(FILE *out)
 {
     (void)fprintf(
@@ -420,14 +434,5 @@ void lh_plan_help(FILE *out)
         "                     least_empty, ..., most_full\n"
         "  ranks_list         each with rank, rows, parameter_bytes, flops_step, sent_bytes_step,\n"
         "                     peak_bytes, and the three of tiles\n\n");
-    (void)fprintf(
-        out,
-        "Tiles are the blocks in which the kernel computes scores: at most %d queries of a chunk\n"
-        "(under dilation, of one residue class) by %d keys of what a rank holds. full: all pairs "
-        "are\n"
-        "seen; mixed: computed, then masked; empty: as many blocks as the keys would make that a\n"
-        "block of queries leaves out. full and mixed are what the kernel is given in a run.\n\n"
-        "Memory depends on threads and isa: device.threads, else OMP_NUM_THREADS, else the\n"
-        "processors here divided by the ranks; device.isa, else the best of this machine.\n",
-        LH_TILE_Q, LH_TILE_K);
+    command_help_tiles(out);
 }
