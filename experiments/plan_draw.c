@@ -128,10 +128,9 @@ static int draw_head(const lh_step_plan *p, const lh_picture *picture,
                    c->data.length, p->ranks, p->ranks == 1 ? "" : "s", p->data, p->sequence,
                    c->mesh.layout == LH_LAYOUT_ZIGZAG ? "zigzag" : "contiguous", c->mesh.chunk);
     (void)snprintf(line[n++], LH_PICTURE_TEXT,
-                   "a step: %s, %s sent by a rank in the mean, %s step memory at most, %s "
-                   "parameters",
-                   lh_units_flops(p->flops, t[0]), lh_units_bytes(p->sent_bytes, t[1]),
-                   lh_units_bytes((double)p->peak_bytes, t[2]),
+                   "a %s: %s, %s sent by a rank in the mean, %s memory at most, %s parameters",
+                   p->forward_only ? "forward pass" : "step", lh_units_flops(p->flops, t[0]),
+                   lh_units_bytes(p->sent_bytes, t[1]), lh_units_bytes((double)p->peak_bytes, t[2]),
                    lh_units_count((double)p->parameters, t[3]));
     (void)snprintf(line[n++], LH_PICTURE_TEXT,
                    "tiles: blocks of queries by keys in the forward, as the kernel takes them: "
