@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Associative recall by mechanism (mqar.yaml): full attention with 2, then 4 pairs and nothing else; then every mechanism at length 64
-# from these weights, 500 steps each; last, its accuracy at shorter lengths. Six minutes on one core.
+# from these weights, 500 steps each; last, its accuracy at shorter lengths. Seven minutes on one core.
 . "$(dirname "${BASH_SOURCE[0]}")/study.sh"
 study_train mqar mqar-2
 study_row mqar-2 accuracy loss
@@ -17,10 +17,11 @@ arm full full
 arm window 'sliding_window, window: 8'
 arm window-global 'sliding_window, window: 8, global: [0, 1, 2, 3]'
 arm performer 'performer, features: 64'
+arm performer-relu 'performer, kernel: relu, features: 64'
 # how far from the pairs: the same weights at shorter lengths, whose questions are nearer
 for length in 16 24 32 64; do
-    for name in full window window-global performer; do
-        printf 'length %s %-14s' $length $name
+    for name in full window window-global performer performer-relu; do
+        printf 'length %s %-16s' $length $name
         ${LAUNCH-} "${LONGHAUL:-build/release/longhaul}" eval runs/mqar-$name --set data.length=$length |
             sed -n 's/.*"accuracy": *\([0-9.]*\).*/accuracy \1/p'
     done
