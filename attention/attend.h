@@ -47,8 +47,8 @@ typedef struct lh_attend_desc {
 
 /* lh_attend - o [B, s, H, D], lse [B, H, s] (both differentiable; lse may be NULL). A query that
  * sees nothing gets o = 0 and lse = -inf. H must be a multiple of G (unless group says more), and only
- * G heads travel. q, k and v lie by position, or all HEADS (core/place.h). Collective along the sequence. Sends, in elements per
- * sequence: forward 2 G D (rows others need of mine); backward 2 G D (rows I received), and the
+ * G heads travel. q, k and v lie by position, or all HEADS (core/place.h). Collective along the
+ * sequence. Sends, in elements per sequence: forward 2 G D (rows others need of mine); backward 2 G D (rows I received), and the
  * forward's again if the plan does not keep rows. Keys and values without a gradient (a memory
  * behind lh_stop_gradient) get none, and nothing goes home for them. Errors: LH_ERR_BUG,
  * LH_ERR_MEMORY, local. */

@@ -31,11 +31,11 @@ typedef struct lh_attn_desc {
      * lie; the same object as layout when max_length is length */
     int64_t max_length;
     const lh_layout *table;
-    const lh_spread
-        *spread;    /* exchange: ulysses, of this layout; NULL: rows are exchanged as they lie */
-    bool bias;      /* the block's projections have biases */
-    bool relative;  /* scores have the relative term */
-    bool documents; /* sequences are packed documents */
+    /* exchange: ulysses, of this layout; NULL: rows are exchanged as they lie */
+    const lh_spread *spread;
+    bool bias;            /* the block's projections have biases */
+    bool relative;        /* scores have the relative term */
+    bool documents;       /* sequences are packed documents */
     int64_t max_global;   /* global tokens of a sequence that the task may name; 0: it names none */
     const void *settings; /* the mechanism's settings struct for this layer */
     uint64_t seed;
@@ -50,8 +50,8 @@ typedef struct lh_qkv {
     /* host [B, s, 2]: first position and end of the document of each own row; NULL: no documents.
      * As limits of lh_sight. */
     const int32_t *documents;
-    const int32_t
-        *spread_documents;     /* the same for the rows of spread->to, where there is a spread */
+    /* the same for the rows of spread->to, where there is a spread */
+    const int32_t *spread_documents;
     const lh_row_list *global; /* global tokens named by the task; NULL: none */
     /* relative positions, null variables without: biases u, v [H D] and weight [H D, E] */
     lh_var relative_u, relative_v, relative_weight;

@@ -6,12 +6,11 @@
 #include <string.h>
 
 enum {
-    PICTURE_BOXES =
-        4096, /* that are looked at in a composed pattern before a box counts as MIXED */
-    PICTURE_SHARDS =
-        4, /* on a side of the border, in the panel of a part, where shards are small */
-    PICTURE_TEETH = 12, /* steps of a comb on a side of it, where these show its teeth */
-    PICTURE_LEAST = 8   /* positions on a side of it, at least */
+    PICTURE_BOXES = 4096, /* looked at in a composed pattern before a box counts as MIXED */
+    /* in the panel of a part, on a side of the border: */
+    PICTURE_SHARDS = 4, /* where shards are small */
+    PICTURE_TEETH = 12, /* steps of a comb, where these show its teeth */
+    PICTURE_LEAST = 8   /* positions, at least */
 };
 
 lh_status lh_picture_create(int side, lh_picture **out)
@@ -261,16 +260,15 @@ static lh_picture_cell picture_cell(const lh_picture_part *part, const lh_panel 
 /* --- panels --- */
 
 /* An equal panel that another layer has already, or -1. */
-static int64_t panel_find(const lh_picture *p, const lh_panel *new)
+static int64_t panel_find(const lh_picture *p, const lh_panel *added)
 {
     for (int64_t i = 0; i < p->n_panels; i++) {
         const lh_panel *old = &p->panel[i];
-        if (old->zoom == new->zoom && old->digest[0] == new->digest[0] &&
-            old->digest[1] == new->digest[1] && old->head == new->head &&
-            old->n_heads == new->n_heads && old->query.whole == new->query.whole &&
-            old->key.whole == new->key.whole &&
-            old->landmarks == new->landmarks &&strcmp(old->label, new->label) == 0 &&
-            strcmp(old->note, new->note) == 0)
+        if (old->zoom == added->zoom && old->landmarks == added->landmarks &&
+            old->digest[0] == added->digest[0] && old->digest[1] == added->digest[1] &&
+            old->head == added->head && old->n_heads == added->n_heads &&
+            old->query.whole == added->query.whole && old->key.whole == added->key.whole &&
+            strcmp(old->label, added->label) == 0 && strcmp(old->note, added->note) == 0)
             return i;
     }
     return -1;

@@ -19,8 +19,7 @@ enum {
     LH_KIND_HALO = 2,    /* its row travels from another rank */
     LH_KIND_GLOBAL = 4,  /* query or key is a global token: its row is sent to all */
     LH_KIND_SUMMARY = 8, /* what travels is a sum over positions */
-    LH_KIND_HEADS =
-        16, /* it lies in the query's group, whose ranks exchange heads (parallel/spread.h) */
+    LH_KIND_HEADS = 16,  /* it lies in the query's group, whose ranks exchange heads */
     LH_KINDS = 5
 };
 

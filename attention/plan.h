@@ -40,8 +40,7 @@ typedef struct lh_plan {
     int64_t block_rows;
     double scores;        /* visible scores of this rank's queries, of one head and sequence */
     int64_t query_blocks; /* blocks that this rank's queries are cut into */
-    int64_t
-        faced_keys; /* keys that they could see: all, or, where queries lie everywhere, own ones */
+    int64_t faced_keys;   /* that they could see: all, or, where queries lie everywhere, own ones */
 } lh_plan;
 
 /* lh_plan_create - Local, pure. The caller destroys *out. Errors: LH_ERR_MEMORY, LH_ERR_UNSUP. */

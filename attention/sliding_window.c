@@ -2,8 +2,8 @@
  * 3.1; causal windows: Jiang et al. 2023, section 2): a query sees the h positions before it,
  * itself, and, if not causal, the h after it; with dilation r every r-th position, h of them on a
  * side. On several ranks this is a halo exchange, with as many hops as the window needs; heads with
- * different dilations are groups that exchange what they need; or, by heads, an all-to-all first. Ours h = Mistral's W - 1 = half of
- * Hugging Face's attention_window; r = the paper's gaps + 1. */
+ * different dilations are groups that exchange what they need; or, by heads, an all-to-all first.
+ * Ours h = Mistral's W - 1 = half of Hugging Face's attention_window; r = the paper's gaps + 1. */
 #include <math.h>
 #include <stddef.h>
 

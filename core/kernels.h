@@ -262,8 +262,8 @@ typedef struct lh_sight {
 
 /* Fused attention forward over a list of tiles (Dao et al. 2022; online softmax of Milakov and
  * Gimelshein 2018). Heads head .. head + n_heads - 1 of `heads` are computed; query head h uses
- * key/value head (h + skew) / group; group 0: heads / kv_heads. q, o [batch, q_rows, heads, width]; k, v [batch, k_rows,
- * kv_heads, width]; max, sum [batch, heads, q_rows]: running maximum and sum. On the first call of
+ * key/value head (h + skew) / group; group 0: heads / kv_heads. q, o [batch, q_rows, heads, width];
+ * k, v [batch, k_rows, kv_heads, width]; max, sum [batch, heads, q_rows]: running maximum and sum. On the first call of
  * an operation the caller has filled o and sum with 0 and max with -inf; o holds the unnormalised
  * output between calls (attend_finish divides). tiles: host array, ordered by q_row; bits: host
  * array or NULL. scale multiplies the scores. kv_held: heads per row of k and v, the first of which

@@ -27,8 +27,7 @@ enum { LH_OP_INPUTS = 28, LH_OP_OUTPUTS = 10 };
 typedef struct lh_op {
     const char *name;
     uint64_t reads; /* what vjp reads, besides gradients: LH_READS_IN | LH_READS_OUT */
-    bool
-        by_heads; /* takes values that lie as HEADS: for all others that is a forgotten collective */
+    bool by_heads;  /* takes values that lie as HEADS: for others that is a forgotten collective */
     lh_status (*place)(const lh_call *c, const lh_place *in, lh_place *out); /* required */
     lh_status (*forward)(lh_call *c);                                        /* required */
     lh_status (*vjp)(

@@ -119,8 +119,7 @@ typedef struct lh_config {
 } lh_config;
 
 /* LH_CONFIG_PARTIAL: a text that describes a model without an experiment: data.path may be missing,
- * and that task and
- * model fit together is not checked.
+ * and that task and model fit together is not checked.
  * LH_CONFIG_PLAN: an experiment that is not run: no data file need be named, and the task need not
  * give what heads other than lm learn from. */
 enum { LH_CONFIG_PARTIAL = 1u, LH_CONFIG_PLAN = 2u };

@@ -216,6 +216,7 @@ static lh_status convert_run(const char *path, const lh_checkpoint_info *info,
     lh_checkpoint_merge *merge = NULL;
     int64_t merges = 0;
     char *text = NULL;
+    LH_CHECK(info->config != NULL, LH_ERR_FORMAT, "'%s' holds no configuration", path);
     LH_TRY(lh_config_parse(info->config, strlen(info->config), path, LH_CONFIG_PARTIAL, &config));
     int64_t from = config->model.kv_heads;
     LH_TRY(convert_check(path, from, o->kv_heads));

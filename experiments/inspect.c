@@ -16,7 +16,8 @@ void lh_inspect_help(FILE *out)
         out, "longhaul inspect FILE.h5\n\n"
              "Lists what a checkpoint or a token file holds, and reads all of it: its digest, a\n"
              "checkpoint's checksums, a token file's numbers and examples. Exit code 0: the file\n"
-             "is whole; 1: it is damaged, or no such file; 2: bad usage. Runs alone.\n");
+             "is whole; 1: it is damaged, or another kind of file; 2: bad usage, or there is\n"
+             "no such file. Runs alone.\n");
 }
 
 /* --- checkpoints --- */

@@ -3,14 +3,16 @@
  * with an operator each; the class of a sequence is the value of its outermost list, 0 .. 9.
  *
  *   expression = digit | operator expression ... ]       at least one expression
- *   [MIN, [MAX   the least, the greatest;   [MED   the median, for an even count the mean of the two in the middle without its
- *   fraction;   [SM   the sum modulo 10
+ *   [MIN, [MAX   the least, the greatest;   [SM   the sum modulo 10
+ *   [MED         the median, for an even count the mean of the two in the middle without its fraction
  *
- * The generator is the published one: a node at depth < max_depth is with probability 1/4 a list of 2 .. max_args nodes, with one
- * of the four operators, else a digit; a node at max_depth is a digit (the root has depth 1). Trees are drawn until one has more
- * than longer_than and less than shorter_than tokens, brackets counted (published: 10, 10, 500, 2000). The published files drop
- * duplicates, which a sample that is a function of its number alone cannot: at the published size two equal trees are
- * as good as impossible, in very small versions (below some 10 tokens) they do occur, also between the splits. */
+ * The generator is the published one: a node at depth < max_depth is with probability 1/4 a list of
+ * 2 .. max_args nodes, with one of the four operators, else a digit; a node at max_depth is a digit
+ * (the root has depth 1). Trees are drawn until one has more than longer_than and less than
+ * shorter_than tokens, brackets counted (published: 10, 10, 500, 2000). The published files drop
+ * duplicates, which a sample that is a function of its number alone cannot: at the published size two
+ * equal trees are as good as impossible, in very small versions (below some 10 tokens) they do occur,
+ * also between the splits. */
 #include "core/status.h"
 
 /* Tokens of sequences. Pad and unknown as in Long Range Arena; CLS is what the program puts in front

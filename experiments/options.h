@@ -28,8 +28,8 @@ typedef struct lh_option {
     lh_option_kind kind;
     size_t offset;    /* of its member in the struct that is filled */
     int64_t min, max; /* of INT and REAL */
-    const char *
-        expected; /* what messages say of the value of a WORD or of WORDS: "KEY=VALUE, such as ..."; required there */
+    /* what messages say of the value of a WORD or of WORDS, required there: "KEY=VALUE, such as ..." */
+    const char *expected;
 } lh_option;
 
 /* A command line that is read into a struct of the command's own, which holds its defaults before. */
@@ -37,8 +37,8 @@ typedef struct lh_options {
     const char *command; /* "longhaul plan": how messages call it; its --help explains all */
     const lh_option *table;
     void *into;
-    const char *
-        *name; /* [max_names]: words that are no options, such as a file; borrowed from argv */
+    /* [max_names]: words that are no options, such as a file; borrowed from argv */
+    const char **name;
     int max_names;
     int n_names; /* out */
 } lh_options;

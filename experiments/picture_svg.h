@@ -4,7 +4,7 @@
  * Each panel is a group <g class="panel"> with data-layers, data-head, data-heads, data-zoom, and the
  * edges of its cells in data-q-edges and data-k-edges. Cells that are not EMPTY are rectangles with
  * data-q0, data-q1, data-k0, data-k1 (positions q0 .. q1 - 1), data-cover (MIXED, FULL) and data-kind
- * (local, halo, global, summary; joined by + where a cell has several); neighbours that are alike
+ * (local, halo, global, summary, all-to-all; joined by + where a cell has several); neighbours that are alike
  * share one. */
 #include "attention/picture.h"
 

@@ -137,15 +137,6 @@ done:
 
 /* --- a table --- */
 
-static const char *command_span(int first, int last, char *text)
-{
-    if (first == last)
-        (void)snprintf(text, LH_UNITS_TEXT, "%d", first);
-    else
-        (void)snprintf(text, LH_UNITS_TEXT, "%d-%d", first, last);
-    return text;
-}
-
 static const char *command_plural(int64_t n, const char *many)
 {
     return n == 1 ? "" : many;
@@ -242,7 +233,7 @@ static void command_layers(const lh_step_plan *p, FILE *out)
     for (int i = 0; i < p->layers;) {
         int end = i + 1;
         while (end < p->layers && command_same_layer(&p->layer[i], &p->layer[end])) end++;
-        command_layer(command_span(i, end - 1, name), &p->layer[i], shown, out);
+        command_layer(lh_units_range(i, end - 1, name), &p->layer[i], shown, out);
         i = end;
     }
     command_layer("rest", &p->rest, shown, out);
@@ -259,16 +250,6 @@ static bool command_same_tiles(const lh_step_plan *p, int a, int b)
     return memcmp(&p->head[a * heads], &p->head[b * heads], (size_t)heads * sizeof *p->head) == 0;
 }
 
-/* "12", or "12-34" where ranks differ. */
-static const char *command_range(int64_t least, int64_t most, char *text)
-{
-    if (least == most)
-        (void)snprintf(text, LH_UNITS_TEXT, "%" PRId64, least);
-    else
-        (void)snprintf(text, LH_UNITS_TEXT, "%" PRId64 "-%" PRId64, least, most);
-    return text;
-}
-
 static void command_group(const char *layers, const lh_group_plan *g, FILE *out)
 {
     char t[4][LH_UNITS_TEXT];
@@ -276,10 +257,10 @@ static void command_group(const char *layers, const lh_group_plan *g, FILE *out)
     const lh_tile_count *least = &g->tiles.least;
     const lh_tile_count *most = &g->tiles.most;
     (void)fprintf(out, "%-11s  %-7s %12" PRId64 " %12" PRId64 " %14" PRId64 "  %s / %s / %s\n",
-                  layers, command_span((int)g->head, (int)(g->head + g->n_heads - 1), t[0]),
-                  sum->full, sum->mixed, sum->empty, command_range(least->full, most->full, t[1]),
-                  command_range(least->mixed, most->mixed, t[2]),
-                  command_range(least->empty, most->empty, t[3]));
+                  layers, lh_units_range(g->head, g->head + g->n_heads - 1, t[0]), sum->full,
+                  sum->mixed, sum->empty, lh_units_range(least->full, most->full, t[1]),
+                  lh_units_range(least->mixed, most->mixed, t[2]),
+                  lh_units_range(least->empty, most->empty, t[3]));
 }
 
 /* Tiles by layer and head group; layers without scores have none. */
@@ -296,7 +277,7 @@ static void command_tiles(const lh_step_plan *p, FILE *out)
     for (int l = 0, end = 0; l < p->layers; l = end) {
         for (end = l + 1; end < p->layers && command_same_tiles(p, l, end);) end++;
         for (int64_t head = 0; lh_step_plan_group(p, l, &head, &g);)
-            command_group(command_span(l, end - 1, name), &g, out);
+            command_group(lh_units_range(l, end - 1, name), &g, out);
     }
     (void)fprintf(out,
                   "blocks of up to %d queries by %d keys, of one head and sequence, forward: FULL "
@@ -341,13 +322,13 @@ static void command_ranks(const lh_step_plan *p, FILE *out)
     if (groups <= COMMAND_ROWS) {
         for (int i = 0, end = 0; i < p->sequence; i = end) {
             end = command_rank_end(p, i);
-            command_rank(command_span(i, end - 1, name), &p->rank[i], out);
+            command_rank(lh_units_range(i, end - 1, name), &p->rank[i], out);
         }
         goto done;
     }
     for (int k = 0; k < COMMAND_SAMPLES; k++) {
         int i = (int)((int64_t)k * (p->sequence - 1) / (COMMAND_SAMPLES - 1));
-        command_rank(command_span(i, i, name), &p->rank[i], out);
+        command_rank(lh_units_range(i, i, name), &p->rank[i], out);
     }
     (void)fprintf(out, "%d of %d ranks; all of them: --json\n", COMMAND_SAMPLES, p->sequence);
 done:
@@ -363,6 +344,20 @@ void lh_plan_table(const lh_step_plan *p, FILE *out)
     lh_plan_exchange_table(p, out);
     command_tiles(p, out);
     command_ranks(p, out);
+}
+
+static void command_help_tiles(FILE *out)
+{
+    (void)fprintf(
+        out,
+        "Tiles are the blocks in which the kernel computes scores: at most %d queries of a chunk\n"
+        "(under dilation, of one residue class) by %d keys of what a rank holds. full: all pairs "
+        "are\n"
+        "seen; mixed: computed, then masked; empty: as many blocks as the keys would make that a\n"
+        "block of queries leaves out. full and mixed are what the kernel is given in a run.\n\n"
+        "Memory depends on threads and isa: device.threads, else OMP_NUM_THREADS, else the\n"
+        "processors here divided by the ranks; device.isa, else the best of this machine.\n",
+        LH_TILE_Q, LH_TILE_K);
 }
 
 void lh_plan_help(FILE *out)
@@ -420,14 +415,5 @@ void lh_plan_help(FILE *out)
         "                     least_empty, ..., most_full\n"
         "  ranks_list         each with rank, rows, parameter_bytes, flops_step, sent_bytes_step,\n"
         "                     peak_bytes, and the three of tiles\n\n");
-    (void)fprintf(
-        out,
-        "Tiles are the blocks in which the kernel computes scores: at most %d queries of a chunk\n"
-        "(under dilation, of one residue class) by %d keys of what a rank holds. full: all pairs "
-        "are\n"
-        "seen; mixed: computed, then masked; empty: as many blocks as the keys would make that a\n"
-        "block of queries leaves out. full and mixed are what the kernel is given in a run.\n\n"
-        "Memory depends on threads and isa: device.threads, else OMP_NUM_THREADS, else the\n"
-        "processors here divided by the ranks; device.isa, else the best of this machine.\n",
-        LH_TILE_Q, LH_TILE_K);
+    command_help_tiles(out);
 }

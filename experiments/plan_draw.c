@@ -43,18 +43,11 @@ done:
     return st;
 }
 
-/* "12", or "12-34" where ranks differ. */
-static int draw_range(char *text, size_t bytes, int64_t least, int64_t most)
-{
-    if (least == most) return snprintf(text, bytes, "%" PRId64, least);
-    return snprintf(text, bytes, "%" PRId64 "-%" PRId64, least, most);
-}
-
 /* What the plan says of the tiles of a panel's heads. */
 static void draw_tiles(const lh_step_plan *p, lh_panel *panel)
 {
     const lh_head_tiles *g = &p->head[panel->layer[0] * p->config->model.heads + panel->head];
-    char range[3][LH_UNITS_TEXT * 2];
+    char t[3][LH_UNITS_TEXT];
     if (g->ranks == 0) {
         (void)snprintf(panel->tiles, sizeof panel->tiles, "tiles: none, no scores are computed");
         return;
@@ -64,11 +57,11 @@ static void draw_tiles(const lh_step_plan *p, lh_panel *panel)
                         ", MIXED %" PRId64 ", EMPTY %" PRId64,
                         LH_TILE_Q, LH_TILE_K, g->sum.full, g->sum.mixed, g->sum.empty);
     if (p->sequence == 1) return;
-    (void)draw_range(range[0], sizeof range[0], g->least.full, g->most.full);
-    (void)draw_range(range[1], sizeof range[1], g->least.mixed, g->most.mixed);
-    (void)draw_range(range[2], sizeof range[2], g->least.empty, g->most.empty);
     (void)snprintf(panel->tiles + used, sizeof panel->tiles - (size_t)used,
-                   "; of one rank: FULL %s, MIXED %s, EMPTY %s", range[0], range[1], range[2]);
+                   "; of one rank: FULL %s, MIXED %s, EMPTY %s",
+                   lh_units_range(g->least.full, g->most.full, t[0]),
+                   lh_units_range(g->least.mixed, g->most.mixed, t[1]),
+                   lh_units_range(g->least.empty, g->most.empty, t[2]));
 }
 
 /* All layers, with as many cells as the number of panels allows. */
@@ -128,10 +121,9 @@ static int draw_head(const lh_step_plan *p, const lh_picture *picture,
                    c->data.length, p->ranks, p->ranks == 1 ? "" : "s", p->data, p->sequence,
                    c->mesh.layout == LH_LAYOUT_ZIGZAG ? "zigzag" : "contiguous", c->mesh.chunk);
     (void)snprintf(line[n++], LH_PICTURE_TEXT,
-                   "a step: %s, %s sent by a rank in the mean, %s step memory at most, %s "
-                   "parameters",
-                   lh_units_flops(p->flops, t[0]), lh_units_bytes(p->sent_bytes, t[1]),
-                   lh_units_bytes((double)p->peak_bytes, t[2]),
+                   "a %s: %s, %s sent by a rank in the mean, %s memory at most, %s parameters",
+                   p->forward_only ? "forward pass" : "step", lh_units_flops(p->flops, t[0]),
+                   lh_units_bytes(p->sent_bytes, t[1]), lh_units_bytes((double)p->peak_bytes, t[2]),
                    lh_units_count((double)p->parameters, t[3]));
     (void)snprintf(line[n++], LH_PICTURE_TEXT,
                    "tiles: blocks of queries by keys in the forward, as the kernel takes them: "

@@ -129,10 +129,7 @@ static void exchange_row(const lh_step_plan *p, int first, int end, FILE *out)
     char name[LH_UNITS_TEXT];
     char text[LH_UNITS_TEXT];
     const lh_exchange_plan *fewest = exchange_fewest(p, first);
-    if (end - first == 1)
-        (void)snprintf(name, sizeof name, "%d", first);
-    else
-        (void)snprintf(name, sizeof name, "%d-%d", first, end - 1);
+    (void)lh_units_range(first, end - 1, name);
     for (int w = 0; w < p->n_ways; w++) {
         const lh_exchange_plan *e = &p->exchange[first * p->n_ways + w];
         char how[LH_UNITS_TEXT] = "ring";

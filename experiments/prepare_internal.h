@@ -4,8 +4,8 @@
 #include "io/tokens.h"
 
 typedef struct lhi_prepare {
-    const char *source, *out, *task,
-        *vocab; /* vocab: a token file whose words are taken, or NULL */
+    const char *source, *out, *task;
+    const char *vocab; /* a token file whose words are taken, or NULL */
     bool words, force;
     int64_t min_count;
 } lhi_prepare;

@@ -31,15 +31,15 @@ static lh_status listops_line(listops_file *f, bool *found)
 {
     lh_status st = LH_OK;
     int64_t n = 0;
-    int c = 0;
-    while (n == 0 && c >= 0) {
-        f->number = f->reader.line;
-        while ((c = lhi_reader_next(&f->reader)) >= 0 && c != '\n') {
-            LH_TRY(lh_grow(&f->line, &f->capacity, n + 2, 1));
-            if (c != '\r') f->line[n++] = (char)c;
-            LH_CHECK(c != '\0', LH_ERR_FORMAT, "%s:%" PRId64 ": a zero byte: is this a text?",
-                     f->path, f->number);
-        }
+    f->number = f->reader.line;
+    for (int c = lhi_reader_next(&f->reader); c >= 0; c = lhi_reader_next(&f->reader)) {
+        LH_CHECK(c != '\0', LH_ERR_FORMAT, "%s:%" PRId64 ": a zero byte: is this a text?", f->path,
+                 f->number);
+        if (c == '\n' && n > 0) break;
+        if (c == '\n') f->number = f->reader.line;
+        if (c == '\n' || c == '\r') continue;
+        LH_TRY(lh_grow(&f->line, &f->capacity, n + 2, 1));
+        f->line[n++] = (char)c;
     }
     LH_TRY(f->reader.st);
     if (n > 0) f->line[n] = '\0';
@@ -56,20 +56,26 @@ static bool listops_is_label(const char *text, size_t length)
     return length == 1 && isdigit((unsigned char)*text) != 0;
 }
 
+/* Is a column this word, in upper or lower case? */
+static bool listops_is_word(const char *text, size_t length, const char *word)
+{
+    if (length != strlen(word)) return false;
+    for (size_t i = 0; i < length; i++)
+        if (tolower((unsigned char)text[i]) != word[i]) return false;
+    return true;
+}
+
+static bool listops_names_label(const char *text, size_t length)
+{
+    return listops_is_word(text, length, "target") || listops_is_word(text, length, "label");
+}
+
 /* A header names both columns, as the published files do: "Source", an expression, and "Target". */
 static int listops_header(const char *line, size_t cut)
 {
-    static const char *const labels[] = {"target", "label"};
-    const char *column[2] = {line, line + cut + 1};
-    size_t length[2] = {cut, strlen(line + cut + 1)};
-    for (int i = 0; i < 2; i++)
-        for (int k = 0; k < 2; k++) {
-            size_t same = 0;
-            while (same < length[i] && tolower((unsigned char)column[i][same]) == labels[k][same])
-                same++;
-            if (same == length[i] && labels[k][same] == '\0') return i;
-        }
-    return -1;
+    const char *second = line + cut + 1;
+    if (listops_names_label(line, cut)) return 0;
+    return listops_names_label(second, strlen(second)) ? 1 : -1;
 }
 
 /* Which column is the label: the first one, unless a header or the lines say otherwise. */
@@ -89,6 +95,20 @@ done:
     return st;
 }
 
+/* A word becomes a token. */
+static lh_status listops_word(listops_file *f, const char *word, size_t length)
+{
+    lh_status st = LH_OK;
+    int token = lh_listops_find(word, length);
+    LH_CHECK(token != LH_LISTOPS_UNKNOWN, LH_ERR_FORMAT,
+             "%s:%" PRId64 ": '%.*s' is no token of ListOps: expected digits, [MIN, [MAX, [MED, "
+             "[SM and ], with spaces between them",
+             f->path, f->number, length < 40 ? (int)length : 40, word);
+    f->token[f->count++] = (uint8_t)token;
+done:
+    return st;
+}
+
 /* The tokens of an expression; parentheses, which only say that a tree is binary, must match. */
 static lh_status listops_tokens(listops_file *f, const char *text, size_t length)
 {
@@ -103,14 +123,7 @@ static lh_status listops_tokens(listops_file *f, const char *text, size_t length
         LH_CHECK(open >= 0, LH_ERR_FORMAT, "%s:%" PRId64 ": a ')' without its '('", f->path,
                  f->number);
         while (i + n < length && strchr(" ()", text[i + n]) == NULL) n++;
-        if (n > 0) {
-            int token = lh_listops_find(text + i, n);
-            LH_CHECK(token != LH_LISTOPS_UNKNOWN, LH_ERR_FORMAT,
-                     "%s:%" PRId64 ": '%.*s' is no token of ListOps: expected digits, [MIN, [MAX, "
-                     "[MED, [SM and ], with spaces between them",
-                     f->path, f->number, n < 40 ? (int)n : 40, text + i);
-            f->token[f->count++] = (uint8_t)token;
-        }
+        if (n > 0) LH_TRY(listops_word(f, text + i, n));
         i += n > 0 ? n : 1;
     }
     LH_CHECK(open == 0, LH_ERR_FORMAT, "%s:%" PRId64 ": a '(' without its ')'", f->path, f->number);

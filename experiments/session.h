@@ -57,8 +57,8 @@ LH_NODISCARD lh_status lh_session_open(lh_comm *world, lh_config *config, bool t
  * its device, mesh and parameters only count. After it s->mesh->traffic holds what a training step
  * of that rank sends, s->flops[1] the flops of one pass, and lh_session_peak the step's memory, as a
  * run has them. A model whose head has no loss is not trainable: then that is of one forward pass
- * alone, and its flops are s->flops[0]. device.threads auto: OMP_NUM_THREADS, else as if all ranks ran here. Local. Borrows
- * config and sets config->model.vocab. The caller closes *out; nothing else may be done with it.
+ * alone, and its flops are s->flops[0]. device.threads auto: OMP_NUM_THREADS, else as if all ranks ran
+ * here. Local. Borrows config and sets config->model.vocab. The caller closes *out; nothing else may be done with it.
  * Errors: LH_ERR_USAGE (ranks is no multiple of mesh.data, ...), LH_ERR_UNSUP, LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_session_open_counting(lh_config *config, int ranks, int rank,
                                                 lh_session **out);

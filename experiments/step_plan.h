@@ -34,6 +34,7 @@ typedef struct lh_group_plan {
     int64_t head, n_heads;
     lh_head_tiles tiles;
 } lh_group_plan;
+
 /* A layer's attention if `ways` neighbouring ranks shared heads: mesh.ulysses. 1: ring. */
 typedef struct lh_exchange_plan {
     int ways;
@@ -74,11 +75,11 @@ typedef struct lh_step_plan {
 } lh_step_plan;
 
 /* lh_step_plan_create - plan a training step on `ranks` ranks; one forward pass where the model's head
- * has no loss. Local, no MPI. Borrows config and sets
- * config->model.vocab. The caller destroys *out. Errors: LH_ERR_USAGE (no multiple of mesh.data, ...),
- * LH_ERR_UNSUP (a mechanism refuses), LH_ERR_BUG (formula and count differ: with rank, purpose and both
+ * has no loss. Local, no MPI. Borrows config and sets config->model.vocab. The caller destroys *out.
+ * Errors: LH_ERR_USAGE (no multiple of mesh.data, ...), LH_ERR_UNSUP (a mechanism refuses), LH_ERR_BUG (formula and count differ: with rank, purpose and both
  * numbers), LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_step_plan_create(lh_config *config, int ranks, lh_step_plan **out);
+
 /* lh_step_plan_group - the next group of heads of a layer; *head is 0 at first, and moves on. false:
  * there are no more that compute scores. Local. */
 bool lh_step_plan_group(const lh_step_plan *p, int layer, int64_t *head, lh_group_plan *group);

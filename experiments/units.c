@@ -1,5 +1,6 @@
 #include "experiments/units.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 
 static const char *units_scaled(double x, double step, const char *const unit[], char *text)
@@ -26,6 +27,15 @@ const char *lh_units_flops(double x, char *text)
     static const char *const unit[] = {"FLOP",  "KFLOP", "MFLOP", "GFLOP",
                                        "TFLOP", "PFLOP", "EFLOP", NULL};
     return units_scaled(x, 1000.0, unit, text);
+}
+
+const char *lh_units_range(int64_t least, int64_t most, char *text)
+{
+    if (least == most)
+        (void)snprintf(text, LH_UNITS_TEXT, "%" PRId64, least);
+    else
+        (void)snprintf(text, LH_UNITS_TEXT, "%" PRId64 "-%" PRId64, least, most);
+    return text;
 }
 
 const char *lh_units_count(double x, char *text)

@@ -1,10 +1,13 @@
 #pragma once
 /* Numbers for people: three digits and a unit. */
+#include <stdint.h>
 
-enum { LH_UNITS_TEXT = 32 };
+enum { LH_UNITS_TEXT = 48 };
 
 /* lh_units_bytes - "12.3 MiB"; lh_units_flops - "4.56 TFLOP"; lh_units_count - "1.05 M", up to 99,999
- * as it is. Into text of LH_UNITS_TEXT bytes, which they return. Local, pure. */
+ * as it is; lh_units_range - "12", or "12-34" where they differ. Into text of LH_UNITS_TEXT bytes, which
+ * they return. Local, pure. */
 const char *lh_units_bytes(double x, char *text);
 const char *lh_units_flops(double x, char *text);
 const char *lh_units_count(double x, char *text);
+const char *lh_units_range(int64_t least, int64_t most, char *text);

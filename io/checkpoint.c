@@ -175,29 +175,10 @@ done:
     return st;
 }
 
-static lh_status info_put_config(lh_h5 *file, const char *config, bool writes)
-{
-    lh_h5_data data;
-    lh_status st =
-        lh_h5_define(file, "configuration", LH_H5_TEXT, 0, NULL, strlen(config) + 1, &data);
-    if (st == LH_OK && writes) st = lh_h5_write(&data, LH_H5_TEXT, NULL, config);
-    lh_h5_release(&data);
-    return st;
-}
-
 lh_status lhi_checkpoint_describe(lh_h5 *file, const lh_checkpoint_info *info, bool writes)
 {
     lh_status st = info_put(file, info);
-    return st == LH_OK ? info_put_config(file, info_words(info), writes) : st;
-}
-
-static lh_status info_text(lh_h5 *file, const char *name, char *out, size_t room)
-{
-    char *text = NULL;
-    lh_status st = lh_h5_get_text(file, "/", name, &text);
-    (void)snprintf(out, room, "%s", text != NULL ? text : "");
-    lh_free(&text);
-    return st;
+    return st == LH_OK ? lh_h5_put_string(file, "configuration", info_words(info), writes) : st;
 }
 
 static lh_status info_config(lh_h5 *file, char **config)
@@ -226,7 +207,7 @@ static lh_status info_get(lh_h5 *file, lh_checkpoint_info *info)
              (int)checkpoint_version);
     LH_TRY(lh_h5_get_int(file, "/", "complete", &complete));
     LH_CHECK(complete == 1, LH_ERR_FORMAT, "the checkpoint is not complete");
-    LH_TRY(info_text(file, "program", info->program, sizeof info->program));
+    LH_TRY(lh_h5_copy_text(file, "program", info->program, sizeof info->program));
     LH_TRY(lh_h5_get_int(file, "/", "step", &info->step));
     LH_TRY(lh_h5_get_int(file, "/", "tokens", &info->tokens));
     LH_TRY(lh_h5_get_int(file, "/", "samples", &info->samples));
@@ -235,8 +216,8 @@ static lh_status info_get(lh_h5 *file, lh_checkpoint_info *info)
     LH_TRY(lh_h5_get_int(file, "/", "ranks", &info->ranks));
     LH_TRY(lh_h5_get_int(file, "/", "data", &info->data));
     LH_TRY(lh_h5_get_int(file, "/", "sequence", &info->sequence));
-    LH_TRY(info_text(file, "layout", info->layout, sizeof info->layout));
-    LH_TRY(info_text(file, "precision", info->precision, sizeof info->precision));
+    LH_TRY(lh_h5_copy_text(file, "layout", info->layout, sizeof info->layout));
+    LH_TRY(lh_h5_copy_text(file, "precision", info->precision, sizeof info->precision));
     LH_TRY(lh_h5_get_int(file, "/", "optimizer", &optimizer));
     LH_TRY(info_config(file, &info->config));
     info->seed = (uint64_t)seed;

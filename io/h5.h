@@ -124,3 +124,12 @@ LH_NODISCARD lh_status lh_h5_get_int(lh_h5 *file, const char *object, const char
                                      int64_t *value);
 LH_NODISCARD lh_status lh_h5_get_text(lh_h5 *file, const char *object, const char *name,
                                       char **value);
+
+/* lh_h5_copy_text - a text attribute of the file into out [room], cut where it is longer; "" on error.
+ * Local. Errors: as lh_h5_get_text. */
+LH_NODISCARD lh_status lh_h5_copy_text(lh_h5 *file, const char *name, char *out, size_t room);
+
+/* lh_h5_put_string - a dataset of one string. Called by all ranks alike, of which one `writes`.
+ * Errors, local: LH_ERR_IO. */
+LH_NODISCARD lh_status lh_h5_put_string(lh_h5 *file, const char *name, const char *text,
+                                        bool writes);

@@ -55,22 +55,13 @@ bool lh_tokens_is(const char *path)
 
 /* --- what a token file says about itself: read by one process, which alone asks HDF5 --- */
 
-static lh_status tokens_text(lh_h5 *file, const char *name, char *out, size_t room)
-{
-    char *text = NULL;
-    lh_status st = lh_h5_get_text(file, "/", name, &text);
-    (void)snprintf(out, room, "%s", text != NULL ? text : "");
-    lh_free(&text);
-    return st;
-}
-
 static lh_status tokens_info_get(lh_h5 *file, lh_tokens_info *info)
 {
     lh_status st = LH_OK;
     char kind[32];
     int64_t digest = 0, complete = 0;
     LH_TRY(lh_h5_get_int(file, "/", "complete", &complete));
-    LH_TRY(tokens_text(file, "kind", kind, sizeof kind));
+    LH_TRY(lh_h5_copy_text(file, "kind", kind, sizeof kind));
     for (info->kind = 0; info->kind < LH_TOKENS_KINDS; info->kind++)
         if (strcmp(kind, tokens_kinds[info->kind]) == 0) break;
     LH_CHECK(info->kind < LH_TOKENS_KINDS, LH_ERR_FORMAT,
@@ -81,8 +72,8 @@ static lh_status tokens_info_get(lh_h5 *file, lh_tokens_info *info)
     LH_TRY(lh_h5_get_int(file, "/", "longest", &info->longest));
     LH_TRY(lh_h5_get_int(file, "/", "source_bytes", &info->source_bytes));
     LH_TRY(lh_h5_get_int(file, "/", "vocabulary_digest", &digest));
-    LH_TRY(tokens_text(file, "source", info->source, sizeof info->source));
-    LH_TRY(tokens_text(file, "program", info->program, sizeof info->program));
+    LH_TRY(lh_h5_copy_text(file, "source", info->source, sizeof info->source));
+    LH_TRY(lh_h5_copy_text(file, "program", info->program, sizeof info->program));
     info->vocabulary = (uint64_t)digest;
     info->width = lhi_tokens_width(info->vocab);
     LH_CHECK(complete == 1 && info->vocab >= 1 && info->vocab <= INT32_MAX && info->count >= 1 &&

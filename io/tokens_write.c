@@ -35,15 +35,6 @@ done:
     return st;
 }
 
-static lh_status write_names(lh_h5 *file, const char *names)
-{
-    lh_h5_data data;
-    lh_status st = lh_h5_define(file, "vocabulary", LH_H5_TEXT, 0, NULL, strlen(names) + 1, &data);
-    if (st == LH_OK) st = lh_h5_write(&data, LH_H5_TEXT, NULL, names);
-    lh_h5_release(&data);
-    return st;
-}
-
 static lh_status write_array(lh_h5 *file, const char *name, lh_h5_kind kind, int64_t count,
                              const void *items)
 {
@@ -70,7 +61,7 @@ static lh_status write_begin(lh_tokens_writer *w, const char *names)
     LH_TRY(lh_h5_create(NULL, w->beside, LHI_SEAL_BYTES, &w->file));
     LH_TRY(write_reserve(w, names));
     LH_TRY(write_info(w->file, &w->info));
-    if (names != NULL) LH_TRY(write_names(w->file, names));
+    if (names != NULL) LH_TRY(lh_h5_put_string(w->file, "vocabulary", names, true));
     LH_TRY(lh_h5_define(w->file, "tokens", lhi_tokens_h5_kind(w->info.vocab), 1, &w->info.count, 0,
                         &w->data));
 done:

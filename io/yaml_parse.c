@@ -63,11 +63,23 @@ static lh_status parse_fail(parse_state *s, const yaml_mark_t *mark, const char 
                     parse_int(mark->column), what);
 }
 
+/* Is there a tab at the mark, whose index counts characters of UTF-8? */
+static bool parse_at_tab(const parse_state *s, const yaml_mark_t *mark)
+{
+    size_t character = 0;
+    for (size_t i = 0; i < s->count && character <= mark->index; i++) {
+        if (character == mark->index && s->bytes[i] == '\t') return true;
+        /* the last byte of a character is followed by one that does not continue it */
+        character += i + 1 == s->count || ((unsigned char)s->bytes[i + 1] & 0xC0) != 0x80;
+    }
+    return false;
+}
+
 static lh_status parse_broken(parse_state *s)
 {
     const yaml_parser_t *p = &s->parser;
     const char *problem = p->problem != NULL ? p->problem : "unknown problem";
-    if (p->problem_mark.index < s->count && s->bytes[p->problem_mark.index] == '\t')
+    if (parse_at_tab(s, &p->problem_mark))
         problem = "a tab where YAML wants blanks: indent with blanks";
     if (p->error == YAML_MEMORY_ERROR)
         return LH_RAISE(LH_ERR_MEMORY, "%s: no memory to parse it", s->source);

@@ -6,13 +6,15 @@
  *
  * A block, norm: pre:   x = x + attention(norm(x));  x = x + mlp(norm(x));   final.norm before the
  * head
- *          norm: post:  x = norm(x + attention(x));  x = norm(x + mlp(x));   embedding.norm after the embeddings
+ *          norm: post:  x = norm(x + attention(x));  x = norm(x + mlp(x));   embedding.norm after
+ * the embeddings
  *
  * The head, with x what follows the last block and norm:
  *
- *   lm      logits of each position: W x [+ b]; transform: W norm(gelu(T x)) + b (BERT, RoBERTa). W is the token
- *           embedding unless untied
- *   class   p = the first position, or the mean of the valid ones; pooler: p = tanh(P p); logits of the sequence: C p
+ *   lm      logits of each position: W x; transform: W norm(gelu(T x)) + b (BERT, RoBERTa). W is the
+ *           token embedding unless untied
+ *   class   p = the first position, or the mean of the valid ones; pooler: p = tanh(P p); logits of
+ *           the sequence: C p + c
  *   pooler  tanh(P p), no loss (what BERT calls its pooled output)
  *   none    x itself, no loss
  */
@@ -70,8 +72,8 @@ typedef struct lh_model_shape {
     const lh_layout *layout; /* of the sequence; borrowed as long as the model lives */
     /* of desc->max_length positions; NULL or layout when the length is that */
     const lh_layout *table;
-    const lh_spread
-        *spread;        /* attention by heads, of layout; NULL: as it lies. Borrowed likewise */
+    /* attention by heads, of layout; NULL: as it lies. Borrowed likewise */
+    const lh_spread *spread;
     bool documents;     /* sequences are packed documents */
     int64_t max_global; /* global tokens of a sequence that the task may name */
 } lh_model_shape;
@@ -83,8 +85,8 @@ typedef struct lh_batch {
     const int64_t *valid;        /* host [B]: positions that exist in each sequence; NULL: all */
     /* host [B, s, 2]: first position and end of the document of each own row; NULL: none */
     const int32_t *documents;
-    const int32_t
-        *spread_documents;     /* the same for the rows of shape.spread->to, if there is one */
+    /* the same for the rows of shape.spread->to, if there is one */
+    const int32_t *spread_documents;
     const lh_row_list *global; /* global tokens named by the task; NULL: none */
     double loss_scale;         /* 1 / number of counted labels over all ranks */
     int64_t first_sequence;    /* running number of the first sequence, for dropout */

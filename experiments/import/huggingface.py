@@ -41,6 +41,11 @@ def word(x):
     return str(x)
 
 
+def quoted(text):
+    """A string that YAML reads as it is, whatever it holds."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def experiment(family):
     lines = ["data:", f"  task: {family.task()}", f"  length: {family.length()}", "model:"]
     lines += [f"  {key}: {word(x)}" for key, x in family.settings().items()]
@@ -52,7 +57,7 @@ def write_experiment(path, source, checkpoint, text, head):
             "class": "Add what it learns from: --set data.task=... with one class for each sequence"}
     more = more.get(head, "Its head has no loss: longhaul plan takes it")
     head = (f"# Made from {source}. {more}\n"
-            f"run: {{name: {path.stem}, init: {checkpoint.resolve()}}}\n")
+            f"run: {{name: {quoted(path.stem)}, init: {quoted(str(checkpoint.resolve()))}}}\n")
     path.write_text(head + text)
 
 

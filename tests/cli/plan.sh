@@ -89,6 +89,9 @@ expect 2 0 plan model.yaml --set model.kind=encoder --set model.head=class
 says err 'give model.classes'
 expect 0 0 plan model.yaml --set model.kind=encoder --set model.head=class --set model.classes=7 --json
 same "a step" "$(first pass)" '"step"'
+expect 0 0 plan model.yaml --set model.kind=encoder --set model.head=pooler --ranks 3 --draw plan.svg
+says plan.svg ">a forward pass: "
+
 # --- the table says what the object says, and the picture is a file of its own ---
 expect 0 0 plan tiny.yaml --ranks 3 --json --draw plan.svg
 same "lines beside a picture" "$(wc -l <out)" 1

@@ -229,12 +229,9 @@ static lh_status collect(void *user, int32_t token, int64_t offset, int64_t line
 /* The tokens of a text as letters, '|' for the end of a record. */
 static const char *letters(const walked *w)
 {
+    static const char names[] = "|ABCDEFGHIJKLMNOPQRSTUVWXYZ*-";
     static char out[MOST + 1];
-    for (int64_t i = 0; i < w->count; i++)
-        out[i] = w->token[i] == 0    ? '|'
-                 : w->token[i] == 27 ? '*'
-                 : w->token[i] == 28 ? '-'
-                                     : (char)('A' + w->token[i] - 1);
+    for (int64_t i = 0; i < w->count; i++) out[i] = names[w->token[i]];
     out[w->count] = '\0';
     return out;
 }
