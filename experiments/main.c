@@ -363,9 +363,33 @@ static int main_run(const struct main_command *command, int argc, char **argv)
     return main_exit_code(st);
 }
 
+/* What the launcher says to its processes, before MPI is initialised: Open MPI, then those that speak
+ * PMI. NULL: nothing. */
+static const char *main_launcher(const char *open_mpi, const char *pmi)
+{
+    const char *text = getenv(open_mpi);
+    return text != NULL ? text : getenv(pmi);
+}
+
+/* Several processes of a launcher would all do the same, and write the same files. */
+static lh_status main_check_alone(const struct main_command *command)
+{
+    lh_status st = LH_OK;
+    const char *size = main_launcher("OMPI_COMM_WORLD_SIZE", "PMI_SIZE");
+    LH_CHECK(
+        size == NULL || strtol(size, NULL, 10) <= 1, LH_ERR_USAGE,
+        "'longhaul %s' runs alone, and a launcher started it %s times: leave out mpirun or srun",
+        command->name, size);
+done:
+    return st;
+}
+
 static int main_run_alone(const struct main_command *command, int argc, char **argv)
 {
-    lh_status st = main_flush(command->run(NULL, argc - 2, argv + 2));
+    const char *rank = main_launcher("OMPI_COMM_WORLD_RANK", "PMI_RANK");
+    lh_status st = main_check_alone(command);
+    if (st != LH_OK && rank != NULL && strtol(rank, NULL, 10) != 0) return main_exit_code(st);
+    if (st == LH_OK) st = main_flush(command->run(NULL, argc - 2, argv + 2));
     main_complain(st);
     return main_exit_code(st);
 }

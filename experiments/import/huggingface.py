@@ -20,7 +20,12 @@ import json
 import pathlib
 import sys
 
-import numpy as np
+try:
+    import h5py  # noqa: F401: checkpoint_file needs it
+    import numpy as np
+except ImportError as missing:
+    sys.exit(f"huggingface.py: {missing.name} is not installed: "
+             f"pip install -r {pathlib.Path(__file__).parent / 'requirements.txt'}")
 
 import checkpoint_file
 import models

@@ -71,6 +71,12 @@ wrong "key 'data.length': expected an integer" train tiny.yaml --set data.length
 wrong "key 'data.length'" train tiny.yaml --set data.length=0
 wrong "key 'data.batch': 3 is not a multiple" train tiny.yaml --set data.batch=3 --set train.accumulate=2
 
+# commands that run alone do so, also under a launcher
+expect 2 3 plan tiny.yaml
+same "what a launched plan prints" "$(cat out)" ''
+same "one message" "$(grep -c "'longhaul plan' runs alone, and a launcher started it 3 times: leave out mpirun or srun" err)" 1
+expect 0 1 plan tiny.yaml
+
 # a key that belongs elsewhere
 wrong "key 'data.seed': unknown key; did you mean 'run.seed'?" train tiny.yaml --set data.seed=3
 wrong "key 'layers': unknown key; did you mean 'model.layers'?" train tiny.yaml --set layers=3
