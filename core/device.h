@@ -46,6 +46,9 @@ struct lh_device {
     void *state;
 };
 
+/* Threads of one rank, at most: far above any node; OpenMP's stack ends somewhat later. */
+enum { LH_MAX_THREADS = 4096 };
+
 /* lh_device_create_cpu - the processor. isa: "auto", "avx512", "avx2" or "portable". Local. threads
  * >= 1. The caller destroys *out. Errors: LH_ERR_UNSUP when this processor or build lacks the isa;
  * LH_ERR_MEMORY. */

@@ -39,7 +39,7 @@ static const lh_option bench_table[] = {
     BENCH_INT("--heads", heads, 1, 4096),
     BENCH_INT("--kv-heads", kv_heads, 1, 4096),
     BENCH_INT("--batch", batch, 1, 1 << 20),
-    BENCH_INT("--threads", threads, 1, 4096),
+    BENCH_INT("--threads", threads, 1, LH_MAX_THREADS),
     BENCH_INT("--repeats", repeats, 1, 10000),
     BENCH_INT("--seed", seed, 0, INT64_MAX),
     BENCH_INT("--ulysses", ulysses, 0, 1 << 20),

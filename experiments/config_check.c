@@ -347,6 +347,27 @@ done:
 
 static const char *const check_heads[] = {"lm", "class", "pooler", "none"};
 
+/* Parts of one head are no parts of another. */
+static lh_status check_head_parts(const lh_node *root, const lh_model_desc *m)
+{
+    lh_status st = LH_OK;
+    char p[LH_PLACE_MAX];
+    const struct {
+        bool given;
+        int head;
+        const char *key, *otherwise;
+    } part[] = {{m->classes != LH_AUTO, LH_HEAD_CLASS, "model.classes", "auto"},
+                {m->pooler, LH_HEAD_CLASS, "model.pooler", "false"},
+                {m->head_transform, LH_HEAD_LM, "model.head_transform", "false"}};
+    for (size_t i = 0; i < sizeof part / sizeof part[0]; i++)
+        LH_CHECK(!part[i].given || part[i].head == (int)m->head, LH_ERR_USAGE,
+                 "%s: key '%s': this is for model.head %s, and the head is %s: set that, or %s: %s",
+                 check_place(root, part[i].key, p), part[i].key, check_heads[part[i].head],
+                 check_heads[m->head], part[i].key, part[i].otherwise);
+done:
+    return st;
+}
+
 static lh_status check_head(const lh_node *root, unsigned flags, const lh_config *c)
 {
     lh_status st = LH_OK;
@@ -356,6 +377,7 @@ static lh_status check_head(const lh_node *root, unsigned flags, const lh_config
     LH_CHECK(!pools || c->model.kind == LH_MODEL_ENCODER, LH_ERR_USAGE,
              "%s: key 'model.head': %s needs model.kind encoder",
              check_place(root, "model.head", p), head);
+    LH_TRY(check_head_parts(root, &c->model));
     LH_CHECK(
         flags != 0 || lh_model_has_loss(&c->model), LH_ERR_USAGE,
         "%s: key 'model.head': %s has no loss, so there is nothing to train or to evaluate: set "

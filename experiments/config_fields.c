@@ -228,7 +228,7 @@ static const lh_field fields_device[] = {
     {.name = "kind", .type = LH_FIELD_CHOICE, .offset = AT_DEVICE(kind), .fallback = "cpu",
      .choices = "cpu|poison", .help = "poison: a cpu that finds missing copies"},
     {.name = "threads", .type = LH_FIELD_INT, .offset = AT_DEVICE(threads), .fallback = "auto",
-     .min = 1, .max = 65536, .automatic = "auto",
+     .min = 1, .max = LH_MAX_THREADS, .automatic = "auto",
      .help = "auto: OMP_NUM_THREADS, else the rank's share of the processors"},
     {.name = "isa", .type = LH_FIELD_CHOICE, .offset = AT_DEVICE(isa), .fallback = "auto",
      .choices = "auto|avx512|avx2|portable", .help = "instruction set of the kernels"},

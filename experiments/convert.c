@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 typedef struct convert_options {
     const char *source, *out;
@@ -81,7 +82,7 @@ static lh_status convert_newest(const char *folder, char path[LH_PATH_MAX],
     for (int64_t i = 0; st == LH_ERR_FORMAT; i++) {
         LH_TRY(lh_checkpoint_newest(NULL, folder, i, path, LH_PATH_MAX, &found));
         LH_CHECK(found, LH_ERR_USAGE, "no checkpoint in '%s' is whole%s", folder,
-                 i == 0 ? ": there is none" : "");
+                 i == 0 ? ": there is none (checkpoint.every and a run's end make some)" : "");
         st = lh_checkpoint_info_read(NULL, path, info);
         if (st == LH_ERR_FORMAT)
             (void)fprintf(stderr, "longhaul: passing over a damaged checkpoint: %s\n",
@@ -98,6 +99,7 @@ static lh_status convert_source(const char *source, char path[LH_PATH_MAX],
 {
     lh_status st = LH_OK;
     char folder[LH_PATH_MAX];
+    struct stat about;
     LH_CHECK(lh_file_exists(NULL, source), LH_ERR_USAGE,
              "there is no checkpoint or run folder '%s'", source);
     LH_TRY(lhi_path(folder, source, "checkpoints"));
@@ -106,6 +108,10 @@ static lh_status convert_source(const char *source, char path[LH_PATH_MAX],
     } else {
         LH_CHECK(snprintf(path, LH_PATH_MAX, "%s", source) < LH_PATH_MAX, LH_ERR_USAGE,
                  "the name '%s' is too long", source);
+        LH_CHECK(stat(source, &about) != 0 || !S_ISDIR(about.st_mode), LH_ERR_USAGE,
+                 "'%s' is a folder without checkpoints: name the folder of a run "
+                 "(run.output/run.name), or a checkpoint",
+                 source);
         st = lh_checkpoint_info_read(NULL, path, info);
         if (st == LH_ERR_IO || st == LH_ERR_FORMAT) st = LH_ERR_USAGE;
     }

@@ -211,7 +211,9 @@ static lh_status main_no_run(lh_comm *world, const char *folder)
     const char *run = "";
     int64_t count = 0;
     int64_t runs = 0;
-    LH_TRY(lh_folder_list(world, folder, &names, &count));
+    st = lh_folder_list(world, folder, &names, &count);
+    if (st == LH_ERR_IO) st = LH_ERR_USAGE; /* a file, such as a checkpoint of the run */
+    LH_TRY(lh_error_context(st, "longhaul eval wants the folder of a run (run.output/run.name)"));
     const char *name = names;
     for (int64_t i = 0; i < count && i < MAIN_LOOK; i++, name += strlen(name) + 1) {
         if (snprintf(path, sizeof path, "%s/%s/config.yaml", folder, name) >= (int)sizeof path ||
@@ -337,6 +339,7 @@ static lh_status main_unknown(const char *command)
     lh_words words = {.wrong = command};
     char hint[LH_WORDS_TEXT];
     for (int i = 0; i < MAIN_COMMANDS; i++) lh_words_add(&words, main_commands[i].name);
+    lh_words_add(&words, "--help|--version");
     return LH_RAISE(LH_ERR_USAGE, "unknown command '%s': %s; see longhaul --help", command,
                     lh_words_hint(&words, "commands", hint, sizeof hint));
 }

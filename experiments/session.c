@@ -18,8 +18,9 @@ enum {
 static int session_threads(const lh_session *s)
 {
     const char *text = getenv("OMP_NUM_THREADS");
+    long wish = text != NULL ? strtol(text, NULL, 10) : 0;
     if (s->config->device.threads != LH_AUTO) return (int)s->config->device.threads;
-    if (text != NULL && strtol(text, NULL, 10) > 0) return (int)strtol(text, NULL, 10);
+    if (wish > 0) return wish < LH_MAX_THREADS ? (int)wish : LH_MAX_THREADS;
     int share = s->host.mask / (s->host.sharing > 0 ? s->host.sharing : 1);
     return share > 0 ? share : 1;
 }

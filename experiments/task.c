@@ -102,8 +102,9 @@ static lh_status task_cut(lh_task *t, const lh_config *config)
     if (t->file[LH_SPLIT_VALID] == NULL)
         held = (int64_t)ceil((double)size * config->data.valid_fraction);
     LH_CHECK(size - held >= 2, LH_ERR_USAGE,
-             "'%s' has %" PRId64 " %s, of which %" PRId64 " are for validation: training needs at "
-             "least 2; give a longer text, or data.valid_path",
+             "key 'data.path': '%s' has %" PRId64 " %s, of which %" PRId64
+             " are for validation: training needs at "
+             "least 2; give a longer file, or data.valid_path",
              config->data.path, size, unit, held);
     t->split[LH_SPLIT_TRAIN] = task_stretch(t, t->file[LH_SPLIT_TRAIN], 0, size - held, false);
     if (held > 0)
@@ -112,8 +113,10 @@ static lh_status task_cut(lh_task *t, const lh_config *config)
     for (int i = LH_SPLIT_VALID; i < LH_SPLITS; i++) {
         if (t->file[i] == NULL) continue;
         size = task_size(t, (lh_split)i);
-        LH_CHECK(size >= 2, LH_ERR_USAGE, "'%s' has %" PRId64 " %s: at least 2 are needed",
-                 lh_tokens_path(t->file[i]), size, unit);
+        LH_CHECK(size >= 2, LH_ERR_USAGE,
+                 "key 'data.%s': '%s' has %" PRId64 " %s: at least 2 are needed",
+                 i == LH_SPLIT_VALID ? "valid_path" : "test_path", lh_tokens_path(t->file[i]), size,
+                 unit);
         t->split[i] = task_stretch(t, t->file[i], 0, size, false);
     }
 done:

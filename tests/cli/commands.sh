@@ -47,6 +47,7 @@ wrong_everywhere() {
 wrong_everywhere 'longhaul train FILE.yaml'
 wrong "did you mean 'train'?" trian
 wrong "unknown command '--resume'" --resume
+wrong "did you mean '--help'?" help
 wrong 'wants an experiment file' train
 wrong_everywhere "unknown option '--resum'" train --resum tiny.yaml
 wrong "unknown option '--resume'" eval --resume folder
@@ -85,6 +86,10 @@ wrong "it is a setting of mechanism 'performer'" train tiny.yaml --set model.att
 wrong "expected {mechanism: full, settings...}" train tiny.yaml --set model.attention=full
 wrong "key 'run.init': there is no checkpoint" train tiny.yaml --set run.init=nowhere.h5
 mkdir -p some/run && : >some/run/config.yaml
+wrong_everywhere "longhaul eval wants the folder of a run (run.output/run.name): cannot list" eval text.txt
+: >empty.txt
+wrong "key 'data.path': '$PWD/empty.txt' has 0 bytes" train tiny.yaml --set data.path=empty.txt
+wrong "key 'data.valid_path': '$PWD/empty.txt' has 0 bytes: at least 2 are needed" train tiny.yaml --set data.valid_path=empty.txt
 wrong_everywhere "'some' is no run folder, but holds some: give one of them, such as some/run" eval some
 
 # a file is wrong at a place: line and column are named. file EXPRESSION: tiny.yaml, edited by sed
@@ -137,6 +142,7 @@ wrong '--out wants the file to make' convert text.txt --kv-heads 1 --out
 wrong "unknown option '--kv-head'" convert text.txt --kv-head 1 --out new.h5
 wrong "'longhaul convert' takes one name" convert text.txt tiny.yaml --kv-heads 1 --out new.h5
 wrong "there is no checkpoint or run folder 'nowhere'" convert nowhere --kv-heads 1 --out new.h5
+wrong "'some' is a folder without checkpoints: name the folder of a run" convert some --kv-heads 1 --out new.h5
 wrong "'text.txt' is not a Longhaul checkpoint" convert text.txt --kv-heads 1 --out new.h5
 train 2 full --set model.heads=4 --set checkpoint.every=2 --set checkpoint.keep=9
 wrong 'give a number that divides 4' convert runs/full --kv-heads 3 --out new.h5

@@ -263,7 +263,8 @@ static void test_refused_values(void **state)
         {SMALL "optimizer: {betas: [0.9]}\n",
          "a.yaml:3:20: key 'optimizer.betas': expected two numbers, got 1"},
         {SMALL "device: {threads: 0}\n",
-         "key 'device.threads': expected an integer from 1 to 65536 or auto, got '0'"},
+         "key 'device.threads': expected an integer from 1 to 4096 or auto, got '0'"},
+        {SMALL "device: {threads: 4097}\n", "expected an integer from 1 to 4096 or auto"},
         {SMALL "device: {kind: count}\n",
          "key 'device.kind': unknown value 'count'; expected one of: cpu, poison"},
         {SMALL "checkpoint: {keep: 0}\n", "key 'checkpoint.keep': expected an integer from 1"},
@@ -344,6 +345,12 @@ static void test_contradictions_of_heads(void **state)
          "heads: 1, attention: {mechanism: full}}\n",
          "key 'model.head': pooler has no loss"},
         {MODEL("classes: 1"), "key 'model.classes': expected an integer from 2 to 65536"},
+        {MODEL("classes: 4"), "key 'model.classes': this is for model.head class, and the head is "
+                              "lm: set that, or model.classes: auto"},
+        {MODEL("pooler: true"), "key 'model.pooler': this is for model.head class"},
+        {MODEL("kind: encoder, head: class, head_transform: true"),
+         "key 'model.head_transform': this is for model.head lm, and the head is class"},
+        {MODEL("LAYERS: 4"), "key 'model.LAYERS': unknown key; did you mean 'layers'?"},
         {MODEL("norm_eps: 0"), "key 'model.norm_eps': expected a number greater than 0"},
     };
     expect_refusals(bad, sizeof bad / sizeof bad[0]);
