@@ -245,8 +245,11 @@ static lh_status files_mkdir(const char *path)
         if (kept != '/' && kept != '\0') continue;
         *end = '\0';
         /* Another program may make the same folder just now, so EEXIST is no error. */
-        if (mkdir(part, 0777) != 0 && errno != EEXIST && stat(part, &info) != 0)
+        int why = mkdir(part, 0777) == 0 ? 0 : errno;
+        if (why != 0 && why != EEXIST && stat(part, &info) != 0) {
+            errno = why; /* not that the folder is missing, but why it could not be made */
             return files_error("make the folder", part);
+        }
         if (kept == '\0') break;
         *end = kept;
     }

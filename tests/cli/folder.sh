@@ -91,6 +91,10 @@ train 2 deep --set run.output=a/b/c
 exists a/b/c/deep/metrics.jsonl
 expect 1 2 train tiny.yaml --set run.name=blocked --set run.output=text.txt
 says err 'text.txt'
+# what cannot be made says why, not that it is missing; nobody may make folders there, whoever asks
+expect 1 1 train tiny.yaml --set run.name=locked --set run.output=/sys/longhaul
+says err "cannot make the folder '/sys/longhaul'"
+says_not err 'No such file'
 expect 2 2 train tiny.yaml --set run.name=../up
 says err 'run.name'
 missing up runs/up
