@@ -10,7 +10,14 @@ static int words_min(int a, int b)
     return a < b ? a : b;
 }
 
-/* Edit distance, capitals or not, with swaps of neighbours (optimal string alignment); far away for long words. */
+/* The same letter, capital or not? */
+static bool words_same(char a, char b)
+{
+    return tolower((unsigned char)a) == tolower((unsigned char)b);
+}
+
+/* Edit distance with swaps of neighbours (optimal string alignment), whatever the capitals; far away
+ * for long words. */
 static int words_distance(const char *a, size_t na, const char *b, size_t nb)
 {
     int d[WORDS_LENGTH + 1][WORDS_LENGTH + 1];
@@ -21,7 +28,7 @@ static int words_distance(const char *a, size_t na, const char *b, size_t nb)
                 d[i][j] = (int)(i + j);
                 continue;
             }
-            int same = tolower((unsigned char)a[i - 1]) == tolower((unsigned char)b[j - 1]) ? 0 : 1;
+            int same = words_same(a[i - 1], b[j - 1]) ? 0 : 1;
             d[i][j] = words_min(d[i - 1][j - 1] + same, words_min(d[i - 1][j], d[i][j - 1]) + 1);
             if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
                 d[i][j] = words_min(d[i][j], d[i - 2][j - 2] + 1);
