@@ -31,7 +31,8 @@ typedef struct lh_attn_desc {
      * lie; the same object as layout when max_length is length */
     int64_t max_length;
     const lh_layout *table;
-    /* exchange: ulysses, of this layout; NULL: rows are exchanged as they lie */
+    /* exchange: ulysses, of this layout; NULL: rows are exchanged as they lie, as they always are without
+     * LH_ATTN_SPREAD */
     const lh_spread *spread;
     bool bias;            /* the block's projections have biases */
     bool relative;        /* scores have the relative term */

@@ -46,6 +46,8 @@ lh_status lh_attn_check(const lh_attn_ops *ops, const lh_attn_desc *d)
                  ops->destroy != NULL,
              LH_ERR_BUG, "attention mechanism '%s' lacks a required entry",
              ops->name != NULL ? ops->name : "?");
+    LH_CHECK(d->spread == NULL || (ops->caps & LH_ATTN_SPREAD), LH_ERR_BUG,
+             "mechanism '%s' keeps its own exchange and must not be given one by heads", ops->name);
     const char *why = ops->refuses != NULL ? ops->refuses : "";
     const char *colon = why[0] != '\0' ? ": " : "";
     LH_CHECK(!d->causal || (ops->caps & LH_ATTN_CAUSAL), LH_ERR_UNSUP,

@@ -76,6 +76,12 @@ static const lh_layout *transformer_table(const lh_model_shape *shape)
     return shape->table != NULL ? shape->table : shape->layout;
 }
 
+/* Can the layer's attention run by heads? Else it keeps its own exchange. */
+static bool transformer_spreads(const lh_model_desc *d, int layer)
+{
+    return (d->attention[layer].ops->caps & LH_ATTN_SPREAD) != 0;
+}
+
 static lh_attn_desc transformer_attn(const lh_model_desc *d, const lh_model_shape *shape, int layer)
 {
     return (lh_attn_desc){.layer = layer,
@@ -90,7 +96,7 @@ static lh_attn_desc transformer_attn(const lh_model_desc *d, const lh_model_shap
                           .layout = shape->layout,
                           .max_length = transformer_table(shape)->n,
                           .table = transformer_table(shape),
-                          .spread = shape->spread,
+                          .spread = transformer_spreads(d, layer) ? shape->spread : NULL,
                           .relative = d->position == LH_POSITION_RELATIVE,
                           .documents = shape->documents,
                           .max_global = shape->max_global,

@@ -125,7 +125,9 @@ static const variant known[] = {
      .sees = sees_dilated,
      .ways = 2,
      .relative = true},
+    /* mechanisms that do not say they can keep their own exchange */
     {.mechanism = "performer", .settings = ", features: 8", .ways = LH_RIG_ALL, .detached = true},
+    {.mechanism = "wheel", .settings = ", rim: 24", .sees = sees_wheel, .ways = 2},
 };
 enum { KNOWN = sizeof known / sizeof known[0] };
 
@@ -271,7 +273,8 @@ static lh_status probe_mechanism(probe *p, bool causal, bool grouped, int64_t n,
         LH_TRY(lh_layout_zigzag(n, p->mesh->size[LH_AXIS_SEQ], 16, !unaligned, &p->layout));
     else
         LH_TRY(lh_layout_contiguous(n, p->mesh->size[LH_AXIS_SEQ], 16, !unaligned, &p->layout));
-    if (p->mesh->ways > 1) LH_TRY(lh_spread_create(p->layout, p->mesh->ways, &p->spread));
+    if (p->mesh->ways > 1 && (p->ops->caps & LH_ATTN_SPREAD) != 0)
+        LH_TRY(lh_spread_create(p->layout, p->mesh->ways, &p->spread));
     p->desc = (lh_attn_desc){.width = d->width,
                              .heads = d->heads,
                              .kv_heads = d->kv_heads,

@@ -21,9 +21,16 @@ static const char *const kinds[] = {
     "  attention: {mechanism: performer, features: 9, redraw: 1}\n",
     "  position: relative\n  attention: {mechanism: full}\n",
     "  attention: [{mechanism: full}, {mechanism: sliding_window, window: 9, global: first}]\n",
+    "  attention: [{mechanism: performer, features: 9}, {mechanism: full}]\n",
     "  max_length: 90\n  attention: {mechanism: linformer, k: 7, sharing: layerwise}\n",
 };
-enum { KINDS = sizeof kinds / sizeof kinds[0], BY_HEADS = KINDS - 2 };
+enum { KINDS = sizeof kinds / sizeof kinds[0], BY_HEADS = KINDS - 3 };
+
+/* Two kinds exchange heads; of the second one a layer keeps its own exchange. */
+static bool by_heads(int kind)
+{
+    return kind == BY_HEADS || kind == BY_HEADS + 1;
+}
 
 /* Encoders whose head knows a sequence by one row, with layers of different mechanisms. */
 static const char *const pooled[] = {
@@ -55,7 +62,7 @@ static lh_status scene_config(lh_comm *c, const scene *s, lh_config **out)
                    "data: {path: %s, length: 77, batch: %d, task: %s}\n"
                    "model:\n  kind: %s\n  head: %s\n  layers: 2\n  width: 32\n  heads: 2\n%s"
                    "train: {recompute: %s, accumulate: %d}\n",
-                   (int)s->data, s->head == NULL && s->kind == BY_HEADS ? "ulysses" : "ring", path,
+                   (int)s->data, s->head == NULL && by_heads(s->kind) ? "ulysses" : "ring", path,
                    SEQUENCES,
                    s->head != NULL ? "markers"
                    : s->encoder    ? "masked_text"
@@ -117,7 +124,9 @@ static bool same_tiles(const lh_step_plan *p, const lh_rank_plan *r, const lh_se
     int64_t times = s->config->train.recompute == LH_RECOMPUTE_BLOCK ? 2 : 1;
     const lh_tile_count *ran = &s->device->tiles;
     const lh_tile_count tape = tiles_of_tape(s);
-    bool scores = p->head[0].ranks > 0;
+    bool scores = false; /* of some layer */
+    for (int64_t h = 0; h < p->layers * p->config->model.heads; h++)
+        scores = scores || p->head[h].ranks > 0;
     return ran->mixed == times * r->tiles.mixed && ran->full == times * r->tiles.full &&
            r->tiles.mixed == s->passes * tape.mixed && r->tiles.full == s->passes * tape.full &&
            r->tiles.empty == s->passes * tape.empty && (scores || r->tiles.empty == 0) &&
@@ -200,7 +209,7 @@ static void check_scene(lh_comm *c, const scene *k)
     lh_assert_all(c, parts_add_up(plan));
     lh_assert_all(c, same_tiles(plan, mine, s) && tiles_add_up(plan, s));
     lh_assert_all(c, exchanges_right(plan));
-    lh_assert_all(c, plan->ways == (k->kind == BY_HEADS ? plan->sequence : 1));
+    lh_assert_all(c, plan->ways == (by_heads(k->kind) ? plan->sequence : 1));
     lh_session_close(&s);
     lh_step_plan_destroy(&plan);
     lh_config_destroy(&config);
