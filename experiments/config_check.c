@@ -347,7 +347,8 @@ done:
 
 static const char *const check_heads[] = {"lm", "class", "pooler", "none"};
 
-/* Parts of one head are no parts of another. */
+/* Parts of one head are no parts of another. Heads that are never trained, such as a model is looked at
+ * with by longhaul plan, leave them out. */
 static lh_status check_head_parts(const lh_node *root, const lh_model_desc *m)
 {
     lh_status st = LH_OK;
@@ -377,7 +378,7 @@ static lh_status check_head(const lh_node *root, unsigned flags, const lh_config
     LH_CHECK(!pools || c->model.kind == LH_MODEL_ENCODER, LH_ERR_USAGE,
              "%s: key 'model.head': %s needs model.kind encoder",
              check_place(root, "model.head", p), head);
-    LH_TRY(check_head_parts(root, &c->model));
+    if (lh_model_has_loss(&c->model)) LH_TRY(check_head_parts(root, &c->model));
     LH_CHECK(
         flags != 0 || lh_model_has_loss(&c->model), LH_ERR_USAGE,
         "%s: key 'model.head': %s has no loss, so there is nothing to train or to evaluate: set "
