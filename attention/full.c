@@ -51,18 +51,6 @@ static lh_status full_predict(const lh_attn_desc *d, int ranks, int rank, lh_cos
     return lh_heads_cost(d, band, 0, d->heads, ranks, rank, c);
 }
 
-static lh_status full_draw(const lh_attn_desc *d, int ranks, lh_picture *p)
-{
-    const lh_pattern pattern = lh_pattern_band(-LH_FAR, full_hi(d));
-    (void)ranks;
-    return lh_picture_add(p, &(lh_picture_part){.n_heads = d->heads,
-                                                .pattern = &pattern,
-                                                .queries = d->layout,
-                                                .keys = d->layout,
-                                                .far = LH_KIND_HALO,
-                                                .ways = d->spread != NULL ? d->spread->ways : 0});
-}
-
 static void full_destroy(void **state)
 {
     lh_free(state);
@@ -80,5 +68,4 @@ const lh_attn_ops lh_attn_full = {
     .forward = full_forward,
     .predict = full_predict,
     .destroy = full_destroy,
-    .draw = full_draw,
 };

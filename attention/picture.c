@@ -16,7 +16,9 @@ enum {
 lh_status lh_picture_create(int side, lh_picture **out)
 {
     lh_status st = lh_new(sizeof **out, out);
-    if (st == LH_OK) (*out)->side = side;
+    if (st != LH_OK) return st;
+    (*out)->side = side;
+    (*out)->ways = 1;
     return st;
 }
 
@@ -38,9 +40,10 @@ void lh_picture_destroy(lh_picture **picture)
     lh_free(picture);
 }
 
-void lh_picture_layer(lh_picture *p, int layer, const char *label)
+void lh_picture_layer(lh_picture *p, int layer, int ways, const char *label)
 {
     p->layer = layer;
+    p->ways = ways;
     (void)snprintf(p->label, sizeof p->label, "%s", label);
 }
 
@@ -192,19 +195,18 @@ static void box_look(const lh_pattern *p, lh_range q, lh_range k, int *budget, b
     }
 }
 
-/* How the keys of one strip come to the queries of another. */
-static int box_kind(const lh_picture_part *part, const lh_picture_strip *q,
+/* How the keys of one strip come to the queries of another, in groups of `ways` ranks. */
+static int box_kind(const lh_picture_part *part, int ways, const lh_picture_strip *q,
                     const lh_picture_strip *k)
 {
     if (q->global || k->global || part->queries->everywhere) return LH_KIND_GLOBAL;
     if (k->rank < 0) return LH_KIND_SUMMARY;
     if (q->rank == k->rank) return LH_KIND_LOCAL;
-    bool group = part->ways > 1 && q->rank / part->ways == k->rank / part->ways;
-    return group ? LH_KIND_HEADS : part->far;
+    return q->rank / ways == k->rank / ways ? LH_KIND_HEADS : part->far;
 }
 
 /* What two strips have in common with a cell. */
-static void box_add(const lh_picture_part *part, const lh_picture_strip *q,
+static void box_add(const lh_picture_part *part, int ways, const lh_picture_strip *q,
                     const lh_picture_strip *k, const lh_range cell[2], bool found[2],
                     uint8_t *kinds)
 {
@@ -217,7 +219,7 @@ static void box_add(const lh_picture_part *part, const lh_picture_strip *q,
              here);
     found[0] = found[0] || here[0];
     found[1] = found[1] || here[1];
-    if (here[1]) *kinds |= (uint8_t)box_kind(part, q, k);
+    if (here[1]) *kinds |= (uint8_t)box_kind(part, ways, q, k);
 }
 
 /* First strip that ends behind the position. */
@@ -251,7 +253,7 @@ static lh_picture_cell picture_cell(const lh_picture_part *part, const lh_panel 
     for (int64_t i = strip_at(q, cell[0].begin); i < q->n_strips; i++) {
         if (q->strip[i].begin >= cell[0].end) break;
         for (int64_t j = first; j < k->n_strips && k->strip[j].begin < cell[1].end; j++)
-            box_add(part, &q->strip[i], &k->strip[j], cell, found, &kinds);
+            box_add(part, p->ways, &q->strip[i], &k->strip[j], cell, found, &kinds);
     }
     lh_cover cover = !found[1] ? LH_EMPTY : found[0] ? LH_MIXED : LH_FULL;
     return (lh_picture_cell){(uint8_t)cover, kinds};
@@ -266,9 +268,10 @@ static int64_t panel_find(const lh_picture *p, const lh_panel *added)
         const lh_panel *old = &p->panel[i];
         if (old->zoom == added->zoom && old->landmarks == added->landmarks &&
             old->digest[0] == added->digest[0] && old->digest[1] == added->digest[1] &&
-            old->head == added->head && old->n_heads == added->n_heads &&
-            old->query.whole == added->query.whole && old->key.whole == added->key.whole &&
-            strcmp(old->label, added->label) == 0 && strcmp(old->note, added->note) == 0)
+            old->ways == added->ways && old->head == added->head &&
+            old->n_heads == added->n_heads && old->query.whole == added->query.whole &&
+            old->key.whole == added->key.whole && strcmp(old->label, added->label) == 0 &&
+            strcmp(old->note, added->note) == 0)
             return i;
     }
     return -1;
@@ -308,7 +311,7 @@ static lh_status panel_add(lh_picture *p, const lh_picture_part *part, const pan
                            bool zoom)
 {
     lh_status st = LH_OK;
-    lh_panel panel = {.head = part->head, .n_heads = part->n_heads, .zoom = zoom};
+    lh_panel panel = {.head = part->head, .n_heads = part->n_heads, .ways = p->ways, .zoom = zoom};
     (void)snprintf(panel.label, sizeof panel.label, "%s", p->label);
     (void)snprintf(panel.note, sizeof panel.note, "%s", part->note != NULL ? part->note : "");
     if (part->pattern != NULL) {

@@ -53,6 +53,7 @@ typedef struct lh_panel {
     int *layer;
     int64_t n_layers, layers_capacity;
     int64_t head, n_heads;
+    int ways;                    /* of the picture when it was drawn */
     bool zoom;                   /* shows a part of the panel before it */
     bool landmarks;              /* keys are no positions, but rows that all ranks hold */
     lh_picture_axis query, key;  /* cells 0: nothing is drawn, the note says why */
@@ -61,8 +62,9 @@ typedef struct lh_panel {
 } lh_panel;
 
 typedef struct lh_picture {
-    int side;                    /* cells a side, about */
-    int layer;                   /* that lh_picture_add draws, */
+    int side;  /* cells a side, about */
+    int layer; /* that lh_picture_add draws, */
+    int ways;  /* ranks of its groups that exchange heads (lh_spread); 1: none do */
     char label[LH_PICTURE_TEXT]; /* and its mechanism and settings */
     lh_panel *panel;
     int64_t n_panels, capacity;
@@ -77,7 +79,6 @@ typedef struct lh_picture_part {
     /* how keys of other ranks come: LH_KIND_HALO or LH_KIND_SUMMARY. An exchange that brings them in
      * another way gets a kind of its own */
     int far;
-    int ways; /* ranks of a group that exchange heads (lh_spread); 0 or 1: none do */
     /* positions that everybody sees and that see everybody; causal: up to the query */
     const int64_t *global;
     int64_t n_global;
@@ -90,9 +91,11 @@ typedef struct lh_picture_part {
 LH_NODISCARD lh_status lh_picture_create(int side, lh_picture **out);
 void lh_picture_destroy(lh_picture **picture);
 
-/* lh_picture_layer - what is added from now on belongs to this layer. label: mechanism and settings;
- * layers with equal labels and parts share their panels. Local. */
-void lh_picture_layer(lh_picture *p, int layer, const char *label);
+/* lh_picture_layer - what is added from now on belongs to this layer. ways: neighbouring ranks that
+ * exchange heads in it; parts tell patterns and layouts as if none did, and keys that come from within
+ * a group are drawn as such. label: mechanism and settings; layers with equal labels and parts share
+ * their panels. Local. */
+void lh_picture_layer(lh_picture *p, int layer, int ways, const char *label);
 
 /* lh_picture_add - draw a head group of the layer at hand. Local. Everything is copied. Errors:
  * LH_ERR_MEMORY. */

@@ -212,7 +212,6 @@ static lh_status window_draw(const lh_attn_desc *d, int ranks, lh_picture *p)
                                 .queries = d->layout,
                                 .keys = d->layout,
                                 .far = LH_KIND_HALO,
-                                .ways = d->spread != NULL ? d->spread->ways : 0,
                                 .global = spec.kind == LHI_GLOBAL_LIST ? spec.position : &first,
                                 .causal = d->causal};
         if (spec.kind == LHI_GLOBAL_TASK)

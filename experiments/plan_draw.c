@@ -77,7 +77,7 @@ static lh_status draw_panels(const lh_session *s, const lh_step_plan *p, lh_pict
         for (int l = 0; l < p->layers; l++) {
             if (picture->n_panels > draw_sides[i].panels) break;
             LH_TRY(draw_label(p->config, l, label, sizeof label));
-            LH_TRY(lh_model_draw(s->model, s->tape, l, label, picture));
+            LH_TRY(lh_model_draw(s->model, s->tape, l, p->ways, label, picture));
         }
         if (picture->n_panels <= draw_sides[i].panels) break;
     }
@@ -139,7 +139,10 @@ lh_status lh_plan_draw(lh_config *config, const lh_step_plan *plan, char **svg)
     lh_picture *picture = NULL;
     char text[DRAW_LINES][LH_PICTURE_TEXT];
     const char *line[DRAW_LINES];
+    int exchange = config->mesh.exchange;
     *svg = NULL;
+    /* with all heads on every rank: who sees whom is the same, and nothing is missing on rank 0 */
+    config->mesh.exchange = LH_EXCHANGE_RING;
     LH_TRY(lh_session_open_counting(config, plan->ranks, 0, &s));
     LH_TRY(draw_panels(s, plan, &picture));
     int n = draw_head(plan, picture, text);
@@ -148,5 +151,6 @@ lh_status lh_plan_draw(lh_config *config, const lh_step_plan *plan, char **svg)
 done:
     lh_picture_destroy(&picture);
     lh_session_close(&s);
+    config->mesh.exchange = exchange;
     return st;
 }

@@ -138,9 +138,10 @@ LH_NODISCARD lh_status lh_model_loss(lh_model *m, lh_tape *t, lh_mesh *mesh, con
  * every so many steps is drawn. Local. */
 LH_NODISCARD lh_status lh_model_begin_step(lh_model *m, int64_t step);
 
-/* lh_model_draw - add the pictures of one layer's head groups. t: holds the recorded model. label:
- * mechanism and settings. Local. Errors: LH_ERR_MEMORY. */
-LH_NODISCARD lh_status lh_model_draw(const lh_model *m, const lh_tape *t, int layer,
+/* lh_model_draw - add the pictures of one layer's head groups. t: holds the model, recorded without an
+ * exchange of heads, which ways ranks at a time have all the same where the mechanism can; 1: none.
+ * label: mechanism and settings. Local. Errors: LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_model_draw(const lh_model *m, const lh_tape *t, int layer, int ways,
                                      const char *label, lh_picture *p);
 
 /* lh_model_predict_rest - bytes of what belongs to no layer, by formula: learned positions that are

@@ -375,12 +375,12 @@ done:
     return st;
 }
 
-lh_status lh_model_draw(const lh_model *m, const lh_tape *t, int layer, const char *label,
+lh_status lh_model_draw(const lh_model *m, const lh_tape *t, int layer, int ways, const char *label,
                         lh_picture *p)
 {
     const lh_attn_ops *ops = m->desc->attention[layer].ops;
     const lh_attn_desc a = transformer_attn(m->desc, &m->shape, layer);
-    lh_picture_layer(p, layer, label);
+    lh_picture_layer(p, layer, transformer_spreads(m->desc, layer) ? ways : 1, label);
     if (ops->draw == NULL) return lh_picture_recorded(p, t, 1 + layer);
     return ops->draw(&a, m->shape.layout->ranks, p);
 }

@@ -227,7 +227,8 @@ static int kind_of(const scene *s, bool exact, const int *owner, int64_t i, int6
     if (s->kind == LINFORMER && !exact) return 3;
     if (!exact && (is_global(s, i) || is_global(s, j))) return 2;
     if (owner[i] == owner[j]) return 0;
-    if (s->ways > 1 && owner[i] / s->ways == owner[j] / s->ways) return 4;
+    bool own = !exact && (s->kind == WHEEL || s->kind == PERFORMER); /* they keep their exchange */
+    if (s->ways > 1 && !own && owner[i] / s->ways == owner[j] / s->ways) return 4;
     return s->kind == PERFORMER && !exact ? 3 : 1;
 }
 
@@ -416,6 +417,11 @@ static void test_by_heads(void **state)
     s.n_global = 1;
     s.global[0] = 99;
     check_scene(&s, 0);
+    s = (scene){.kind = WHEEL, .ranks = 4, .ways = 2, .n = 300, .causal = true, .window = 50};
+    s.other = true;
+    check_scene(&s, 0);
+    s = (scene){.kind = PERFORMER, .ranks = 4, .ways = 4, .n = 200, .causal = true, .other = true};
+    check_scene(&s, 0);
 }
 
 static void test_global_tokens(void **state)
@@ -473,7 +479,7 @@ static void check_pattern(const lh_pattern *pattern)
     lh_layout *l = NULL;
     lh_assert_ok(lh_layout_contiguous(N, 3, CHUNK, true, &l));
     lh_assert_ok(lh_picture_create(CELLS, &p));
-    lh_picture_layer(p, 0, "composed");
+    lh_picture_layer(p, 0, 1, "composed");
     lh_assert_ok(lh_picture_add(
         p, &(lh_picture_part){
                .n_heads = 1, .pattern = pattern, .queries = l, .keys = l, .far = LH_KIND_HALO}));
