@@ -31,43 +31,6 @@ static int64_t convert_elements(const lh_h5_data *d, int first, int last)
     return n;
 }
 
-/* Rows `first` .. of dimension 0, as many as fit the stage. */
-static int64_t convert_slab(const lh_h5_data *d, int64_t first, lh_h5_slab *slab)
-{
-    int64_t inner = convert_elements(d, 1, d->ndim);
-    int64_t rows = LHI_CHECKPOINT_STAGE / (inner > 0 ? inner : 1);
-    if (rows < 1) rows = 1;
-    if (rows > d->dim[0] - first) rows = d->dim[0] - first;
-    for (int i = 0; i < d->ndim; i++) {
-        slab->start[i] = i == 0 ? first : 0;
-        slab->stride[i] = 1;
-        slab->count[i] = i == 0 ? rows : d->dim[i];
-    }
-    return rows;
-}
-
-/* Every element of `from`, unchanged, to `to`; *sum: the checksum. */
-static lh_status convert_copy(const lh_h5_data *from, const lh_h5_data *to, uint64_t *sum)
-{
-    lh_status st = LH_OK;
-    void *stage = NULL;
-    int64_t inner = convert_elements(from, 1, from->ndim);
-    int64_t most = inner > LHI_CHECKPOINT_STAGE ? inner : LHI_CHECKPOINT_STAGE;
-    lh_h5_slab slab;
-    *sum = 0;
-    LH_TRY(lh_host_alloc((size_t)most * lh_h5_kind_bytes(from->kind), &stage));
-    for (int64_t row = 0; row < from->dim[0];) {
-        int64_t rows = convert_slab(from, row, &slab);
-        LH_TRY(lh_h5_read(from, from->kind, &slab, stage));
-        *sum += lhi_checkpoint_hash(from->kind, stage, rows * inner, row * inner);
-        LH_TRY(lh_h5_write(to, to->kind, &slab, stage));
-        row += rows;
-    }
-done:
-    lh_host_release(&stage);
-    return st;
-}
-
 /* The mean of each group of `group` neighbours (Ainslie et al. 2023, section 2.1): from [outer, heads,
  * inner] to [outer, heads / group, inner]. */
 #define CONVERT_MEAN(type)                                                                         \
@@ -150,7 +113,7 @@ static lh_status convert_tensor(const convert_job *job, const char *name)
     if (merge != NULL && merge->from != merge->to)
         LH_TRY(convert_merge(&from, &to, merge, &sum));
     else
-        LH_TRY(convert_copy(&from, &to, &sum));
+        LH_TRY(lhi_checkpoint_copy(&from, &to, &sum));
     (void)snprintf(text, sizeof text, "%016llx", (unsigned long long)sum);
     LH_TRY(lh_h5_put_text(job->to, path, "checksum", text));
 done:

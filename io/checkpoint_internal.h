@@ -46,6 +46,12 @@ LH_NODISCARD lh_status lhi_checkpoint_sign(lh_h5 *file, const lh_params *params,
  * which the first has the index `first` in the whole tensor. kind: float or double. Local, pure. */
 uint64_t lhi_checkpoint_hash(lh_h5_kind kind, const void *elements, int64_t count, int64_t first);
 
+/* lhi_checkpoint_copy - read every element of a dataset, in slices, and write it to another one of the
+ * same shape, unless `to` is NULL; *sum: its checksum. Local. Memory: LHI_CHECKPOINT_STAGE elements, or
+ * one row. Errors: LH_ERR_IO, LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lhi_checkpoint_copy(const lh_h5_data *from, const lh_h5_data *to,
+                                           uint64_t *sum);
+
 /* lhi_checkpoint_open - a whole file, open, with its description; its digest is checked. Collective on
  * comm (NULL: one process). The caller closes it (lhi_seal_end) and frees *info. Errors: agreed, as
  * lh_checkpoint_read. */

@@ -5,27 +5,32 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Reads a dataset in slices of its first dimension; the sum of hashes over (bits, index). */
-static lh_status list_sum(const lh_h5_data *data, int64_t rows, int64_t inner, uint64_t *sum)
+lh_status lhi_checkpoint_copy(const lh_h5_data *from, const lh_h5_data *to, uint64_t *sum)
 {
     lh_status st = LH_OK;
-    void *block = NULL;
-    int64_t most = inner < LHI_CHECKPOINT_STAGE ? LHI_CHECKPOINT_STAGE / inner : 1;
+    void *stage = NULL;
+    int64_t rows = from->ndim > 0 ? from->dim[0] : 1;
+    int64_t inner = 1;
     lh_h5_slab slab;
-    LH_TRY(lh_new((size_t)(most * inner) * lh_h5_kind_bytes(data->kind), &block));
+    *sum = 0;
     for (int i = 0; i < LH_MAX_DIMS; i++) {
         slab.start[i] = 0;
         slab.stride[i] = 1;
-        slab.count[i] = i < data->ndim ? data->dim[i] : 1;
+        slab.count[i] = i < from->ndim ? from->dim[i] : 1;
+        if (i > 0) inner *= slab.count[i];
     }
+    if (rows * inner == 0) goto done;
+    int64_t most = inner < LHI_CHECKPOINT_STAGE ? LHI_CHECKPOINT_STAGE / inner : 1;
+    LH_TRY(lh_host_alloc((size_t)(most * inner) * lh_h5_kind_bytes(from->kind), &stage));
     for (int64_t row = 0; row < rows; row += most) {
         slab.start[0] = row;
         slab.count[0] = rows - row < most ? rows - row : most;
-        LH_TRY(lh_h5_read(data, data->kind, &slab, block));
-        *sum += lhi_checkpoint_hash(data->kind, block, slab.count[0] * inner, row * inner);
+        LH_TRY(lh_h5_read(from, from->kind, &slab, stage));
+        *sum += lhi_checkpoint_hash(from->kind, stage, slab.count[0] * inner, row * inner);
+        if (to != NULL) LH_TRY(lh_h5_write(to, to->kind, &slab, stage));
     }
 done:
-    lh_free(&block);
+    lh_host_release(&stage);
     return st;
 }
 
@@ -45,8 +50,7 @@ static lh_status list_item(lh_h5 *file, const char *name, lh_checkpoint_item *it
     item->elements = 1;
     memcpy(item->dim, data.dim, sizeof item->dim);
     for (int i = 0; i < data.ndim; i++) item->elements *= data.dim[i];
-    int64_t rows = data.ndim > 0 ? data.dim[0] : 1;
-    if (item->elements > 0) LH_TRY(list_sum(&data, rows, item->elements / rows, &sum));
+    LH_TRY(lhi_checkpoint_copy(&data, NULL, &sum));
     LH_TRY(lh_h5_get_text(file, name, "checksum", &want));
     (void)snprintf(have, sizeof have, "%016llx", (unsigned long long)sum);
     item->sound = strcmp(have, want) == 0;
