@@ -10,8 +10,10 @@ static bool exchange_chosen(const lh_config *c, int l)
     return (c->model.attention[l].ops->caps & LH_ATTN_SPREAD) != 0;
 }
 
-/* All layers with groups of e->ways ranks, summed over ranks. cost: room, [layers]. */
-static lh_status exchange_of(lh_step_plan *p, const lh_session *s, int way, lh_cost *cost)
+/* All layers with groups of e->ways ranks, summed over ranks. cost: room, [layers]; work [layers]: all
+ * scores, which are the same whoever computes them. */
+static lh_status exchange_of(lh_step_plan *p, const lh_session *s, int way, lh_cost *cost,
+                             double *work)
 {
     lh_status st = LH_OK;
     lh_spread *spread = NULL;
@@ -26,6 +28,7 @@ static lh_status exchange_of(lh_step_plan *p, const lh_session *s, int way, lh_c
             lh_exchange_plan *e = &p->exchange[l * p->n_ways + way];
             e->sent_bytes += (double)lh_step_plan_sent(p->config, &cost[l]) / sequence;
             if (cost[l].forward_flops > e->busiest) e->busiest = cost[l].forward_flops;
+            if (ways == 1) work[l] += cost[l].forward_flops;
         }
     }
 done:
@@ -33,30 +36,23 @@ done:
     return st;
 }
 
-/* Work is the same in all, so the ring's mean is everybody's. */
-static lh_status exchange_work(lh_step_plan *p, const lh_session *s, lh_cost *cost)
+/* "busiest" becomes a share of the mean; of layers without a choice nothing is said. work: scores of all
+ * ranks, by layer. */
+static void exchange_finish(lh_step_plan *p, const double *work)
 {
-    lh_status st = LH_OK;
-    double *work = NULL;
-    LH_TRY(lh_new((size_t)p->layers * sizeof *work, &work));
-    for (int r = 0; r < p->sequence; r++) {
-        lh_model_shape shape = *lh_model_shape_of(s->model);
-        shape.spread = NULL;
-        LH_TRY(lh_model_predict(&p->config->model, &shape, p->sequence, r, cost));
-        for (int l = 0; l < p->layers; l++) work[l] += cost[l].forward_flops / p->sequence;
+    for (int l = 0; l < p->layers; l++) {
+        lh_exchange_plan *e = p->exchange + l * p->n_ways;
+        double mean = work[l] > 0.0 ? work[l] / p->sequence : 1.0;
+        for (int w = 0; w < p->n_ways; w++) e[w].busiest /= mean;
+        if (!exchange_chosen(p->config, l)) memset(e, 0, (size_t)p->n_ways * sizeof *e);
     }
-    for (int l = 0; l < p->layers; l++)
-        for (int w = 0; w < p->n_ways; w++)
-            p->exchange[l * p->n_ways + w].busiest /= work[l] > 0.0 ? work[l] : 1.0;
-done:
-    lh_free(&work);
-    return st;
 }
 
 lh_status lh_plan_exchanges(lh_step_plan *p, const lh_session *s)
 {
     lh_status st = LH_OK;
     lh_cost *cost = NULL;
+    double *work = NULL;
     bool some = false;
     p->ways = s->mesh->ways;
     for (int l = 0; l < p->layers; l++) some = some || exchange_chosen(p->config, l);
@@ -64,17 +60,16 @@ lh_status lh_plan_exchanges(lh_step_plan *p, const lh_session *s)
     for (int w = 1; w <= p->sequence; w++) p->n_ways += p->sequence % w == 0;
     LH_TRY(lh_new((size_t)(p->layers * p->n_ways) * sizeof *p->exchange, &p->exchange));
     LH_TRY(lh_new((size_t)p->layers * sizeof *cost, &cost));
+    LH_TRY(lh_new((size_t)p->layers * sizeof *work, &work));
     int way = 0;
     for (int w = 1; w <= p->sequence; w++) {
         if (p->sequence % w != 0) continue;
         for (int l = 0; l < p->layers; l++) p->exchange[l * p->n_ways + way].ways = w;
-        LH_TRY(exchange_of(p, s, way++, cost));
+        LH_TRY(exchange_of(p, s, way++, cost, work));
     }
-    LH_TRY(exchange_work(p, s, cost));
-    for (int l = 0; l < p->layers; l++)
-        if (!exchange_chosen(p->config, l))
-            memset(p->exchange + l * p->n_ways, 0, (size_t)p->n_ways * sizeof *p->exchange);
+    exchange_finish(p, work);
 done:
+    lh_free(&work);
     lh_free(&cost);
     return st;
 }
