@@ -554,6 +554,20 @@ static bool session_asked_to_stop(lh_session *s, const volatile sig_atomic_t *st
     return asked != 0;
 }
 
+/* What answers without a model reach on the split: found out once. Local. */
+static lh_status session_baselines(lh_session *s, lh_split split, lh_eval_result *out)
+{
+    lh_status st = LH_OK;
+    if (!s->baseline[split].known)
+        LH_TRY(
+            lh_task_baselines(s->task, split, s->baseline[split].item, &s->baseline[split].count));
+    s->baseline[split].known = true;
+    out->baselines = s->baseline[split].count;
+    memcpy(out->baseline, s->baseline[split].item, sizeof out->baseline);
+done:
+    return st;
+}
+
 lh_status lh_session_evaluate(lh_session *s, lh_split split, int64_t max_tokens,
                               const volatile sig_atomic_t *stop, lh_eval_result *out)
 {
@@ -584,7 +598,7 @@ lh_status lh_session_evaluate(lh_session *s, lh_split split, int64_t max_tokens,
     *m->traffic = before; /* evaluation is not part of a step's traffic */
     lh_sum_f64(s->world, sums, 3, LH_SEND_OTHER);
     if (lh_comm_rank(s->world) == 0 && s->trouble == LH_OK && !out->stopped)
-        s->trouble = lh_task_baselines(s->task, split, out->baseline, &out->baselines);
+        s->trouble = session_baselines(s, split, out);
     LH_TRY(lh_agree(s->world, s->trouble));
     if (sums[2] > 0.0) {
         out->loss = sums[0] / sums[2];

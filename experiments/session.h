@@ -44,7 +44,13 @@ typedef struct lh_session {
     int64_t reduce_elements;
     double *norm_scratch; /* device */
     double flops[2];      /* of one pass: forward alone; forward and backward */
-    lh_status trouble;    /* this rank's error inside the running step */
+    /* of splits that were evaluated, on rank 0: they do not change, and cost a pass over the split */
+    struct {
+        lh_task_baseline item[LH_TASK_BASELINES];
+        int count;
+        bool known;
+    } baseline[LH_SPLITS];
+    lh_status trouble; /* this rank's error inside the running step */
 } lh_session;
 
 /* lh_session_open - build it. config->model.vocab is set from the task. trainable: gradients and
