@@ -347,8 +347,8 @@ done:
 
 static const char *const check_heads[] = {"lm", "class", "pooler", "none"};
 
-/* Parts of one head are no parts of another. Heads that are never trained, such as a model is looked at
- * with by longhaul plan, leave them out. */
+/* Parts of one head are no parts of another. A head without a loss, whose forward pass alone is planned,
+ * may have them left over. */
 static lh_status check_head_parts(const lh_node *root, const lh_model_desc *m)
 {
     lh_status st = LH_OK;
