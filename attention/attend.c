@@ -488,6 +488,7 @@ done:
 static const lh_op attend_op = {.name = "attend",
                                 .reads = UINT64_MAX, /* q, every k and v; o, lse, kept rows */
                                 .by_heads = true,
+                                .costly = true,
                                 .place = attend_place,
                                 .forward = attend_forward,
                                 .vjp = attend_vjp};

@@ -66,6 +66,9 @@ typedef struct lh_cost {
     /* of summary_bytes, what the forward pass sends: a second time when the block is recomputed, as
      * forward rows are */
     int64_t again_bytes;
+    /* of forward_bytes, what moves q, k and v to their heads: a second time also when only the attention
+     * is recomputed */
+    int64_t heads_bytes;
     /* useful work: 4 and 10 flops per head element and score */
     double forward_flops, backward_flops;
     int64_t kept_bytes; /* memory kept from forward to backward besides q, k, v and outputs */

@@ -716,15 +716,17 @@ done:
 /* --- recording --- */
 
 static const lh_op favor_max_op = {
-    .name = "favor_max", .place = favor_max_place, .forward = favor_max_forward};
+    .name = "favor_max", .costly = true, .place = favor_max_place, .forward = favor_max_forward};
 static const lh_op favor_sum_op = {.name = "favor_sum",
                                    .reads = LH_READS_IN(FAVOR_K) | LH_READS_IN(FAVOR_V) |
                                             LH_READS_IN(FAVOR_W) | LH_READS_IN(FAVOR_C),
+                                   .costly = true,
                                    .place = favor_sum_place,
                                    .forward = favor_sum_forward,
                                    .vjp = favor_sum_vjp};
 static const lh_op favor_out_op = {.name = "favor_out",
                                    .reads = UINT64_MAX,
+                                   .costly = true,
                                    .place = favor_out_place,
                                    .forward = favor_out_forward,
                                    .vjp = favor_out_vjp};

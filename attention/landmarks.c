@@ -329,12 +329,14 @@ done:
 
 static const lh_op landmarks_op = {.name = "landmarks",
                                    .reads = LH_READS_IN(0) | LH_READS_IN(1),
+                                   .costly = true,
                                    .place = landmarks_place,
                                    .forward = landmarks_forward,
                                    .vjp = landmarks_vjp};
 
 /* The same, but it needs no values for its gradient. */
 static const lh_op landmarks_mean_op = {.name = "landmarks_mean",
+                                        .costly = true,
                                         .place = landmarks_place,
                                         .forward = landmarks_forward,
                                         .vjp = landmarks_vjp};

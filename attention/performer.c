@@ -180,29 +180,25 @@ static void performer_lengths(const performer_draw *d, uint64_t seed, uint64_t s
 
 /* Draw W. number: the name's in the low half, the redraw's in the high half; each redraw has 2^40
  * random numbers for itself. */
-static lh_status performer_values(const void *user, uint64_t seed, uint64_t number, double *w)
+static lh_status performer_values(const void *user, uint64_t seed, uint64_t number, double *work,
+                                  double *w)
 {
-    lh_status st = LH_OK;
     const performer_draw d = *(const performer_draw *)user;
-    double *block = NULL;
+    double *q = work + d.width * d.width;
     uint64_t stream = lh_stream_id(LH_STREAM_PARAMETER, (uint32_t)number);
     uint64_t at = (number >> 32) << 40;
     int64_t step = d.orthogonal ? d.width : 1;
-    LH_TRY(lh_new(2 * (size_t)(d.width * d.width) * sizeof *block, &block));
     for (int64_t i = 0; i < d.rows; i += step) {
         int64_t n = step * d.width;
-        double *q = block + d.width * d.width;
-        for (int64_t k = 0; k < n; k++) block[k] = lh_random_normal(seed, stream, at + (uint64_t)k);
+        for (int64_t k = 0; k < n; k++) work[k] = lh_random_normal(seed, stream, at + (uint64_t)k);
         at += (uint64_t)n;
-        if (d.orthogonal) performer_orthogonalise(block, q, d.width);
-        memcpy(w + i * d.width, d.orthogonal ? q : block,
+        if (d.orthogonal) performer_orthogonalise(work, q, d.width);
+        memcpy(w + i * d.width, d.orthogonal ? q : work,
                (size_t)(lhi_min(step, d.rows - i) * d.width) * sizeof *w);
     }
     /* independent Gaussian rows have their lengths already */
     if (d.orthogonal || d.unit) performer_lengths(&d, seed, stream, at, w);
-done:
-    lh_free(&block);
-    return st;
+    return LH_OK;
 }
 
 static void performer_name(const lh_attn_desc *d, char *name, size_t bytes)
@@ -260,13 +256,15 @@ static lh_status performer_parameters(const lh_attn_desc *d, lh_params *p)
     lh_status st = LH_OK;
     char name[64];
     const performer_settings *s = d->settings;
+    lh_param *projection = NULL;
     performer_draw draw = {s->features, d->head_width, s->orthogonal,
                            s->row_norm == PERFORMER_SQRT};
     LH_TRY(performer_check(d));
     if (s->features == 0) goto done;
     performer_name(d, name, sizeof name);
     LH_TRY(lh_params_add_drawn(p, name, lh_shape_2(LH_REAL, s->features, d->head_width),
-                               performer_values, &draw, sizeof draw, NULL));
+                               performer_values, &draw, sizeof draw, &projection));
+    projection->draw_work = 2 * d->head_width * d->head_width;
 done:
     return st;
 }

@@ -23,8 +23,8 @@ LH_NODISCARD lh_status lh_memory_count_begin(lh_memory *m);
 LH_NODISCARD lh_status lh_memory_count_end(lh_memory *m);
 
 /* lh_memory_bytes - arena bytes of a space after the count; lh_memory_peak: both spaces together:
- * the step's peak. lh_memory_live - the largest number of bytes alive at one tick (at most the
- * arena's). Local. */
+ * the step's peak. lh_memory_live - the largest number of bytes alive at one tick, of each space,
+ * together: the least that any assignment of offsets can reach. Local. */
 size_t lh_memory_bytes(const lh_memory *m, lh_space space);
 int64_t lh_memory_peak(const lh_memory *m);
 int64_t lh_memory_live(const lh_memory *m);

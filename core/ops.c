@@ -155,16 +155,12 @@ static lh_status position_vjp(lh_call *c)
 {
     lh_status st = LH_OK;
     const void *dy = NULL;
-    void *dx = NULL;
     void *dtable = NULL;
-    bool accumulate = false;
     const lh_shape *s = lh_call_in_shape(c, 0);
     int64_t n = s->dim[1] * s->dim[2];
     LH_TRY(lh_out_grad(c, 0, &dy));
-    LH_TRY(lh_in_grad(c, 0, &dx, &accumulate));
+    LH_TRY(lh_pass_grad(c, 0, 0));
     LH_TRY(lh_in_grad_zeroed(c, 1, &dtable));
-    if (dx != NULL)
-        lh_run_axpy(lh_call_device(c), &(lh_axpy_args){s->dim[0] * n, 1.0, dy, dx, accumulate});
     for (int64_t b = 0; dtable != NULL && b < s->dim[0]; b++)
         lh_run_axpy(lh_call_device(c), &(lh_axpy_args){n, 1.0, lhi_at(dy, b * n), dtable, true});
 done:
@@ -230,16 +226,7 @@ done:
 static lh_status pass_vjp(lh_call *c)
 {
     lh_status st = LH_OK;
-    const void *dy = NULL;
-    LH_TRY(lh_out_grad(c, 0, &dy));
-    for (int i = 0; i < lh_call_inputs(c); i++) {
-        void *dx = NULL;
-        bool accumulate = false;
-        LH_TRY(lh_in_grad(c, i, &dx, &accumulate));
-        if (dx == NULL) continue;
-        lh_run_axpy(lh_call_device(c), &(lh_axpy_args){lh_shape_count(lh_call_in_shape(c, i)), 1.0,
-                                                       dy, dx, accumulate});
-    }
+    for (int i = 0; i < lh_call_inputs(c); i++) LH_TRY(lh_pass_grad(c, i, 0));
 done:
     return st;
 }
@@ -451,11 +438,16 @@ done:
     return st;
 }
 
+/* y is not kept: whoever reads it in the backward pass gets it from x anew, by the forward kernel, which
+ * writes the same statistics once more. */
 static const lh_op norm_op = {.name = "norm",
-                              .reads = LH_READS_IN(0) | LH_READS_IN(1) | LH_READS_OUT(1),
+                              .reads = LH_READS_IN(0) | LH_READS_IN(1) | LH_READS_IN(2) |
+                                       LH_READS_OUT(1),
                               .place = lhi_place_tokens,
                               .forward = norm_forward,
-                              .vjp = norm_vjp};
+                              .vjp = norm_vjp,
+                              .drops = LH_READS_OUT(0),
+                              .remake = norm_forward};
 
 static lh_status norm_record(lh_tape *t, lh_var x, lh_var w, lh_var b, norm_attrs attrs, lh_var *y)
 {

@@ -50,7 +50,8 @@ LH_NODISCARD lh_status lh_linear(lh_tape *t, lh_var x, lh_var w, lh_var b, lh_va
 
 /* lh_mlp - y = down(act(up(x))), or SwiGLU: down(silu(gate(x)) * up(x)) (Shazeer 2020). Weights
  * [out, in]; biases and, but for SwiGLU, gate may be null variables. The values before the
- * activation are kept, the activation is not. */
+ * activation are kept, the activation is not; in a segment that is recomputed, and without gradients, neither is:
+ * both exist for one block of rows, and the backward pass computes them again, but not y. */
 typedef struct lh_mlp_weights {
     lh_var up, up_bias, gate, gate_bias, down, down_bias;
 } lh_mlp_weights;

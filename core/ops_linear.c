@@ -117,48 +117,73 @@ lh_status lh_linear(lh_tape *t, lh_var x, lh_var w, lh_var b, lh_var *y)
 }
 
 /* --- MLP: inputs x, up, up_bias, gate, gate_bias, down, down_bias; outputs y, values of up, values
- * of gate --- */
+ * of gate. Where nothing is kept for the backward pass there are no outputs but y: the values of up
+ * and gate exist for one block of rows at a time, and the vjp computes them again --- */
 
 enum { MLP_X, MLP_UP, MLP_UP_B, MLP_GATE, MLP_GATE_B, MLP_DOWN, MLP_DOWN_B, MLP_INPUTS };
 
 typedef struct mlp_attrs {
     lh_act_kind act;
+    bool keeps; /* the values of up and gate are outputs */
 } mlp_attrs;
 
 typedef struct mlp_data {
     const void *in[MLP_INPUTS];
     void *d_in[MLP_INPUTS];
-    void *h_up, *h_gate; /* [B, s, F] */
+    void *h_up, *h_gate; /* [B, s, F]; not kept: of one block */
     lh_act_kind act;
-    bool dx_accumulate;
+    bool keeps, dx_accumulate;
     const lh_shape *up, *down;
     lh_device *device;
 } mlp_data;
 
-static lh_status mlp_open(lh_call *c, mlp_data *m)
+static lh_status mlp_open(lh_call *c, mlp_data *m, size_t block_bytes)
 {
     lh_status st = LH_OK;
-    *m = (mlp_data){.act = ((const mlp_attrs *)lh_call_attrs(c))->act};
+    const mlp_attrs *a = lh_call_attrs(c);
+    *m = (mlp_data){.act = a->act, .keeps = a->keeps};
     m->up = lh_call_in_shape(c, MLP_UP);
     m->down = lh_call_in_shape(c, MLP_DOWN);
     m->device = lh_call_device(c);
-    for (int i = 0; i < MLP_INPUTS; i++)
-        if (i != MLP_UP_B && i != MLP_GATE_B && i != MLP_DOWN_B)
-            LH_TRY(optional_in(c, i, &m->in[i]));
-    LH_TRY(lh_out(c, 1, &m->h_up));
-    if (m->act == LH_ACT_SWIGLU) LH_TRY(lh_out(c, 2, &m->h_gate));
+    for (int i = 0; i < MLP_INPUTS; i++) LH_TRY(optional_in(c, i, &m->in[i]));
+    if (m->keeps) {
+        LH_TRY(lh_out(c, 1, &m->h_up));
+        if (m->act == LH_ACT_SWIGLU) LH_TRY(lh_out(c, 2, &m->h_gate));
+    } else {
+        LH_TRY(lh_scratch(c, block_bytes, &m->h_up));
+        if (m->act == LH_ACT_SWIGLU) LH_TRY(lh_scratch(c, block_bytes, &m->h_gate));
+    }
 done:
     return st;
 }
 
-/* The activation's arguments for rows at..: SwiGLU activates the gate's values and multiplies by
- * up's. */
-static lh_act_args mlp_act_args(const mlp_data *m, int64_t rows, int64_t at, void *y)
+/* Bytes of [rows of the largest block, F]. */
+static size_t mlp_block_bytes(const lh_call *c, const lhi_blocks *it)
+{
+    int64_t width = lh_call_in_shape(c, MLP_UP)->dim[0];
+    return (size_t)(lhi_block_max(it) * width) * lh_dtype_bytes(LH_REAL);
+}
+
+/* The values of up and gate of a block. */
+static void mlp_block_values(const mlp_data *m, const lhi_blocks *it)
+{
+    int64_t at = m->keeps ? it->at * m->up->dim[0] : 0;
+    const void *x = lhi_at(m->in[MLP_X], it->at * m->up->dim[1]);
+    linear_rows(m->device, it->count, m->up, x, m->in[MLP_UP], m->in[MLP_UP_B],
+                lhi_at_mut(m->h_up, at));
+    if (m->act == LH_ACT_SWIGLU)
+        linear_rows(m->device, it->count, m->up, x, m->in[MLP_GATE], m->in[MLP_GATE_B],
+                    lhi_at_mut(m->h_gate, at));
+}
+
+/* The activation's arguments for a block: SwiGLU activates the gate's values and multiplies by up's. */
+static lh_act_args mlp_act_args(const mlp_data *m, const lhi_blocks *it, void *y)
 {
     int64_t width = m->up->dim[0];
-    const void *up = lhi_at(m->h_up, at * width);
-    if (m->act != LH_ACT_SWIGLU) return (lh_act_args){m->act, rows * width, up, NULL, y};
-    return (lh_act_args){m->act, rows * width, lhi_at(m->h_gate, at * width), up, y};
+    int64_t at = m->keeps ? it->at * width : 0;
+    const void *up = lhi_at(m->h_up, at);
+    if (m->act != LH_ACT_SWIGLU) return (lh_act_args){m->act, it->count * width, up, NULL, y};
+    return (lh_act_args){m->act, it->count * width, lhi_at(m->h_gate, at), up, y};
 }
 
 static lh_status mlp_forward(lh_call *c)
@@ -167,24 +192,17 @@ static lh_status mlp_forward(lh_call *c)
     mlp_data m;
     void *y = NULL;
     void *a = NULL;
-    LH_TRY(mlp_open(c, &m));
-    for (int i = MLP_UP_B; i < MLP_INPUTS; i += 2) LH_TRY(optional_in(c, i, &m.in[i]));
-    LH_TRY(lh_out(c, 0, &y));
-    int64_t in = m.up->dim[1];
-    int64_t width = m.up->dim[0];
     lhi_blocks it = lhi_blocks_of(c, 0);
-    LH_TRY(lh_scratch(c, (size_t)(lhi_block_max(&it) * width) * lh_dtype_bytes(LH_REAL), &a));
+    size_t bytes = mlp_block_bytes(c, &it);
+    LH_TRY(mlp_open(c, &m, bytes));
+    LH_TRY(lh_out(c, 0, &y));
+    LH_TRY(lh_scratch(c, bytes, &a));
     while (lhi_block_next(&it)) {
-        const void *x = lhi_at(m.in[MLP_X], it.at * in);
-        linear_rows(m.device, it.count, m.up, x, m.in[MLP_UP], m.in[MLP_UP_B],
-                    lhi_at_mut(m.h_up, it.at * width));
-        if (m.act == LH_ACT_SWIGLU)
-            linear_rows(m.device, it.count, m.up, x, m.in[MLP_GATE], m.in[MLP_GATE_B],
-                        lhi_at_mut(m.h_gate, it.at * width));
-        lh_act_args act = mlp_act_args(&m, it.count, it.at, a);
+        mlp_block_values(&m, &it);
+        lh_act_args act = mlp_act_args(&m, &it, a);
         lh_run_act(m.device, &act);
         linear_rows(m.device, it.count, m.down, a, m.in[MLP_DOWN], m.in[MLP_DOWN_B],
-                    lhi_at_mut(y, it.at * in));
+                    lhi_at_mut(y, it.at * m.up->dim[1]));
     }
 done:
     return st;
@@ -198,7 +216,8 @@ static void mlp_block_vjp(const mlp_data *m, const lhi_blocks *it, const void *d
     int64_t in = m->up->dim[1];
     const void *x = lhi_at(m->in[MLP_X], it->at * in);
     const void *dy_at = lhi_at(dy, it->at * in);
-    lh_act_args act = mlp_act_args(m, it->count, it->at, a);
+    if (!m->keeps) mlp_block_values(m, it);
+    lh_act_args act = mlp_act_args(m, it, a);
     lh_run_act(m->device, &act);
     linear_rows_dw(m->device, it->count, m->down, dy_at, a, m->d_in[MLP_DOWN], m->d_in[MLP_DOWN_B]);
     linear_rows_dx(m->device, it->count, m->down, dy_at, m->in[MLP_DOWN], da, false);
@@ -223,12 +242,12 @@ static lh_status mlp_vjp(lh_call *c)
     void *a = NULL;
     void *da = NULL;
     void *dgate = NULL;
-    LH_TRY(mlp_open(c, &m));
+    lhi_blocks it = lhi_blocks_of(c, 0);
+    size_t bytes = mlp_block_bytes(c, &it);
+    LH_TRY(mlp_open(c, &m, bytes));
     LH_TRY(lh_out_grad(c, 0, &dy));
     LH_TRY(lh_in_grad(c, MLP_X, &m.d_in[MLP_X], &m.dx_accumulate));
     for (int i = MLP_UP; i < MLP_INPUTS; i++) LH_TRY(optional_grad(c, i, &m.d_in[i]));
-    lhi_blocks it = lhi_blocks_of(c, 0);
-    size_t bytes = (size_t)(lhi_block_max(&it) * m.up->dim[0]) * lh_dtype_bytes(LH_REAL);
     LH_TRY(lh_scratch(c, bytes, &a));
     LH_TRY(lh_scratch(c, bytes, &da));
     if (m.act == LH_ACT_SWIGLU) LH_TRY(lh_scratch(c, bytes, &dgate));
@@ -238,9 +257,7 @@ done:
 }
 
 static const lh_op mlp_op = {.name = "mlp",
-                             .reads = LH_READS_IN(MLP_X) | LH_READS_IN(MLP_UP) |
-                                      LH_READS_IN(MLP_GATE) | LH_READS_IN(MLP_DOWN) |
-                                      LH_READS_OUT(1) | LH_READS_OUT(2),
+                             .reads = UINT64_MAX & ~LH_READS_OUT(0), /* y is not read */
                              .place = lhi_place_tokens,
                              .forward = mlp_forward,
                              .vjp = mlp_vjp};
@@ -252,7 +269,7 @@ lh_status lh_mlp(lh_tape *t, lh_var x, const lh_mlp_weights *w, lh_act_kind act,
     const lh_shape *down = lh_var_shape(t, w->down);
     lh_shape shapes[3] = {*xs, lh_shape_3(LH_REAL, xs->dim[0], xs->dim[1], up->dim[0])};
     lh_var outs[3];
-    mlp_attrs attrs = {act};
+    mlp_attrs attrs = {act, lh_tape_keeps(t)};
     bool swiglu = act == LH_ACT_SWIGLU;
     shapes[2] = shapes[1];
     if (xs->ndim != 3 || up->dim[1] != xs->dim[2] || down->dim[0] != xs->dim[2] ||
@@ -265,7 +282,10 @@ lh_status lh_mlp(lh_tape *t, lh_var x, const lh_mlp_weights *w, lh_act_kind act,
     lh_status st =
         lh_record(t, &mlp_op, &attrs, sizeof attrs, MLP_INPUTS,
                   (lh_var[]){x, w->up, w->up_bias, w->gate, w->gate_bias, w->down, w->down_bias},
-                  swiglu ? 3 : 2, shapes, outs);
+                  !attrs.keeps ? 1
+                  : swiglu     ? 3
+                               : 2,
+                  shapes, outs);
     *y = outs[0];
     return st;
 }

@@ -288,15 +288,10 @@ static lh_status bias_vjp(lh_call *c)
 {
     lh_status st = LH_OK;
     const void *dy = NULL;
-    void *dx = NULL;
     void *db = NULL;
-    bool accumulate = false;
     const bias_attrs *a = lh_call_attrs(c);
     LH_TRY(lh_out_grad(c, 0, &dy));
-    LH_TRY(lh_in_grad(c, 0, &dx, &accumulate));
-    if (dx != NULL)
-        lh_run_axpy(lh_call_device(c), &(lh_axpy_args){lh_shape_count(lh_call_in_shape(c, 0)), 1.0,
-                                                       dy, dx, accumulate});
+    LH_TRY(lh_pass_grad(c, 0, 0));
     LH_TRY(lh_in_grad_zeroed(c, 1, &db));
     if (db != NULL) bias_grad(c, dy, lhi_at_mut(db, a->row * a->width));
 done:

@@ -27,6 +27,7 @@ void lh_params_destroy(lh_params **params)
     for (int k = 0; k < PARAMS_KINDS; k++) lh_device_release(p->device, &p->block[k]);
     for (int64_t i = 0; i < p->count; i++) lh_free(&p->item[i]);
     lh_free(&p->item);
+    lh_free(&p->room);
     lh_free(params);
 }
 
@@ -117,19 +118,16 @@ done:
 lh_status lh_params_draw(lh_params *p, lh_param *q, uint64_t seed, uint64_t number)
 {
     lh_status st = LH_OK;
-    size_t n = (size_t)lh_shape_count(&q->whole);
-    double *value = NULL;
-    lh_real *host = NULL;
+    int64_t n = lh_shape_count(&q->whole);
     LH_CHECK(q->frozen, LH_ERR_BUG, "parameter %s is learned, not drawn", q->name);
     if (p->device->counting) return LH_OK;
-    LH_TRY(lh_new(n * sizeof *value, &value));
-    LH_TRY(lh_new(n * sizeof *host, &host));
-    LH_TRY(q->draw(q->draw_user, seed, number, value));
-    for (size_t i = 0; i < n; i++) host[i] = (lh_real)value[i];
-    lh_copy_in(p->device, q->value, host, n * sizeof *host);
+    LH_TRY(lh_grow(&p->room, &p->room_capacity, 2 * n + q->draw_work, sizeof *p->room));
+    double *value = p->room;
+    lh_real *host = (lh_real *)(p->room + n);
+    LH_TRY(q->draw(q->draw_user, seed, number, p->room + 2 * n, value));
+    for (int64_t i = 0; i < n; i++) host[i] = (lh_real)value[i];
+    lh_copy_in(p->device, q->value, host, (size_t)n * sizeof *host);
 done:
-    lh_free(&value);
-    lh_free(&host);
     return st;
 }
 

@@ -17,9 +17,11 @@ typedef enum lh_init_kind {
 } lh_init_kind;
 
 /* Initial values of a whole replicated parameter: value [count of the whole]; number: of the name
- * (lh_name_number); user: the copy of what lh_params_add_drawn got. Local, pure. */
+ * (lh_name_number); user: the copy of what lh_params_add_drawn got; work: scratch of draw_work numbers.
+ * Local, pure. */
 enum { LH_DRAW_USER = 64 };
-typedef lh_status (*lh_init_fn)(const void *user, uint64_t seed, uint64_t number, double *value);
+typedef lh_status (*lh_init_fn)(const void *user, uint64_t seed, uint64_t number, double *work,
+                                double *value);
 
 typedef struct lh_param {
     char name[96];
@@ -35,7 +37,8 @@ typedef struct lh_param {
     /* a value that is not learned (a random projection): its gradient and moments stay zero, and
      * lh_params_total leaves it out; checkpoints hold it, one without it leaves it as drawn */
     bool frozen;
-    lh_init_fn draw; /* LH_INIT_FUNCTION */
+    lh_init_fn draw;   /* LH_INIT_FUNCTION */
+    int64_t draw_work; /* 0, or set by who added it */
     max_align_t draw_user[LH_DRAW_USER / sizeof(max_align_t)];
     /* how grad lies now: dual of place after backward, place after the reduction */
     lh_place grad_place;
@@ -50,6 +53,8 @@ typedef struct lh_params {
     void *block[4]; /* value, grad, m, v; parameters lie in order of declaration, 64-byte aligned */
     int64_t block_elements;
     bool trainable; /* grad, m, v exist */
+    double *room;   /* where values are drawn; kept, so that drawing again allocates nothing */
+    int64_t room_capacity;
 } lh_params;
 
 /* lh_params_create - an empty set for the rank at coord of the mesh. Local. The caller destroys

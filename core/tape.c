@@ -19,6 +19,7 @@ void lh_tape_destroy(lh_tape **t)
     lh_free(&(*t)->value);
     lh_free(&(*t)->node);
     lh_free(&(*t)->segment);
+    lh_free(&(*t)->grad);
     lh_free(&(*t)->attrs);
     lh_free(&(*t)->wanted);
     lh_free(t);
@@ -31,7 +32,7 @@ void lh_tape_reset(lh_tape *t, lh_device *device, lh_memory *memory, bool gradie
     t->gradients = gradients;
     t->recomputing = t->in_segment = false;
     t->n_values = 1;
-    t->n_nodes = t->n_segments = t->attrs_bytes = 0;
+    t->n_nodes = t->n_segments = t->n_grads = t->attrs_bytes = 0;
     t->part = 0;
     memset(t->part_flops, 0, sizeof t->part_flops);
 }
@@ -42,7 +43,7 @@ static lh_status tape_new_value(lh_tape *t, lh_shape shape, lh_place place, int3
     if (st != LH_OK) return st;
     *id = (int32_t)t->n_values++;
     t->value[*id] =
-        (tape_value){.shape = shape, .place = place, .root = *id, .slot = -1, .grad_slot = -1};
+        (tape_value){.shape = shape, .place = place, .root = *id, .slot = -1, .maker = -1};
     return LH_OK;
 }
 
@@ -91,15 +92,10 @@ lh_status lhi_tape_data(lh_tape *t, int32_t id, void **data)
     return LH_OK;
 }
 
-static lh_status tape_new_outputs(lh_tape *t, const tape_node *n)
+lh_status lhi_tape_new_output(lh_tape *t, const tape_node *n, int i)
 {
-    for (int i = 0; i < n->n_out; i++) {
-        tape_value *v = &t->value[n->out + i];
-        lh_status st =
-            lh_memory_new(t->memory, LH_SPACE_DEVICE, lh_shape_bytes(&v->shape), &v->slot);
-        if (st != LH_OK) return st;
-    }
-    return LH_OK;
+    tape_value *v = &t->value[n->out + i];
+    return lh_memory_new(t->memory, LH_SPACE_DEVICE, lh_shape_bytes(&v->shape), &v->slot);
 }
 
 double lhi_tape_enter(lh_tape *t, const tape_node *n)
@@ -116,10 +112,10 @@ void lhi_tape_leave(lh_tape *t, const tape_node *n, double flops)
 lh_status lhi_tape_forward(lh_tape *t, int64_t k)
 {
     lh_status st = LH_OK;
-    lh_call call = {t, &t->node[k], false};
+    lh_call call = {.tape = t, .node = &t->node[k]};
     double flops = lhi_tape_enter(t, call.node);
     LH_TRY(lh_memory_tick(t->memory));
-    LH_TRY(tape_new_outputs(t, call.node));
+    for (int i = 0; i < call.node->n_out; i++) LH_TRY(lhi_tape_new_output(t, call.node, i));
     LH_TRY(call.node->op->forward(&call));
     lhi_tape_leave(t, call.node, flops);
 done:
@@ -169,10 +165,11 @@ lh_status lh_record(lh_tape *t, const lh_op *op, const void *attrs, size_t attrs
                  "input %d lies by heads: bring it back by positions first (lh_to_positions)", i);
     }
     for (int i = 0; i < n_out; i++) out_place[i] = lh_place_replicated();
-    LH_TRY(op->place(&(lh_call){t, n, false}, in_place, out_place));
+    LH_TRY(op->place(&(lh_call){.tape = t, .node = n}, in_place, out_place));
     for (int i = 0; i < n_out; i++) {
         LH_TRY(tape_new_value(t, out_shapes[i], out_place[i], &outs[i].id));
         t->value[outs[i].id].needs_grad = n->needs_grad;
+        t->value[outs[i].id].maker = t->n_nodes;
     }
     n->out = outs[0].id;
     n->n_out = n_out;
@@ -223,15 +220,30 @@ lh_status lh_reshape(lh_tape *t, lh_var x, lh_shape shape, lh_var *out)
     return tape_alias(t, x, shape, true, out);
 }
 
-lh_status lh_tape_segment_begin(lh_tape *t)
+static lh_status tape_segment_begin(lh_tape *t, bool light)
 {
     lh_status st = LH_OK;
     LH_CHECK(!t->in_segment, LH_ERR_BUG, "segments do not nest");
     LH_TRY(lh_grow(&t->segment, &t->segments_capacity, t->n_segments + 1, sizeof *t->segment));
-    t->segment[t->n_segments].begin = t->n_nodes;
+    t->segment[t->n_segments] = (tape_segment){.begin = t->n_nodes, .light = light};
     t->in_segment = true;
 done:
     return st;
+}
+
+lh_status lh_tape_segment_begin(lh_tape *t)
+{
+    return tape_segment_begin(t, false);
+}
+
+lh_status lh_tape_segment_begin_light(lh_tape *t)
+{
+    return tape_segment_begin(t, true);
+}
+
+bool lh_tape_keeps(const lh_tape *t)
+{
+    return t->gradients && (!t->in_segment || t->segment[t->n_segments].light);
 }
 
 lh_status lh_tape_segment_end(lh_tape *t)

@@ -9,7 +9,10 @@
  *
  * Memory comes from lh_memory, so a value lives exactly until its last use. `reads` declares which
  * values the vjp uses; asking for another is LH_ERR_BUG. Recomputation: operations of a segment
- * drop their outputs after the forward pass and run `forward` again before their vjp. */
+ * drop their outputs after the forward pass and run `forward` again before their vjp; what is as good
+ * as free to compute (`drops`) is dropped everywhere, and made again when a vjp reads it. A gradient
+ * that is the same for an operation's output and its inputs is one buffer until someone adds to it
+ * (lh_pass_grad). */
 #include "core/memory.h"
 #include "core/params.h"
 
@@ -32,6 +35,11 @@ typedef struct lh_op {
     lh_status (*forward)(lh_call *c);                                        /* required */
     lh_status (*vjp)(
         lh_call *c); /* NULL: recording it for an input that needs a gradient fails at once */
+    /* optional: outputs (LH_READS_OUT) that are not kept for the backward pass: `remake` makes them
+     * again, from what `reads` declares, when a vjp is about to read one. The same bits. */
+    uint64_t drops;
+    lh_status (*remake)(lh_call *c);
+    bool costly; /* takes long or sends messages: light segments keep its outputs */
 } lh_op;
 
 /* lh_tape_create - an empty tape for the rank at coord of a mesh of the given size. Local. The
@@ -74,9 +82,13 @@ LH_NODISCARD lh_status lh_stop_gradient(lh_tape *t, lh_var x, lh_var *out);
 LH_NODISCARD lh_status lh_reshape(lh_tape *t, lh_var x, lh_shape shape, lh_var *out);
 
 /* lh_tape_segment_begin, lh_tape_segment_end - operations recorded between are recomputed in the
- * backward. Local. Not nested. lh_tape_recomputing: is this forward call a recomputation? */
+ * backward. Local. Not nested. lh_tape_segment_begin_light - the same, but what costly operations
+ * made is kept. lh_tape_recomputing: is this forward call a recomputation? lh_tape_keeps: is what is
+ * recorded now kept until its vjp (gradients will follow, and this is no segment that drops all)? */
 LH_NODISCARD lh_status lh_tape_segment_begin(lh_tape *t);
+LH_NODISCARD lh_status lh_tape_segment_begin_light(lh_tape *t);
 LH_NODISCARD lh_status lh_tape_segment_end(lh_tape *t);
+bool lh_tape_keeps(const lh_tape *t);
 
 /* lh_tape_backward - gradients of `loss` (one element, PARTIAL on every axis of more than one rank;
  * started with 1 on every rank) into leaves and parameters. Local, or as collective as the recorded
@@ -125,8 +137,8 @@ const lh_shape *lh_call_out_shape(const lh_call *c, int i);
 const lh_place *lh_call_in_place(const lh_call *c, int i);
 int lh_call_inputs(const lh_call *c);
 
-/* lh_in, lh_out - device data of input or output i. In a vjp only what `reads` declares. Errors:
- * LH_ERR_BUG. */
+/* lh_in, lh_out - device data of input or output i. In a vjp only what `reads` declares, in a remake
+ * also the outputs in `drops`. Errors: LH_ERR_BUG. */
 LH_NODISCARD lh_status lh_in(lh_call *c, int i, const void **data);
 LH_NODISCARD lh_status lh_out(lh_call *c, int i, void **data);
 
@@ -139,6 +151,10 @@ LH_NODISCARD lh_status lh_in_grad(lh_call *c, int i, void **data, bool *accumula
 
 /* lh_in_grad_zeroed - as lh_in_grad, filled with zeros when it is new: then always add. */
 LH_NODISCARD lh_status lh_in_grad_zeroed(lh_call *c, int i, void **data);
+
+/* lh_pass_grad - the gradient of output j is also, number by number, that of input i, which has as
+ * many: added if input i has a gradient already, else the two share one buffer. In a vjp. */
+LH_NODISCARD lh_status lh_pass_grad(lh_call *c, int i, int j);
 
 /* lh_scratch, lh_host_scratch - memory that dies with this call. */
 LH_NODISCARD lh_status lh_scratch(lh_call *c, size_t bytes, void **data);

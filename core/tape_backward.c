@@ -3,8 +3,57 @@
 
 #include <string.h>
 
+/* Does an operation make this value, and drop it after the forward pass? */
+static bool tape_drops(const lh_tape *t, int32_t id)
+{
+    const tape_value *v = &t->value[id];
+    if (v->maker < 0) return false;
+    const tape_node *m = &t->node[v->maker];
+    return (m->op->drops & LH_READS_OUT(id - m->out)) != 0;
+}
+
+/* What node n reads is made again: the values that a vjp (all_inputs: a forward run) is about to
+ * read. Those that were made again already are here. */
+static lh_status tape_remake_inputs(lh_tape *t, const tape_node *n, bool all_inputs)
+{
+    lh_status st = LH_OK;
+    for (int i = 0; i < n->n_in; i++) {
+        int32_t id = n->in[i] > 0 ? t->value[n->in[i]].root : 0;
+        if (id == 0 || !(all_inputs || (n->op->reads & LH_READS_IN(i))) || !tape_drops(t, id))
+            continue;
+        tape_node *m = &t->node[t->value[id].maker];
+        if (m->here) continue;
+        LH_TRY(tape_remake_inputs(t, m, false));
+        LH_TRY(lh_memory_tick(t->memory));
+        lh_call call = {.tape = t, .node = m, .remake = true};
+        double flops = lhi_tape_enter(t, m);
+        for (int k = 0; k < m->n_out; k++)
+            if (m->op->drops & LH_READS_OUT(k)) LH_TRY(lhi_tape_new_output(t, m, k));
+        m->here = true;
+        st = m->op->remake(&call);
+        lhi_tape_leave(t, m, flops);
+        if (st != LH_OK) return lh_error_context(st, "again %s", m->op->name);
+    }
+done:
+    return st;
+}
+
+/* A vjp will read value id: it must be made in the recomputation, or what it is made again from. */
+static void tape_want(lh_tape *t, int32_t id)
+{
+    if (!tape_drops(t, id)) {
+        t->wanted[id] = true;
+        return;
+    }
+    const tape_node *m = &t->node[t->value[id].maker];
+    for (int i = 0; i < m->n_in; i++)
+        if (m->in[i] > 0 && (m->op->reads & LH_READS_IN(i))) tape_want(t, t->value[m->in[i]].root);
+    for (int i = 0; i < m->n_out; i++)
+        if (m->op->reads & LH_READS_OUT(i)) t->wanted[m->out + i] = true;
+}
+
 /* Which operations of a segment must run again: those that make what a vjp of the segment reads,
- * directly or not. */
+ * directly or not; in a light segment, but for the costly ones. */
 static lh_status tape_plan_recompute(lh_tape *t, const tape_segment *s)
 {
     lh_status st = lh_grow(&t->wanted, &t->wanted_capacity, t->n_values, sizeof *t->wanted);
@@ -14,7 +63,8 @@ static lh_status tape_plan_recompute(lh_tape *t, const tape_segment *s)
         const tape_node *n = &t->node[k];
         if (!n->needs_grad) continue;
         for (int i = 0; i < n->n_in; i++)
-            if (n->op->reads & LH_READS_IN(i)) t->wanted[t->value[n->in[i]].root] = true;
+            if (n->in[i] > 0 && (n->op->reads & LH_READS_IN(i)))
+                tape_want(t, t->value[n->in[i]].root);
         for (int i = 0; i < n->n_out; i++)
             if (n->op->reads & LH_READS_OUT(i)) t->wanted[n->out + i] = true;
     }
@@ -22,22 +72,39 @@ static lh_status tape_plan_recompute(lh_tape *t, const tape_segment *s)
         tape_node *n = &t->node[k];
         n->again = false;
         for (int i = 0; i < n->n_out; i++) n->again = n->again || t->wanted[n->out + i];
+        n->again = n->again && !(s->light && n->op->costly);
         if (!n->again) continue;
-        for (int i = 0; i < n->n_in; i++) t->wanted[t->value[n->in[i]].root] = true;
+        for (int i = 0; i < n->n_in; i++)
+            if (n->in[i] > 0) t->wanted[t->value[n->in[i]].root] = true;
     }
     return LH_OK;
 }
 
+/* Outputs that a node of the segment drops are here while it runs again, and dropped once more. */
 static lh_status tape_recompute(lh_tape *t, const tape_segment *s)
 {
     lh_status st = LH_OK;
     LH_TRY(tape_plan_recompute(t, s));
     t->recomputing = true;
-    for (int64_t k = s->begin; k < s->end; k++)
-        if (t->node[k].again) LH_TRY(lhi_tape_forward(t, k));
+    for (int64_t k = s->begin; k < s->end; k++) {
+        if (!t->node[k].again) continue;
+        LH_TRY(tape_remake_inputs(t, &t->node[k], true));
+        LH_TRY(lhi_tape_forward(t, k));
+        t->node[k].here = true;
+    }
+    for (int64_t k = s->begin; k < s->end; k++) t->node[k].here = false;
 done:
     t->recomputing = false;
     return st;
+}
+
+/* The gradients of its outputs have been read for the last time. */
+static void tape_release_grads(lh_tape *t, const tape_node *n)
+{
+    for (int i = 0; i < n->n_out; i++) {
+        const tape_value *v = &t->value[n->out + i];
+        if (v->has_grad) t->grad[v->own_grad].owners--;
+    }
 }
 
 static bool tape_has_out_grad(const lh_tape *t, const tape_node *n)
@@ -59,13 +126,45 @@ static lh_status tape_run_backward(lh_tape *t)
         }
         const tape_node *n = &t->node[k];
         if (!n->needs_grad || !tape_has_out_grad(t, n)) continue;
+        LH_TRY(tape_remake_inputs(t, n, false));
         LH_TRY(lh_memory_tick(t->memory));
-        lh_call call = {t, n, true};
+        lh_call call = {.tape = t, .node = n, .vjp = true};
         double flops = lhi_tape_enter(t, n);
         st = n->op->vjp(&call);
         lhi_tape_leave(t, n, flops);
         if (st != LH_OK) return lh_error_context(st, "gradient of %s", n->op->name);
+        tape_release_grads(t, n);
     }
+done:
+    return st;
+}
+
+/* A buffer for the gradient of v, which nobody shares. */
+static lh_status tape_new_grad(lh_tape *t, tape_value *v)
+{
+    lh_status st = LH_OK;
+    tape_grad g = {.owners = 1};
+    LH_TRY(lh_grow(&t->grad, &t->grads_capacity, t->n_grads + 1, sizeof *t->grad));
+    LH_TRY(lh_memory_new(t->memory, LH_SPACE_DEVICE, lh_shape_bytes(&v->shape), &g.slot));
+    v->own_grad = t->n_grads++;
+    t->grad[v->own_grad] = g;
+done:
+    return st;
+}
+
+/* Before something is added to a gradient that others have too. */
+static lh_status tape_unshare_grad(lh_tape *t, tape_value *v)
+{
+    lh_status st = LH_OK;
+    void *from = NULL;
+    void *to = NULL;
+    int64_t shared = v->own_grad;
+    if (t->grad[shared].owners == 1) return LH_OK;
+    LH_TRY(tape_new_grad(t, v));
+    t->grad[shared].owners--;
+    LH_TRY(lh_memory_use(t->memory, t->grad[shared].slot, &from));
+    LH_TRY(lh_memory_use(t->memory, t->grad[v->own_grad].slot, &to));
+    lh_run_axpy(t->device, &(lh_axpy_args){lh_shape_count(&v->shape), 1.0, from, to, false});
 done:
     return st;
 }
@@ -80,14 +179,28 @@ lh_status lhi_tape_grad_target(lh_tape *t, int32_t id, void **data, bool *accumu
         *data = v->grad;
     } else {
         *accumulate = v->has_grad;
-        if (!v->has_grad)
-            LH_TRY(lh_memory_new(t->memory, LH_SPACE_DEVICE, lh_shape_bytes(&v->shape),
-                                 &v->grad_slot));
-        LH_TRY(lh_memory_use(t->memory, v->grad_slot, data));
+        if (v->has_grad)
+            LH_TRY(tape_unshare_grad(t, v));
+        else
+            LH_TRY(tape_new_grad(t, v));
+        LH_TRY(lh_memory_use(t->memory, t->grad[v->own_grad].slot, data));
     }
     v->has_grad = true;
 done:
     return st;
+}
+
+bool lhi_tape_grad_share(lh_tape *t, int32_t id, int32_t of)
+{
+    tape_value *v = &t->value[t->value[id].root];
+    const tape_value *from = &t->value[of];
+    if (v->grad != NULL || v->has_grad || v->maker < 0 || !from->has_grad || from->grad != NULL ||
+        lh_shape_count(&v->shape) != lh_shape_count(&from->shape))
+        return false;
+    v->own_grad = from->own_grad;
+    v->has_grad = true;
+    t->grad[v->own_grad].owners++;
+    return true;
 }
 
 lh_status lh_tape_backward(lh_tape *t, lh_var loss)

@@ -47,7 +47,7 @@ lh_status lh_in(lh_call *c, int i, const void **data)
     void *p = NULL;
     *data = NULL;
     LH_CHECK(i >= 0 && i < c->node->n_in && c->node->in[i] > 0, LH_ERR_BUG, "no input %d", i);
-    LH_CHECK(!c->vjp || (c->node->op->reads & LH_READS_IN(i)), LH_ERR_BUG,
+    LH_CHECK((!c->vjp && !c->remake) || (c->node->op->reads & LH_READS_IN(i)), LH_ERR_BUG,
              "the gradient reads input %d, which `reads` does not declare", i);
     LH_TRY(lhi_tape_data(c->tape, c->node->in[i], &p));
     *data = p;
@@ -60,8 +60,9 @@ lh_status lh_out(lh_call *c, int i, void **data)
     lh_status st = LH_OK;
     *data = NULL;
     LH_CHECK(i >= 0 && i < c->node->n_out, LH_ERR_BUG, "no output %d", i);
-    LH_CHECK(!c->vjp || (c->node->op->reads & LH_READS_OUT(i)), LH_ERR_BUG,
-             "the gradient reads output %d, which `reads` does not declare", i);
+    LH_CHECK((!c->vjp && !c->remake) || (c->node->op->reads & LH_READS_OUT(i)) ||
+                 (c->remake && (c->node->op->drops & LH_READS_OUT(i))),
+             LH_ERR_BUG, "the gradient reads output %d, which `reads` does not declare", i);
     LH_TRY(lhi_tape_data(c->tape, c->node->out + i, data));
 done:
     return st;
@@ -74,7 +75,7 @@ lh_status lh_out_grad(lh_call *c, int i, const void **data)
     *data = NULL;
     LH_CHECK(c->vjp && i >= 0 && i < c->node->n_out, LH_ERR_BUG, "no output gradient %d", i);
     const tape_value *v = &c->tape->value[c->node->out + i];
-    if (v->has_grad) LH_TRY(lh_memory_use(c->tape->memory, v->grad_slot, &p));
+    if (v->has_grad) LH_TRY(lh_memory_use(c->tape->memory, c->tape->grad[v->own_grad].slot, &p));
     *data = p;
 done:
     return st;
@@ -102,6 +103,23 @@ lh_status lh_in_grad_zeroed(lh_call *c, int i, void **data)
     lh_run_fill(c->tape->device,
                 &(lh_fill_args){lh_shape_count(lh_call_in_shape(c, i)), 0.0, *data});
     return LH_OK;
+}
+
+lh_status lh_pass_grad(lh_call *c, int i, int j)
+{
+    lh_status st = LH_OK;
+    const void *dy = NULL;
+    void *dx = NULL;
+    bool accumulate = false;
+    LH_TRY(lh_out_grad(c, j, &dy));
+    LH_CHECK(dy != NULL, LH_ERR_BUG, "output %d has no gradient to pass on", j);
+    if (!lh_wants_grad(c, i)) goto done;
+    if (lhi_tape_grad_share(c->tape, c->node->in[i], c->node->out + j)) goto done;
+    LH_TRY(lh_in_grad(c, i, &dx, &accumulate));
+    lh_run_axpy(c->tape->device,
+                &(lh_axpy_args){lh_shape_count(lh_call_in_shape(c, i)), 1.0, dy, dx, accumulate});
+done:
+    return st;
 }
 
 lh_status lh_scratch(lh_call *c, size_t bytes, void **data)

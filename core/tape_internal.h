@@ -9,10 +9,19 @@ typedef struct tape_value {
     bool needs_grad;
     bool has_grad;    /* something was added already */
     const void *data; /* from outside; NULL: slot */
-    void *grad;       /* from outside; NULL: grad_slot */
-    int64_t slot, grad_slot;
+    void *grad;       /* from outside; NULL: that of number own_grad */
+    int64_t slot;
+    int64_t own_grad; /* number of a tape_grad; several values may have the same */
+    int64_t maker;    /* the node whose output it is; -1: none */
     const lh_param *param;
 } tape_value;
+
+/* The buffer of a gradient, and how many values have it as theirs: those whose vjp has yet to read it, or
+ * to add to it. Whoever adds while others have it takes a copy. */
+typedef struct tape_grad {
+    int64_t slot;
+    int owners;
+} tape_grad;
 
 typedef struct tape_node {
     const lh_op *op;
@@ -23,10 +32,12 @@ typedef struct tape_node {
     int part;
     bool needs_grad;
     bool again; /* recomputed before its vjp */
+    bool here;  /* what it drops has been made again */
 } tape_node;
 
 typedef struct tape_segment {
     int64_t begin, end; /* nodes begin .. end - 1 */
+    bool light;         /* keeps what costly operations made */
 } tape_segment;
 
 struct lh_tape {
@@ -40,6 +51,8 @@ struct lh_tape {
     int64_t n_nodes, nodes_capacity;
     tape_segment *segment;
     int64_t n_segments, segments_capacity;
+    tape_grad *grad;
+    int64_t n_grads, grads_capacity;
     char *attrs;
     int64_t attrs_bytes, attrs_capacity;
     bool *wanted; /* per value: recomputation needs it */
@@ -51,7 +64,7 @@ struct lh_tape {
 struct lh_call {
     lh_tape *tape;
     const tape_node *node;
-    bool vjp;
+    bool vjp, remake;
 };
 
 /* lhi_tape_check - does the variable exist? Errors: LH_ERR_BUG. */
@@ -63,10 +76,16 @@ lh_status lhi_tape_data(lh_tape *t, int32_t id, void **data);
 /* lhi_tape_forward - run operation number k, its outputs in new memory. */
 lh_status lhi_tape_forward(lh_tape *t, int64_t k);
 
+/* lhi_tape_new_output - new memory for output i of node n. */
+lh_status lhi_tape_new_output(lh_tape *t, const tape_node *n, int i);
+
 /* lhi_tape_enter, lhi_tape_leave - an operation of node n runs between: its memory and flops are its
  * part's. */
 double lhi_tape_enter(lh_tape *t, const tape_node *n);
 void lhi_tape_leave(lh_tape *t, const tape_node *n, double flops);
 
-/* lhi_tape_grad_target - where gradients of a value are added; *accumulate false: nothing is there yet. */
+/* lhi_tape_grad_target - where gradients of a value are added; *accumulate false: nothing is there yet.
+ * lhi_tape_grad_share - value id, which has no gradient yet, has that of value `of`, if both are of
+ * the tape's own memory; false: it cannot. */
 lh_status lhi_tape_grad_target(lh_tape *t, int32_t id, void **data, bool *accumulate);
+bool lhi_tape_grad_share(lh_tape *t, int32_t id, int32_t of);

@@ -211,8 +211,9 @@ static const lh_field fields_train[] = {
      .fallback = "131072", .min = 0, .max = CONFIG_LONG,
      .help = "of one evaluation; 0: the whole validation part"},
     {.name = "recompute", .type = LH_FIELD_CHOICE, .offset = AT_TRAIN(recompute),
-     .fallback = "none", .choices = "none|block",
-     .help = "what the backward computes again instead of keeping it"},
+     .fallback = "none", .choices = "none|attention|block",
+     .help = "what the backward computes again instead of keeping it: attention: projections of q, k, v; "
+             "block: whole layers"},
     {.name = "accumulate", .type = LH_FIELD_INT, .offset = AT_TRAIN(accumulate), .fallback = "1",
      .min = 1, .max = CONFIG_MANY, .help = "passes whose gradients are summed for one step"},
     {.name = NULL}};

@@ -145,6 +145,9 @@ static const char *command_plural(int64_t n, const char *many)
 /* What is planned: a training step, or a forward pass. */
 static void command_pass(const lh_step_plan *p, FILE *out)
 {
+    static const char *const again[] = {[LH_RECOMPUTE_NONE] = "",
+                                        [LH_RECOMPUTE_ATTENTION] = ", attention recomputed",
+                                        [LH_RECOMPUTE_BLOCK] = ", blocks recomputed"};
     const lh_config *c = p->config;
     int64_t sequences = p->forward_only ? c->data.batch / c->train.accumulate : c->data.batch;
     (void)fprintf(out, "%s: %" PRId64 " sequence%s of %" PRId64 " tokens",
@@ -152,8 +155,7 @@ static void command_pass(const lh_step_plan *p, FILE *out)
                   sequences, command_plural(sequences, "s"), c->data.length);
     if (!p->forward_only)
         (void)fprintf(out, " in %" PRId64 " pass%s%s", c->train.accumulate,
-                      command_plural(c->train.accumulate, "es"),
-                      c->train.recompute == LH_RECOMPUTE_BLOCK ? ", blocks recomputed" : "");
+                      command_plural(c->train.accumulate, "es"), again[c->train.recompute]);
     (void)fprintf(out, "\n\n");
 }
 
@@ -240,7 +242,7 @@ static void command_layers(const lh_step_plan *p, FILE *out)
     (void)fprintf(out,
                   "of each layer; work: all ranks; memory: most that its values take at one "
                   "moment; sent: mean over ranks%s\n\n",
-                  shown[3] ? "; again: for recomputed blocks" : "");
+                  shown[3] ? "; again: for what is recomputed" : "");
 }
 
 /* Do two layers have the same tiles, head by head? */

@@ -17,11 +17,15 @@ typedef struct step_plan_formula {
 } step_plan_formula;
 
 /* A layer's messages in a whole step of one rank. When a block is recomputed, its forward rows are
- * fetched again, and those of its summaries that its mechanism names. */
+ * fetched again, and those of its summaries that its mechanism names; when its attention is, what moves
+ * q, k and v to their heads. */
 static void plan_layer_bytes(const lh_config *c, const lh_cost *cost, step_plan_formula *f)
 {
     int64_t passes = c->train.accumulate;
     bool again = c->train.recompute == LH_RECOMPUTE_BLOCK;
+    int64_t rows = again                                          ? cost->forward_bytes
+                   : c->train.recompute == LH_RECOMPUTE_ATTENTION ? cost->heads_bytes
+                                                                  : 0;
     *f = (step_plan_formula){{0}};
     if (!lh_model_has_loss(&c->model)) { /* one forward pass */
         f->bytes[LH_SEND_FORWARD] = cost->forward_bytes;
@@ -31,7 +35,7 @@ static void plan_layer_bytes(const lh_config *c, const lh_cost *cost, step_plan_
     f->bytes[LH_SEND_FORWARD] = passes * cost->forward_bytes;
     f->bytes[LH_SEND_BACKWARD] = passes * cost->backward_bytes;
     f->bytes[LH_SEND_SUMMARY] = passes * (cost->summary_bytes + (again ? cost->again_bytes : 0));
-    f->bytes[LH_SEND_RECOMPUTE] = again ? passes * cost->forward_bytes : 0;
+    f->bytes[LH_SEND_RECOMPUTE] = passes * rows;
 }
 
 /* What belongs to no layer, and is not recomputed. */

@@ -194,6 +194,7 @@ static lh_status block_attention(lhi_pass *pass, const lhi_block *b, int layer, 
     const lh_shape *s = lh_var_shape(pass->tape, x);
     lh_shape flat = lh_shape_3(LH_REAL, s->dim[0], s->dim[1], d->heads * d->head_width);
     pass->qkv.x = x;
+    if (pass->light) LH_TRY(lh_tape_segment_begin_light(pass->tape));
     LH_TRY(block_heads(pass, &b->query, x, d->heads, true, &pass->qkv.q));
     LH_TRY(block_heads(pass, &b->key, x, d->kv_heads, true, &pass->qkv.k));
     LH_TRY(block_heads(pass, &b->value, x, d->kv_heads, false, &pass->qkv.v));
@@ -203,6 +204,7 @@ static lh_status block_attention(lhi_pass *pass, const lhi_block *b, int layer, 
         LH_TRY(lh_tape_param(pass->tape, b->relative_v, &pass->qkv.relative_v));
     }
     LH_TRY(d->attention[layer].ops->forward(b->attention, pass->tape, &pass->qkv, &o));
+    if (pass->light) LH_TRY(lh_tape_segment_end(pass->tape));
     LH_TRY(lh_reshape(pass->tape, o, flat, &o));
     LH_TRY(lhi_linear_forward(pass, &b->output, o, y));
     LH_TRY(lhi_drop(pass, 2 * layer + 1, *y, y));

@@ -34,6 +34,7 @@ typedef struct lhi_pass {
     lh_qkv qkv;              /* mesh, plans, valid; x, q, k, v per block */
     lh_var angles;           /* rotary; null variable: none */
     lh_dropout_desc dropout; /* rate 0: none; stream per use */
+    bool light;              /* q, k, v of each layer are computed again */
 } lhi_pass;
 
 /* lhi_block_declare - parameters of block `layer`. lhi_block_find - look them up again. Local. */

@@ -32,7 +32,18 @@ typedef enum lh_position_kind {
     LH_POSITION_ROTARY,
     LH_POSITION_RELATIVE /* Dai et al. 2019: a term of the scores */
 } lh_position_kind;
-typedef enum lh_recompute_kind { LH_RECOMPUTE_NONE, LH_RECOMPUTE_BLOCK } lh_recompute_kind;
+/* What the backward pass computes again instead of keeping it. What a norm makes is never kept, nor are
+ * scores, nor features of Performer.
+ *   attention  each layer's q, k, v and what is projected beside them, from the norm's input: the three
+ *              projections and rotary positions. What takes long or sends messages is kept: the attention's output and
+ *              log-sum-exp, received rows, summaries, landmarks. With exchange: ulysses q, k and v travel
+ *              to their heads again.
+ *   block      whole layers, from their inputs: attention with its messages, and the MLP */
+typedef enum lh_recompute_kind {
+    LH_RECOMPUTE_NONE,
+    LH_RECOMPUTE_ATTENTION,
+    LH_RECOMPUTE_BLOCK
+} lh_recompute_kind;
 
 /* One layer's mechanism and its settings struct (as declared by the mechanism's table; owned by the
  * description). */

@@ -267,7 +267,7 @@ done:
 /* What one forward pass shares. */
 static lhi_pass transformer_pass(lh_model *m, lh_tape *t, lh_mesh *mesh, const lh_batch *batch)
 {
-    lhi_pass pass = {.desc = m->desc, .tape = t};
+    lhi_pass pass = {.desc = m->desc, .tape = t, .light = m->recompute == LH_RECOMPUTE_ATTENTION};
     pass.qkv = (lh_qkv){.valid = batch->valid,
                         .documents = batch->documents,
                         .spread_documents = batch->spread_documents,

@@ -106,6 +106,7 @@ done:
 }
 
 static const lh_op all_reduce_op = {.name = "all_reduce",
+                                    .costly = true,
                                     .place = all_reduce_place,
                                     .forward = all_reduce_forward,
                                     .vjp = all_reduce_vjp};
@@ -167,8 +168,11 @@ done:
     return st;
 }
 
-static const lh_op max_reduce_op = {
-    .name = "max_reduce", .place = max_reduce_place, .forward = max_reduce_forward, .vjp = NULL};
+static const lh_op max_reduce_op = {.name = "max_reduce",
+                                    .costly = true,
+                                    .place = max_reduce_place,
+                                    .forward = max_reduce_forward,
+                                    .vjp = NULL};
 
 lh_status lh_max_reduce(lh_tape *t, lh_mesh *mesh, lh_var x, lh_var *y)
 {
@@ -380,10 +384,14 @@ static lh_status scatter_place(const lh_call *c, const lh_place *in, lh_place *o
     return LH_OK;
 }
 
-static const lh_op gather_op = {
-    .name = "gather", .place = gather_place, .forward = gather_forward, .vjp = gather_vjp};
+static const lh_op gather_op = {.name = "gather",
+                                .costly = true,
+                                .place = gather_place,
+                                .forward = gather_forward,
+                                .vjp = gather_vjp};
 
 static const lh_op scatter_op = {.name = "reduce_scatter",
+                                 .costly = true,
                                  .place = scatter_place,
                                  .forward = scatter_forward,
                                  .vjp = scatter_vjp};

@@ -269,8 +269,11 @@ done:
     return st;
 }
 
-static const lh_op fetch_op = {
-    .name = "fetch_rows", .place = fetch_place, .forward = fetch_forward, .vjp = fetch_vjp};
+static const lh_op fetch_op = {.name = "fetch_rows",
+                               .costly = true,
+                               .place = fetch_place,
+                               .forward = fetch_forward,
+                               .vjp = fetch_vjp};
 
 lh_status lh_fetch_rows(lh_tape *t, lh_comm *sequence, const lh_exchange *exchange, lh_var x,
                         lh_var *y)

@@ -253,7 +253,7 @@ done:
 }
 
 static const lh_op scan_op = {
-    .name = "scan", .place = scan_place, .forward = scan_forward, .vjp = scan_vjp};
+    .name = "scan", .costly = true, .place = scan_place, .forward = scan_forward, .vjp = scan_vjp};
 
 lh_status lh_scan(lh_tape *t, lh_mesh *mesh, const lh_layout *layout, lh_var x, lh_var *y)
 {

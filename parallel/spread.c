@@ -390,11 +390,13 @@ static lh_status to_positions_place(const lh_call *c, const lh_place *in, lh_pla
     return spread_place(c, in, out, LH_HEADS);
 }
 
+/* Not costly: what it makes is as large as what a light segment drops. */
 static const lh_op to_heads_op = {
     .name = "to_heads", .place = to_heads_place, .forward = to_heads_forward, .vjp = to_heads_vjp};
 
 static const lh_op to_positions_op = {.name = "to_positions",
                                       .by_heads = true,
+                                      .costly = true,
                                       .place = to_positions_place,
                                       .forward = to_positions_forward,
                                       .vjp = to_positions_vjp};

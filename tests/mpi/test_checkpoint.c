@@ -121,8 +121,10 @@ static void add(fixture *f, lh_comm *c, const char *name, lh_shape shape, int sp
     lh_assert_all_ok(c, lh_params_add(f->params, name, shape, place, LH_INIT_ZERO, 0.0, NULL));
 }
 
-static lh_status draw_nothing(const void *user, uint64_t seed, uint64_t number, double *value)
+static lh_status draw_nothing(const void *user, uint64_t seed, uint64_t number, double *work,
+                              double *value)
 {
+    (void)work;
     (void)user, (void)seed, (void)number, (void)value;
     return LH_OK;
 }

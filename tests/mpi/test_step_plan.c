@@ -1,5 +1,5 @@
 /* A step plan, made by one process for all ranks, against the step that each rank then runs: traffic by
- * purpose, messages, flops and memory. */
+ * purpose, messages, flops and memory. No later step allocates, and recomputation changes no bit. */
 #include "attention/attend.h"
 #include "experiments/step_plan.h"
 #include "io/files.h"
@@ -42,9 +42,19 @@ static const char *const pooled[] = {
 typedef struct scene {
     int64_t data, accumulate;
     int kind;
-    bool recompute, encoder;
+    int recompute; /* lh_recompute_kind */
+    bool encoder, documents, spread;
     const char *head; /* NULL: lm; else the model is pooled[kind] */
+    int64_t length;   /* 0: 77 */
 } scene;
+
+static const char *const recomputes[] = {"none", "attention", "block"};
+enum { RECOMPUTES = sizeof recomputes / sizeof recomputes[0] };
+
+static bool scene_by_heads(const scene *s)
+{
+    return s->spread || (s->head == NULL && by_heads(s->kind));
+}
 
 /* The file's name depends on the number of ranks: tests may run at the same time. */
 static lh_status scene_config(lh_comm *c, const scene *s, lh_config **out)
@@ -59,21 +69,28 @@ static lh_status scene_config(lh_comm *c, const scene *s, lh_config **out)
     (void)snprintf(text, sizeof text,
                    "run: {name: plan}\n"
                    "mesh: {chunk: 16, data: %d, exchange: %s}\n"
-                   "data: {path: %s, length: 77, batch: %d, task: %s}\n"
+                   "data: {path: %s, length: %d, batch: %d, task: %s%s}\n"
                    "model:\n  kind: %s\n  head: %s\n  layers: 2\n  width: 32\n  heads: 2\n%s"
                    "train: {recompute: %s, accumulate: %d}\n",
-                   (int)s->data, s->head == NULL && by_heads(s->kind) ? "ulysses" : "ring", path,
-                   SEQUENCES,
+                   (int)s->data, scene_by_heads(s) ? "ulysses" : "ring", path,
+                   s->length > 0 ? (int)s->length : 77, SEQUENCES,
                    s->head != NULL ? "markers"
                    : s->encoder    ? "masked_text"
                                    : "text",
-                   s->encoder ? "encoder" : "decoder", s->head != NULL ? s->head : "lm",
-                   s->head != NULL ? pooled[s->kind] : kinds[s->kind],
-                   s->recompute ? "block" : "none", (int)s->accumulate);
+                   s->documents ? ", documents: 99" : "", s->encoder ? "encoder" : "decoder",
+                   s->head != NULL ? s->head : "lm",
+                   s->head != NULL ? pooled[s->kind] : kinds[s->kind], recomputes[s->recompute],
+                   (int)s->accumulate);
     LH_TRY(lh_config_parse(text, strlen(text), "scene", LH_CONFIG_PLAN, out));
 done:
     return st;
 }
+
+/* What a rank has learned after some steps. */
+typedef struct outcome {
+    lh_real *weights;
+    size_t bytes;
+} outcome;
 
 static bool same_step(const lh_rank_plan *r, const lh_traffic *t)
 {
@@ -185,7 +202,35 @@ static bool exchanges_right(const lh_step_plan *p)
     return p->n_ways == 0 || p->sequence > 1;
 }
 
-static void check_scene(lh_comm *c, const scene *k)
+/* Learned values of this rank, one after another; the caller releases *out with lh_free. */
+static void weights_of(lh_comm *c, const lh_session *s, outcome *out)
+{
+    lh_real *at = NULL;
+    out->bytes = lh_params_bytes(s->params);
+    lh_assert_all_ok(c, lh_new(out->bytes, &out->weights));
+    at = out->weights;
+    for (int64_t i = 0; i < s->params->count; i++) {
+        const lh_param *p = s->params->item[i];
+        if (p->frozen) continue;
+        lh_copy_out(s->device, at, p->value, lh_shape_bytes(&p->shape));
+        at += lh_shape_count(&p->shape);
+    }
+}
+
+/* Two steps more: they find all that they need, and what they learn is kept. */
+static void later_steps(lh_comm *c, lh_session *s, outcome *out)
+{
+    lh_step_result result;
+    int64_t before = lh_new_count();
+    for (int64_t t = 2; t <= 3; t++)
+        lh_assert_all_ok(c, lh_session_step(s, SEQUENCES * (t - 1), t, 1e-3, false, &result));
+    if (lh_new_count() != before)
+        print_error("%lld allocations in steps 2 and 3\n", (long long)(lh_new_count() - before));
+    lh_assert_all(c, lh_new_count() == before);
+    weights_of(c, s, out);
+}
+
+static void check_scene(lh_comm *c, const scene *k, outcome *out)
 {
     lh_config *config = NULL;
     lh_step_plan *plan = NULL;
@@ -209,10 +254,23 @@ static void check_scene(lh_comm *c, const scene *k)
     lh_assert_all(c, parts_add_up(plan));
     lh_assert_all(c, same_tiles(plan, mine, s) && tiles_add_up(plan, s));
     lh_assert_all(c, exchanges_right(plan));
-    lh_assert_all(c, plan->ways == (by_heads(k->kind) ? plan->sequence : 1));
+    lh_assert_all(c, plan->ways == (scene_by_heads(k) ? plan->sequence : 1));
+    later_steps(c, s, out);
     lh_session_close(&s);
     lh_step_plan_destroy(&plan);
     lh_config_destroy(&config);
+}
+
+/* The scene with each way to recompute: the same bits. */
+static void check_recomputes(lh_comm *c, scene k)
+{
+    outcome out[RECOMPUTES];
+    for (k.recompute = 0; k.recompute < RECOMPUTES; k.recompute++)
+        check_scene(c, &k, &out[k.recompute]);
+    for (int i = 1; i < RECOMPUTES; i++)
+        lh_assert_all(c, out[i].bytes == out[0].bytes && /* NOLINTNEXTLINE */
+                             memcmp(out[i].weights, out[0].weights, out[0].bytes) == 0);
+    for (int i = 0; i < RECOMPUTES; i++) lh_free(&out[i].weights);
 }
 
 static void test_plans_are_what_runs(void **state)
@@ -220,10 +278,25 @@ static void test_plans_are_what_runs(void **state)
     lh_comm *c = *state;
     for (int64_t data = 1; data <= lh_comm_size(c); data++) {
         if (lh_comm_size(c) % data != 0 || SEQUENCES % (2 * data) != 0) continue;
-        for (int i = 0; i < 2 * KINDS; i++) /* the last has no causal form */
-            check_scene(c, &(scene){data, 1 + i % 2, i / 2, i % 2 == 0,
-                                    i == 3 || i / 2 == KINDS - 1 || i == 8, NULL});
+        for (int i = 0; i < KINDS; i++) /* the last has no causal form */
+            check_recomputes(c, (scene){.data = data,
+                                        .accumulate = 1 + i % 2,
+                                        .kind = i,
+                                        .encoder = i == 1 || i == KINDS - 1 || i == 4});
     }
+}
+
+/* Packed documents, as they lie and by heads; and sequences so short that ranks have no tokens. */
+static void test_other_sequences(void **state)
+{
+    lh_comm *c = *state;
+    for (int i = 0; i < 4; i++)
+        check_recomputes(c, (scene){.data = 1,
+                                    .accumulate = 2,
+                                    .kind = i % 2,
+                                    .documents = i < 2 || i == 3,
+                                    .spread = i == 3,
+                                    .length = i >= 2 ? 20 : 0});
 }
 
 static void test_classes(void **state)
@@ -231,8 +304,12 @@ static void test_classes(void **state)
     lh_comm *c = *state;
     for (int64_t data = 1; data <= lh_comm_size(c); data++) {
         if (lh_comm_size(c) % data != 0 || SEQUENCES % (2 * data) != 0) continue;
-        for (int i = 0; i < 4; i++)
-            check_scene(c, &(scene){data, 1 + i % 2, i / 2, i % 2 == 0, true, "class"});
+        for (int i = 0; i < 2; i++)
+            check_recomputes(c, (scene){.data = data,
+                                        .accumulate = 2 - i % 2,
+                                        .kind = i,
+                                        .encoder = true,
+                                        .head = "class"});
     }
 }
 
@@ -246,8 +323,14 @@ static void test_forward_only(void **state)
         lh_step_plan *plan = NULL;
         lh_session *s = NULL;
         int ranks = lh_comm_size(c);
-        lh_assert_all_ok(c,
-                         scene_config(c, &(scene){1, 2, i / 2, true, true, heads[i % 2]}, &config));
+        lh_assert_all_ok(c, scene_config(c,
+                                         &(scene){.data = 1,
+                                                  .accumulate = 2,
+                                                  .kind = i / 2,
+                                                  .recompute = LH_RECOMPUTE_BLOCK,
+                                                  .encoder = true,
+                                                  .head = heads[i % 2]},
+                                         &config));
         lh_assert_all_ok(c, lh_step_plan_create(config, ranks, &plan));
         lh_assert_all(c, plan->forward_only && parts_add_up(plan));
         lh_assert_all(c, (plan->purpose[LH_SEND_SUMMARY] > 0.0) == (ranks > 1));
@@ -261,6 +344,42 @@ static void test_forward_only(void **state)
         lh_session_close(&s);
         lh_step_plan_destroy(&plan);
         lh_config_destroy(&config);
+    }
+}
+
+/* Long sequences, planned alone. Less is kept, less memory is taken, and offsets waste next to nothing. */
+static void test_memory(void **state)
+{
+    lh_comm *c = *state;
+    if (lh_comm_size(c) > 1) return; /* the plan is the same */
+    for (int kind = 0; kind < KINDS; kind++) {
+        int64_t peak[RECOMPUTES] = {0};
+        double flops[RECOMPUTES] = {0};
+        for (int r = 0; r < RECOMPUTES; r++) {
+            lh_config *config = NULL;
+            lh_session *s = NULL;
+            lh_assert_all_ok(c, scene_config(c,
+                                             &(scene){.data = 1,
+                                                      .accumulate = 1,
+                                                      .kind = kind,
+                                                      .recompute = r,
+                                                      .encoder = kind == KINDS - 1,
+                                                      .length = kind == 3   ? 150 /* max_length */
+                                                                : kind == 8 ? 90
+                                                                            : 1500},
+                                             &config));
+            lh_assert_all_ok(c, lh_session_open_counting(config, 3, 1, &s));
+            const lh_memory *m = s->memory[1];
+            lh_assert_all(c, (double)lh_memory_peak(m) <= 1.03 * (double)lh_memory_live(m));
+            peak[r] = lh_memory_peak(m);
+            flops[r] = s->flops[1];
+            lh_session_close(&s);
+            lh_config_destroy(&config);
+        }
+        lh_assert_all(c, peak[LH_RECOMPUTE_ATTENTION] < peak[LH_RECOMPUTE_NONE] &&
+                             peak[LH_RECOMPUTE_BLOCK] < peak[LH_RECOMPUTE_ATTENTION]);
+        lh_assert_all(c, flops[LH_RECOMPUTE_ATTENTION] > flops[LH_RECOMPUTE_NONE] &&
+                             flops[LH_RECOMPUTE_BLOCK] > flops[LH_RECOMPUTE_ATTENTION]);
     }
 }
 
@@ -301,8 +420,10 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plans_are_what_runs),
+        cmocka_unit_test(test_other_sequences),
         cmocka_unit_test(test_classes),
         cmocka_unit_test(test_forward_only),
+        cmocka_unit_test(test_memory),
         cmocka_unit_test(test_refusals),
     };
     return lh_test_mpi_main(argc, argv, "step_plan", tests, sizeof tests / sizeof tests[0]);

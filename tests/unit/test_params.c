@@ -372,8 +372,10 @@ static void test_adamw(void **state)
 }
 
 /* Multiples of the number, so that a test sees which draw it was. */
-static lh_status draw_multiples(const void *user, uint64_t seed, uint64_t number, double *value)
+static lh_status draw_multiples(const void *user, uint64_t seed, uint64_t number, double *work,
+                                double *value)
 {
+    (void)work;
     for (int i = 0; i < *(const int *)user; i++) value[i] = (double)(seed + number) + i;
     return LH_OK;
 }

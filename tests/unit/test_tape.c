@@ -11,7 +11,8 @@ enum { N = 6, LINKS = 8 };
 /* --- operations of the test, on the processor alone --- */
 
 typedef struct tally {
-    int forward, again, vjp;
+    int forward, again, remade, vjp;
+    const void *dy; /* where the gradient of its output was */
 } tally;
 
 typedef struct attrs {
@@ -65,6 +66,7 @@ static lh_status unary_vjp(lh_call *c, bool square)
     if (square) LH_TRY(lh_in(c, 0, &x));
     LH_TRY(lh_out_grad(c, 0, &dy));
     LH_TRY(lh_in_grad(c, 0, &dx, &accumulate));
+    if (a->tally != NULL) a->tally->dy = dy;
     if (lh_call_device(c)->counting || dx == NULL) goto done;
     for (int64_t i = 0; i < lh_shape_count(lh_call_in_shape(c, 0)); i++) {
         lh_real slope = square ? 2 * ((const lh_real *)x)[i] : (lh_real)a->factor;
@@ -95,6 +97,13 @@ static lh_status square_vjp(lh_call *c)
     return unary_vjp(c, true);
 }
 
+static lh_status square_remake(lh_call *c)
+{
+    const attrs *a = lh_call_attrs(c);
+    if (a->tally != NULL && !lh_call_device(c)->counting) a->tally->remade++;
+    return unary_forward(c, true);
+}
+
 static const lh_op scale_op = {
     .name = "scale", .place = any_place, .forward = scale_forward, .vjp = scale_vjp};
 static const lh_op square_op = {.name = "square",
@@ -102,6 +111,19 @@ static const lh_op square_op = {.name = "square",
                                 .place = any_place,
                                 .forward = square_forward,
                                 .vjp = square_vjp};
+static const lh_op dropped_op = {.name = "dropped",
+                                 .reads = LH_READS_IN(0),
+                                 .place = any_place,
+                                 .forward = square_forward,
+                                 .vjp = square_vjp,
+                                 .drops = LH_READS_OUT(0),
+                                 .remake = square_remake};
+static const lh_op costly_op = {.name = "costly",
+                                .reads = LH_READS_IN(0),
+                                .place = any_place,
+                                .forward = square_forward,
+                                .vjp = square_vjp,
+                                .costly = true};
 static const lh_op forward_only_op = {
     .name = "forward_only", .place = any_place, .forward = scale_forward};
 
@@ -784,6 +806,246 @@ static void segments_are_paired(void **state)
     counted_close(&k);
 }
 
+/* --- what is dropped everywhere, and what light segments keep --- */
+
+typedef struct dropper {
+    bool drops;
+    int links;   /* of before_record, besides one */
+    int segment; /* 0: none, 1: that drops all, 2: light */
+    tally first, second, costly;
+} dropper;
+
+/* A dropped value of a dropped value, read by two; one of them is costly, and its output is read. */
+static lh_status dropper_record(void *user, lh_tape *t, const lh_var *in, lh_var *out, int *n_out)
+{
+    lh_status st = LH_OK;
+    dropper *d = user;
+    const lh_op *op = d->drops ? &dropped_op : &square_op;
+    lh_var x;
+    lh_var y;
+    *n_out = 1;
+    if (d->segment == 1) LH_TRY(lh_tape_segment_begin(t));
+    if (d->segment == 2) LH_TRY(lh_tape_segment_begin_light(t));
+    LH_TRY(scale(t, 0.7, in[0], &x));
+    LH_TRY(unary(t, op, 0.0, &d->first, x, &x));
+    LH_TRY(unary(t, op, 0.0, &d->second, x, &x));
+    LH_TRY(unary(t, &costly_op, 0.0, &d->costly, x, &y));
+    LH_TRY(square(t, y, &y));
+    LH_TRY(square(t, x, &x));
+    if (d->segment > 0) LH_TRY(lh_tape_segment_end(t));
+    LH_TRY(lh_add(t, x, y, &out[0]));
+done:
+    return st;
+}
+
+static void drops_are_made_again_once(void **state)
+{
+    (void)state;
+    dropper plain = {0};
+    stage a;
+    stage_devices(&a);
+    for (int i = 0; i < N; i++) a.x[i] = (lh_real)(0.9 + 0.03 * i);
+    stage_open(&a, dropper_record, &plain);
+    for (int segment = 0; segment <= 2; segment++) {
+        dropper d = {.drops = true, .segment = segment};
+        stage b;
+        stage_devices(&b);
+        memcpy(b.x, a.x, sizeof b.x);
+        stage_open(&b, dropper_record, &d);
+        assert_memory_equal(a.run.grad[0], b.run.grad[0], N * sizeof(lh_real));
+        assert_int_equal(d.first.remade, 1);
+        assert_int_equal(d.second.remade, 1);
+        assert_int_equal(d.costly.again, segment == 1 ? 1 : 0);
+        /* the costly one alone needs it in the forward direction */
+        assert_int_equal(d.second.again, segment == 1 ? 1 : 0);
+        lh_assert_ok(lh_gradcheck_step(&b.run));
+        assert_int_equal(b.run.allocations, 0);
+        assert_memory_equal(a.run.grad[0], b.run.grad[0], N * sizeof(lh_real));
+        stage_close(&b);
+    }
+    stage_close(&a);
+}
+
+/* Light segments begin behind a dropped value: it is made again for the recomputation, and not once
+ * more for the gradients. */
+static lh_status before_record(void *user, lh_tape *t, const lh_var *in, lh_var *out, int *n_out)
+{
+    lh_status st = LH_OK;
+    dropper *d = user;
+    lh_var x = in[0];
+    *n_out = 1;
+    for (int i = 0; i <= d->links; i++) {
+        LH_TRY(unary(t, d->drops ? &dropped_op : &square_op, 0.0, &d->first, x, &x));
+        if (d->segment > 0) LH_TRY(lh_tape_segment_begin_light(t));
+        LH_TRY(unary(t, &square_op, 0.0, &d->second, x, &x));
+        LH_TRY(unary(t, &costly_op, 0.0, &d->costly, x, &x));
+        if (d->segment > 0) LH_TRY(lh_tape_segment_end(t));
+    }
+    LH_TRY(square(t, x, &out[0]));
+done:
+    return st;
+}
+
+static void drops_before_a_segment(void **state)
+{
+    (void)state;
+    int64_t live[2] = {0};
+    for (int links = 0; links <= LINKS; links += LINKS) {
+        dropper way[2] = {{.links = links}, {.drops = true, .segment = 2, .links = links}};
+        stage a[2];
+        for (int k = 0; k < 2; k++) {
+            stage_devices(&a[k]);
+            stage_open(&a[k], before_record, &way[k]);
+            live[k] = lh_memory_live(a[k].run.memory);
+        }
+        if (links == 0) /* further on, squares of squares are no numbers any more */
+            assert_memory_equal(a[0].run.grad[0], a[1].run.grad[0], N * sizeof(lh_real));
+        assert_int_equal(way[1].first.remade, 1 + links);
+        assert_int_equal(way[1].second.again, 1 + links);
+        assert_int_equal(way[1].costly.again, 0);
+        for (int k = 0; k < 2; k++) stage_close(&a[k]);
+    }
+    /* of three values that plain squares keep for each link, one is left */
+    assert_true(live[1] <= live[0] - (2 * LINKS - 3) * (int64_t)64);
+}
+
+static lh_status alternating_record(void *user, lh_tape *t, const lh_var *in, lh_var *out,
+                                    int *n_out)
+{
+    lh_status st = LH_OK;
+    chain *c = user;
+    lh_var x = in[0];
+    *n_out = 1;
+    for (int i = 0; i < LINKS; i++)
+        LH_TRY(
+            unary(t, i % 2 == 1 && c->segments > 0 ? &dropped_op : &square_op, 0.0, NULL, x, &x));
+    LH_TRY(square(t, x, out));
+done:
+    return st;
+}
+
+static void drops_save_memory(void **state)
+{
+    (void)state;
+    int64_t kept = live_bytes(0, alternating_record);
+    assert_true(live_bytes(1, alternating_record) <= kept - (LINKS / 2 - 2) * 64);
+}
+
+/* --- gradients that are the same --- */
+
+/* y = a + b, whose vjp makes two gradients where lh_add says that they are one. */
+static lh_status sum_forward(lh_call *c)
+{
+    lh_status st = LH_OK;
+    const void *x[2] = {NULL};
+    void *y = NULL;
+    for (int i = 0; i < 2; i++) LH_TRY(lh_in(c, i, &x[i]));
+    LH_TRY(lh_out(c, 0, &y));
+    lh_run_add(lh_call_device(c), &(lh_add_args){N, x[0], x[1], y});
+done:
+    return st;
+}
+
+static lh_status sum_vjp(lh_call *c)
+{
+    lh_status st = LH_OK;
+    const void *dy = NULL;
+    LH_TRY(lh_out_grad(c, 0, &dy));
+    for (int i = 0; i < 2; i++) {
+        void *dx = NULL;
+        bool accumulate = false;
+        LH_TRY(lh_in_grad(c, i, &dx, &accumulate));
+        lh_run_axpy(lh_call_device(c), &(lh_axpy_args){N, 1.0, dy, dx, accumulate});
+    }
+done:
+    return st;
+}
+
+static const lh_op sum_op = {
+    .name = "sum", .place = any_place, .forward = sum_forward, .vjp = sum_vjp};
+
+static lh_status sum(lh_tape *t, bool shares, lh_var a, lh_var b, lh_var *y)
+{
+    const lh_shape shape = *lh_var_shape(t, a);
+    if (shares) return lh_add(t, a, b, y);
+    return lh_record(t, &sum_op, NULL, 0, 2, (lh_var[]){a, b}, 1, &shape, y);
+}
+
+/* Residual sums as models have them. In some the branch's first operation is its last, so that it adds
+ * to a gradient that it still reads; in some both inputs are one value; in some x is used once more,
+ * so that its gradient is added to before the branch has read what was the same. */
+static lh_status residual_record(void *user, lh_tape *t, const lh_var *in, lh_var *out, int *n_out)
+{
+    lh_status st = LH_OK;
+    bool shares = ((const chain *)user)->segments > 0;
+    lh_var x;
+    lh_var aside;
+    *n_out = 1;
+    LH_TRY(square(t, in[0], &x));
+    for (int i = 0; i < LINKS; i++) {
+        lh_var branch = x;
+        for (int k = 0; k < i % 3; k++) LH_TRY(scale(t, 0.9, branch, &branch));
+        LH_TRY(square(t, branch, &branch));
+        LH_TRY(scale(t, 0.3, x, &aside));
+        LH_TRY(sum(t, shares, i % 4 == 1 ? branch : x, branch, &x));
+        if (i % 2 == 0) LH_TRY(sum(t, shares, x, aside, &x));
+    }
+    *out = x;
+done:
+    return st;
+}
+
+static void shared_gradients(void **state)
+{
+    (void)state;
+    chain copies = {.segments = 0};
+    chain shares = {.segments = 1};
+    stage a;
+    stage b;
+    stage_devices(&a);
+    stage_devices(&b);
+    for (int i = 0; i < N; i++) a.x[i] = b.x[i] = (lh_real)(0.3 + 0.03 * i);
+    stage_open(&a, residual_record, &copies);
+    stage_open(&b, residual_record, &shares);
+    assert_memory_equal(a.run.grad[0], b.run.grad[0], N * sizeof(lh_real));
+    for (int i = 0; i < N; i++) assert_true(isfinite(a.run.grad[0][i]) && a.run.grad[0][i] > 0);
+    lh_assert_ok(lh_gradcheck_step(&b.run));
+    assert_int_equal(b.run.allocations, 0);
+    assert_memory_equal(a.run.grad[0], b.run.grad[0], N * sizeof(lh_real));
+    stage_close(&a);
+    stage_close(&b);
+}
+
+/* x and its branch: of lh_add one buffer is the gradient of both, and after the branch has read it,
+ * what comes through the branch is added in place. */
+static lh_status branch_record(void *user, lh_tape *t, const lh_var *in, lh_var *out, int *n_out)
+{
+    lh_status st = LH_OK;
+    chain *c = user;
+    lh_var x;
+    lh_var y;
+    *n_out = 1;
+    LH_TRY(unary(t, &square_op, 0.0, &c->link[0], in[0], &x));
+    LH_TRY(square(t, x, &y));
+    LH_TRY(unary(t, &scale_op, 0.5, &c->link[1], y, &y));
+    LH_TRY(sum(t, c->segments > 0, x, y, out));
+done:
+    return st;
+}
+
+static void one_buffer_for_both(void **state)
+{
+    (void)state;
+    for (int shares = 0; shares <= 1; shares++) {
+        chain c = {.segments = shares};
+        stage a;
+        stage_devices(&a);
+        stage_open(&a, branch_record, &c);
+        assert_true((c.link[0].dy == c.link[1].dy) == (shares == 1));
+        stage_close(&a);
+    }
+}
+
 /* --- failures of allocation --- */
 
 /* Counting pass and backward from nothing; every allocation of the tape and the memory is in it. */
@@ -805,8 +1067,9 @@ static lh_status count_chain(lh_device *count, chain *c)
     LH_TRY(lh_tape_leaf(t, nowhere, nowhere, lh_shape_1(LH_REAL, N), lh_place_replicated(), &x));
     for (int i = 0; i < 5; i++) {
         LH_TRY(chain_record(c, t, &x, &y, &n));
-        x = y;
+        LH_TRY(lh_add(t, x, y, &x));
     }
+    y = x;
     LH_TRY(lh_tape_backward_from(t, 1, &y, &seed));
     LH_TRY(lh_memory_count_end(m));
 done:
@@ -851,6 +1114,11 @@ int main(void)
         cmocka_unit_test(segments_save_memory),
         cmocka_unit_test(segments_that_share_values),
         cmocka_unit_test(segments_are_paired),
+        cmocka_unit_test(drops_are_made_again_once),
+        cmocka_unit_test(drops_before_a_segment),
+        cmocka_unit_test(drops_save_memory),
+        cmocka_unit_test(one_buffer_for_both),
+        cmocka_unit_test(shared_gradients),
         cmocka_unit_test(memory_runs_out),
     };
     return cmocka_run_group_tests_name("tape", tests, NULL, NULL);
