@@ -11,7 +11,9 @@ typedef struct tape_value {
     const void *data; /* from outside; NULL: slot */
     void *grad;       /* from outside; NULL: grad_slot */
     int64_t slot, grad_slot;
-    const lh_param *param;
+    lh_param *param;
+    int64_t
+        first_use; /* of a parameter: the operation whose vjp is the last to add to its gradient */
 } tape_value;
 
 typedef struct tape_node {
@@ -44,6 +46,8 @@ struct lh_tape {
     int64_t attrs_bytes, attrs_capacity;
     bool *wanted; /* per value: recomputation needs it */
     int64_t wanted_capacity;
+    void (*between)(void *user); /* NULL: nobody */
+    void *between_user;
     int part; /* of the operations that follow */
     double part_flops[LH_TAPE_PARTS];
 };
