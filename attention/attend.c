@@ -7,6 +7,7 @@
 /* Outputs: kept holds the received rows of all segments that keep them. */
 enum { ATTEND_O, ATTEND_LSE, ATTEND_KEPT, ATTEND_OUTPUTS };
 enum { ATTEND_INPUTS = 1 + 2 * LH_SEGMENTS + 2 };
+enum { ATTEND_POKES = 16 }; /* of messages, while the tiles of one step are computed */
 
 /* One segment as it is recorded. Heads: of queries, and the key/value heads that they use. */
 typedef struct attend_part {
@@ -48,6 +49,8 @@ typedef struct attend_run {
      * a part's distances */
     int64_t embed;
     void *sinusoids, *table, *d_table;
+    int64_t blocks,
+        every; /* blocks of queries computed in this step; messages are poked after so many */
 } attend_run;
 
 /* One segment of it. */
@@ -212,6 +215,22 @@ static void attend_table(const attend_run *r, const attend_keys *k, int part)
                                            .c_cs = 1});
 }
 
+/* Between two blocks of queries: messages move on only inside MPI. */
+static void attend_between(void *user)
+{
+    attend_run *r = user;
+    if (++r->blocks % r->every == 0) lh_progress(r->attrs->comm);
+}
+
+/* How often to poke while these tiles are computed: ATTEND_POKES times, evenly. */
+static void attend_poke(attend_run *r, int64_t heads, const lh_tile *tiles, int64_t n_tiles)
+{
+    int64_t groups = 0; /* of tiles with the same queries */
+    for (int64_t i = 0; i < n_tiles; i++) groups += i == 0 || tiles[i].q_row != tiles[i - 1].q_row;
+    r->blocks = 0;
+    r->every = 1 + r->batch * heads * groups / (ATTEND_POKES + 1);
+}
+
 /* Tiles of part 0 (own keys) or 1 + step. */
 static void attend_tiles(attend_run *r, const attend_keys *k, int part)
 {
@@ -235,6 +254,7 @@ static void attend_tiles(attend_run *r, const attend_keys *k, int part)
         r->fwd.r = r->table;
         r->fwd.r_rows = p->distance_rows[part];
     }
+    attend_poke(r, k->part->n_heads, r->fwd.tiles, r->fwd.n_tiles);
     lh_run_attend(r->device, &r->fwd);
 }
 
@@ -264,7 +284,9 @@ static lh_status attend_forward(lh_call *c)
                              .width = r.width,
                              .q_rows = r.rows,
                              .scale = r.attrs->scale,
-                             .q = r.in[0]};
+                             .q = r.in[0],
+                             .between = attend_between,
+                             .user = &r};
     LH_TRY(lh_out(c, ATTEND_O, &r.fwd.o));
     LH_TRY(lh_out(c, ATTEND_LSE, &r.fwd.max)); /* becomes lse in attend_finish */
     LH_TRY(lh_scratch(c, (size_t)stats * lh_dtype_bytes(LH_REAL), &r.fwd.sum));
@@ -337,6 +359,7 @@ static void attend_grad_tiles(attend_run *r, const attend_keys *k, int part)
         r->bwd.dr = r->d_table;
         r->bwd.r_rows = p->distance_rows[part];
     }
+    attend_poke(r, k->part->n_heads, r->bwd.tiles, r->bwd.n_tiles);
     lh_run_attend_grad(r->device, &r->bwd);
     if (r->embed > 0) attend_table_grad(r, k, part);
 }
@@ -433,7 +456,9 @@ static lh_status attend_vjp(lh_call *c)
                                   .width = r.width,
                                   .q_rows = r.rows,
                                   .scale = r.attrs->scale,
-                                  .q = r.in[0]};
+                                  .q = r.in[0],
+                                  .between = attend_between,
+                                  .user = &r};
     LH_TRY(lh_out(c, ATTEND_O, &o));
     LH_TRY(lh_out(c, ATTEND_LSE, &lse));
     LH_TRY(attend_out_grad(&r, &r.bwd.d_o));

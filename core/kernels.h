@@ -270,8 +270,9 @@ typedef struct lh_sight {
  * is key/value head kv_first; 0: all kv_heads (kv_first is 0).
  * Relative term (Dai et al. 2019, terms b and d): qr [batch, q_rows, heads, width] and r [r_rows,
  * heads, width], both NULL without: the score is scale (q[i].k[j] + qr[i].r[row of (i, j)]).
- * scratch: device memory of lh_attend_scratch bytes. flops counted: 4 * width per visible score and
- * head, with the term 6. */
+ * scratch: device memory of lh_attend_scratch bytes. between: called with `user` by the calling thread
+ * alone after each block of queries of a head that it computes; a device may call it less often; NULL:
+ * nothing is. flops counted: 4 * width per visible score and head, with the term 6. */
 typedef struct lh_attend_args {
     int64_t batch, heads, kv_heads, width, q_rows, k_rows;
     int64_t head, n_heads, group, skew;
@@ -286,6 +287,8 @@ typedef struct lh_attend_args {
     const void *qr, *r;
     int64_t r_rows;
     void *scratch;
+    void (*between)(void *user);
+    void *user;
 } lh_attend_args;
 
 /* o /= sum; lse = max + log(sum); a query that saw nothing gets o = 0 and lse = -inf. lse may be
@@ -317,7 +320,7 @@ typedef struct lh_attend_delta_args {
 /* Backward over the same kind of tile list; scores are recomputed: P = exp(scale q.k - lse), dS = P
  * (dO.v - delta), dq += scale dS k; dk += scale dS^T q; dv += P^T dO. dq [as q], dk, dv [as k, v]
  * always add; so do dqr [as qr] += scale dS r and dr [as r] += scale dS^T qr, summed over batch rows
- * in their order. scratch: device memory of lh_attend_scratch bytes. flops counted: 10 * width per
+ * in their order. scratch: device memory of lh_attend_scratch bytes. between: as forward. flops counted: 10 * width per
  * visible score and head, with the term 16. */
 typedef struct lh_attend_grad_args {
     int64_t batch, heads, kv_heads, width, q_rows, k_rows;
@@ -334,6 +337,8 @@ typedef struct lh_attend_grad_args {
     void *dqr, *dr;
     int64_t r_rows;
     void *scratch;
+    void (*between)(void *user);
+    void *user;
 } lh_attend_grad_args;
 
 /* Feature maps of linear attention (Choromanski et al. 2021; "generalised": their section 2.2 and

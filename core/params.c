@@ -83,6 +83,7 @@ lh_status lh_params_add(lh_params *p, const char *name, lh_shape whole, lh_place
     q->whole = whole;
     q->place = place;
     q->grad_place = lh_place_dual(&place);
+    q->grad_final = true;
     q->init = init;
     q->std = std;
     q->decay = whole.ndim >= 2;
@@ -226,9 +227,11 @@ void lh_params_zero_grad(lh_params *p)
 {
     if (!p->trainable) return;
     lh_run_fill(p->device, &(lh_fill_args){.n = p->block_elements, .value = 0.0, .x = p->block[1]});
-    for (int64_t i = 0; i < p->count; i++)
-        p->item[i]->grad_place =
-            p->item[i]->frozen ? p->item[i]->place : lh_place_dual(&p->item[i]->place);
+    for (int64_t i = 0; i < p->count; i++) {
+        lh_param *q = p->item[i];
+        q->grad_place = q->frozen ? q->place : lh_place_dual(&q->place);
+        q->grad_final = true;
+    }
 }
 
 int64_t lh_params_total(const lh_params *p)

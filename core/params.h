@@ -42,6 +42,8 @@ typedef struct lh_param {
     max_align_t draw_user[LH_DRAW_USER / sizeof(max_align_t)];
     /* how grad lies now: dual of place after backward, place after the reduction */
     lh_place grad_place;
+    /* no operation of the running backward pass adds to grad any more; true outside of one */
+    bool grad_final;
     void *value, *grad, *m, *v; /* device memory; borrowed from the blocks */
 } lh_param;
 
@@ -92,7 +94,7 @@ LH_NODISCARD lh_status lh_params_allocate(lh_params *p, bool trainable);
  * Errors: LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_params_initialise(lh_params *p, uint64_t seed);
 
-/* lh_params_zero_grad - gradients to 0, placed as the dual. Local. */
+/* lh_params_zero_grad - gradients to 0, placed as the dual, nothing on its way to them. Local. */
 void lh_params_zero_grad(lh_params *p);
 
 /* lh_params_total - elements of all whole parameters that are learned; lh_params_held - and of the

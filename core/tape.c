@@ -34,6 +34,7 @@ void lh_tape_reset(lh_tape *t, lh_device *device, lh_memory *memory, bool gradie
     t->n_values = 1;
     t->n_nodes = t->n_segments = t->n_grads = t->attrs_bytes = 0;
     t->part = 0;
+    t->between = NULL;
     memset(t->part_flops, 0, sizeof t->part_flops);
 }
 
@@ -252,6 +253,12 @@ lh_status lh_tape_segment_end(lh_tape *t)
     t->segment[t->n_segments++].end = t->n_nodes;
     t->in_segment = false;
     return LH_OK;
+}
+
+void lh_tape_between(lh_tape *t, void (*fn)(void *user), void *user)
+{
+    t->between = fn;
+    t->between_user = user;
 }
 
 void lh_tape_part(lh_tape *t, int part)

@@ -95,6 +95,11 @@ bool lh_tape_keeps(const lh_tape *t);
  * operations are. */
 LH_NODISCARD lh_status lh_tape_backward(lh_tape *t, lh_var loss);
 
+/* lh_tape_between - in the backward pass that follows, call fn(user) after every operation, when the
+ * gradients of more parameters may have become final (lh_param.grad_final): what may be sent while the
+ * pass goes on. fn NULL: nothing is called. Forgotten by lh_tape_reset. Local. */
+void lh_tape_between(lh_tape *t, void (*fn)(void *user), void *user);
+
 /* lh_tape_backward_from - as above, from given gradients: seeds [n] device data of the shapes of
  * vars. For tests. */
 LH_NODISCARD lh_status lh_tape_backward_from(lh_tape *t, int n, const lh_var *vars,

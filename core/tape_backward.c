@@ -114,10 +114,59 @@ static bool tape_has_out_grad(const lh_tape *t, const tape_node *n)
     return false;
 }
 
+/* The parameter to whose gradient input i of a node adds; NULL: none. */
+static tape_value *tape_trained(lh_tape *t, const tape_node *n, int i)
+{
+    if (!n->needs_grad || n->in[i] == 0 || !t->value[n->in[i]].needs_grad) return NULL;
+    tape_value *v = &t->value[t->value[n->in[i]].root];
+    return v->param != NULL ? v : NULL;
+}
+
+/* Backward order is that of recording reversed, so the first operation that takes a parameter is the
+ * last to add to its gradient. */
+static void tape_find_first_uses(lh_tape *t)
+{
+    for (int64_t k = t->n_nodes - 1; k >= 0; k--) {
+        const tape_node *n = &t->node[k];
+        for (int i = 0; i < n->n_in; i++) {
+            tape_value *v = tape_trained(t, n, i);
+            if (v == NULL) continue;
+            v->first_use = k;
+            v->param->grad_final = false;
+        }
+    }
+}
+
+/* Operation k is done, or passed over, in the backward pass. */
+static void tape_passed(lh_tape *t, int64_t k)
+{
+    const tape_node *n = &t->node[k];
+    for (int i = 0; i < n->n_in; i++) {
+        tape_value *v = tape_trained(t, n, i);
+        if (v != NULL && v->first_use == k) v->param->grad_final = true;
+    }
+    if (t->between != NULL) t->between(t->between_user);
+}
+
+static lh_status tape_run_vjp(lh_tape *t, const tape_node *n)
+{
+    lh_status st = LH_OK;
+    lh_call call = {.tape = t, .node = n, .vjp = true};
+    LH_TRY(tape_remake_inputs(t, n, false));
+    LH_TRY(lh_memory_tick(t->memory));
+    double flops = lhi_tape_enter(t, n);
+    st = n->op->vjp(&call);
+    lhi_tape_leave(t, n, flops);
+    if (st == LH_OK) tape_release_grads(t, n);
+done:
+    return lh_error_context(st, "gradient of %s", n->op->name);
+}
+
 static lh_status tape_run_backward(lh_tape *t)
 {
     lh_status st = LH_OK;
     int64_t segment = t->n_segments - 1;
+    tape_find_first_uses(t);
     for (int64_t k = t->n_nodes - 1; k >= 0; k--) {
         while (segment >= 0 && t->segment[segment].end == k + 1) {
             if (t->segment[segment].end > t->segment[segment].begin)
@@ -125,15 +174,8 @@ static lh_status tape_run_backward(lh_tape *t)
             segment--;
         }
         const tape_node *n = &t->node[k];
-        if (!n->needs_grad || !tape_has_out_grad(t, n)) continue;
-        LH_TRY(tape_remake_inputs(t, n, false));
-        LH_TRY(lh_memory_tick(t->memory));
-        lh_call call = {.tape = t, .node = n, .vjp = true};
-        double flops = lhi_tape_enter(t, n);
-        st = n->op->vjp(&call);
-        lhi_tape_leave(t, n, flops);
-        if (st != LH_OK) return lh_error_context(st, "gradient of %s", n->op->name);
-        tape_release_grads(t, n);
+        if (n->needs_grad && tape_has_out_grad(t, n)) LH_TRY(tape_run_vjp(t, n));
+        tape_passed(t, k);
     }
 done:
     return st;

@@ -92,6 +92,9 @@ lh_status lh_in_grad(lh_call *c, int i, void **data, bool *accumulate)
     *accumulate = false;
     if (!c->vjp) return LH_RAISE(LH_ERR_BUG, "gradients exist in the backward pass only");
     if (!lh_wants_grad(c, i)) return LH_OK;
+    const lh_param *p = c->tape->value[c->tape->value[c->node->in[i]].root].param;
+    if (p != NULL && p->grad_final)
+        return LH_RAISE(LH_ERR_BUG, "the gradient of %s was called final too early", p->name);
     return lhi_tape_grad_target(c->tape, c->node->in[i], data, accumulate);
 }
 

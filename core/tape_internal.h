@@ -13,7 +13,9 @@ typedef struct tape_value {
     int64_t slot;
     int64_t own_grad; /* number of a tape_grad; several values may have the same */
     int64_t maker;    /* the node whose output it is; -1: none */
-    const lh_param *param;
+    lh_param *param;
+    int64_t
+        first_use; /* of a parameter: the operation whose vjp is the last to add to its gradient */
 } tape_value;
 
 /* The buffer of a gradient, and how many values have it as theirs: those whose vjp has yet to read it, or
@@ -57,6 +59,8 @@ struct lh_tape {
     int64_t attrs_bytes, attrs_capacity;
     bool *wanted; /* per value: recomputation needs it */
     int64_t wanted_capacity;
+    void (*between)(void *user); /* NULL: nobody */
+    void *between_user;
     int part; /* of the operations that follow */
     double part_flops[LH_TAPE_PARTS];
 };

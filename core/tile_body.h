@@ -262,6 +262,8 @@ typedef struct job {
     const real *qr, *r;        /* NULL: no relative term */
     real *dqr, *dr;
     real *scratch;
+    void (*between)(void *user);
+    void *user;
 } job;
 
 /* The pieces of one thread's scratch. */
@@ -297,6 +299,7 @@ enum piece {
 
 typedef struct work {
     real *piece[PIECE_COUNT];
+    bool calls; /* the calling thread's: it calls job.between */
 } work;
 
 static int64_t round_up(int64_t n, int64_t unit)
@@ -332,6 +335,7 @@ static void work_place(const job *s, int thread, work *w)
     int64_t offset[PIECE_COUNT];
     int64_t size = work_layout(s->stride, s->k_rows, offset);
     for (int i = 0; i < PIECE_COUNT; i++) w->piece[i] = s->scratch + thread * size + offset[i];
+    w->calls = thread == 0 && s->between != NULL;
 }
 
 size_t TILE_SLOT(attend_scratch)(int64_t heads, int64_t kv_heads, int64_t width, int64_t k_rows,
@@ -925,6 +929,7 @@ static void run_queries(query_block *q, int64_t begin, int64_t end)
         }
     }
     if (begun) end_queries(q);
+    if (q->w->calls) q->s->between(q->s->user);
 }
 
 /* Every parts-th query block of one item, from number `part`, for all query heads of the item's
@@ -1060,7 +1065,7 @@ static void run(const job *s, int threads)
         .k = (a)->k, .v = (a)->v, .tiles = (a)->tiles, .n_tiles = (a)->n_tiles, .bits = (a)->bits, \
         .sight = (a)->sight, .kv_first = (a)->kv_first,                                            \
         .kv_held = (a)->kv_held > 0 ? (a)->kv_held : (a)->kv_heads, .qr = (a)->qr, .r = (a)->r,    \
-        .scratch = (a)->scratch                                                                    \
+        .scratch = (a)->scratch, .between = (a)->between, .user = (a)->user                        \
     }
 
 void TILE_SLOT(attend)(const lh_attend_args *a, int threads)

@@ -5,10 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "parallel/reduce.h"
-
 enum {
-    SESSION_REDUCE = 1 << 20, /* elements of the reduction buffer, at most */
+    SESSION_REDUCE = 1 << 20, /* elements of a bucket of the gradient reduction, at most */
+    SESSION_BUCKETS = 4,      /* in flight, at most */
     SESSION_STOP = 8,         /* passes of an evaluation between two looks at the stop request */
     SESSION_LANES = 3         /* of a step's second small reduction */
 };
@@ -156,6 +155,11 @@ done:
     return st;
 }
 
+static int64_t session_reduce_bytes(const lh_session *s)
+{
+    return s->reduce_buckets * s->reduce_elements * (int64_t)lh_dtype_bytes(LH_REAL);
+}
+
 static lh_status session_buffers(lh_session *s)
 {
     lh_status st = LH_OK;
@@ -171,8 +175,8 @@ static lh_status session_buffers(lh_session *s)
     if (!s->params->trainable) goto done;
     int64_t all = lh_params_total(s->params);
     s->reduce_elements = all < SESSION_REDUCE ? all : SESSION_REDUCE;
-    if (lh_comm_size(s->world) > 1)
-        LH_TRY(lh_new((size_t)s->reduce_elements * lh_dtype_bytes(LH_REAL), &s->reduce));
+    s->reduce_buckets = SESSION_BUCKETS;
+    if (lh_comm_size(s->world) > 1) LH_TRY(lh_new((size_t)session_reduce_bytes(s), &s->reduce));
     LH_TRY(lh_device_alloc(s->device, 2 * sizeof(double), (void **)&s->norm_scratch));
 done:
     return st;
@@ -425,7 +429,7 @@ int64_t lh_session_peak(const lh_session *s)
     if (s->sequence_labels != NULL) batch += (s->passes + 1) * s->batch * (int64_t)sizeof(int32_t);
     if (s->spread_documents != NULL)
         batch += 2 * (s->passes * s->batch + 1) * s->spread_rows * (int64_t)sizeof(int32_t);
-    int64_t reduce = s->reduce != NULL ? s->reduce_elements * (int64_t)lh_dtype_bytes(LH_REAL) : 0;
+    int64_t reduce = s->reduce != NULL ? session_reduce_bytes(s) : 0;
     return lh_memory_peak(s->memory[s->params->trainable]) + batch + reduce;
 }
 
@@ -460,7 +464,7 @@ static void session_read(lh_session *s, int64_t slot, lh_split split, int64_t wi
 }
 
 /* Runs pass number `pass` of the host buffers; a failure in here is our own bug and cannot be
- * agreed on. */
+ * agreed on. Gradients that are final in the last pass of a step are reduced behind it. */
 static void session_pass(lh_session *s, int64_t pass, bool gradients, lh_batch batch, double *loss,
                          double *correct)
 {
@@ -481,12 +485,14 @@ static void session_pass(lh_session *s, int64_t pass, bool gradients, lh_batch b
     for (int i = 0; i < 2; i++) LH_TRY(lh_var_data(s->tape, vars[i], &data[i]));
     *loss += lh_read_scalar(s->device, data[0], LH_F64);
     *correct += lh_read_scalar(s->device, data[1], LH_F64);
+    if (gradients && pass == s->passes - 1)
+        lh_tape_between(s->tape, lh_reducer_advance, &s->reducer);
     if (gradients) LH_TRY(lh_tape_backward(s->tape, vars[0]));
 done:
     if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
 }
 
-/* Forward and backward of all passes of a step. Returns this rank's part of the loss. */
+/* Forward and backward of all passes of a step, and the reduction. Returns this rank's part of the loss. */
 static double session_gradients(lh_session *s, int64_t first_sample, int64_t *labels)
 {
     const lh_mesh *m = s->mesh;
@@ -503,11 +509,15 @@ static double session_gradients(lh_session *s, int64_t first_sample, int64_t *la
     session_sum_labels(s, labels);
     double scale = *labels > 0 ? 1.0 / (double)*labels : 0.0;
     lh_params_zero_grad(s->params);
+    lh_status st = lh_reducer_begin(&s->reducer, s->mesh, s->params, s->reduce, s->reduce_elements,
+                                    s->reduce_buckets);
+    if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
     for (int64_t pass = 0; pass < s->passes; pass++) {
         int64_t sample =
             first_sample + (pass * m->size[LH_AXIS_DATA] + m->coord[LH_AXIS_DATA]) * s->batch;
         session_pass(s, pass, true, session_batch(s, pass, scale, sample, true), &loss, &correct);
     }
+    lh_reducer_finish(&s->reducer);
     return loss;
 }
 
@@ -522,8 +532,7 @@ lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double
     double lanes[SESSION_LANES] = {0.0};
     s->trouble = lh_model_begin_step(s->model, t - 1);
     lanes[0] = session_gradients(s, first_sample, &out->labels);
-    st = lh_grads_reduce(s->mesh, s->params, s->reduce, s->reduce_elements);
-    if (st == LH_OK) st = lh_grads_norm(s->params, s->norm_scratch, &replicated, &lanes[1]);
+    st = lh_grads_norm(s->params, s->norm_scratch, &replicated, &lanes[1]);
     if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
     /* every rank has the replicated part; one says it, so that all decide on the same number */
     if (lh_comm_rank(s->world) == 0) lanes[1] += replicated;

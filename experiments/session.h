@@ -7,6 +7,7 @@
 #include "experiments/config.h"
 #include "experiments/task.h"
 #include "parallel/host.h"
+#include "parallel/reduce.h"
 
 typedef struct lh_session {
     const lh_config *config; /* borrowed */
@@ -39,9 +40,11 @@ typedef struct lh_session {
     /* global tokens that the task names: host [passes, batch] and [passes, batch, max]; NULL: none */
     int64_t *global_count, *global_position;
     int64_t max_global;
-    lh_row_list global; /* of the running pass */
-    lh_real *reduce;    /* host buffer of the gradient reduction */
-    int64_t reduce_elements;
+    lh_row_list global;      /* of the running pass */
+    lh_real *reduce;         /* host buckets of the gradient reduction */
+    int64_t reduce_elements; /* of one */
+    int reduce_buckets;
+    lh_reducer reducer;
     double *norm_scratch; /* device */
     double flops[2];      /* of one pass: forward alone; forward and backward */
     /* of splits that were evaluated, on rank 0: they do not change, and cost a pass over the split */

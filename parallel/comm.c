@@ -5,9 +5,6 @@
 
 #include "parallel/comm_internal.h"
 
-/* The largest piece of a collective, in elements. */
-enum { COMM_PIECE = 1 << 28 };
-
 const char *lh_purpose_name(lh_purpose p)
 {
     static const char *const names[LH_PURPOSES] = {
@@ -150,12 +147,14 @@ static void comm_reduce(lh_comm *c, void *x, int64_t n, int64_t element, MPI_Dat
                         MPI_Op op, lh_purpose purpose)
 {
     if (c->size == 1) return;
-    for (int64_t done = 0; done < n; done += COMM_PIECE) {
-        int64_t piece = n - done < COMM_PIECE ? n - done : COMM_PIECE;
+    for (int64_t done = 0; done < n; done += LHI_COMM_PIECE) {
+        int64_t piece = n - done < LHI_COMM_PIECE ? n - done : LHI_COMM_PIECE;
         lhi_comm_count(c, piece * element, purpose);
         if (c->counting) continue;
         void *at = (char *)x + done * element;
+        double start = lh_wall();
         LH_MPI(c, MPI_Allreduce(MPI_IN_PLACE, at, lhi_int(c, piece), type, op, c->mpi));
+        c->traffic->wait_s += lh_wall() - start;
     }
 }
 
@@ -181,21 +180,19 @@ void lh_max_i64(lh_comm *c, int64_t *x, int64_t n, lh_purpose purpose)
 
 void lh_sum_real(lh_comm *c, lh_real *x, int64_t n, lh_purpose purpose)
 {
-    MPI_Datatype type = sizeof *x == sizeof(double) ? MPI_DOUBLE : MPI_FLOAT;
-    comm_reduce(c, x, n, (int64_t)sizeof *x, type, MPI_SUM, purpose);
+    comm_reduce(c, x, n, (int64_t)sizeof *x, LHI_MPI_REAL, MPI_SUM, purpose);
 }
 
 void lh_max_real(lh_comm *c, lh_real *x, int64_t n, lh_purpose purpose)
 {
-    MPI_Datatype type = sizeof *x == sizeof(double) ? MPI_DOUBLE : MPI_FLOAT;
-    comm_reduce(c, x, n, (int64_t)sizeof *x, type, MPI_MAX, purpose);
+    comm_reduce(c, x, n, (int64_t)sizeof *x, LHI_MPI_REAL, MPI_MAX, purpose);
 }
 
 void lh_broadcast(lh_comm *c, void *x, int64_t bytes, lh_purpose purpose)
 {
     if (c->size == 1) return;
-    for (int64_t done = 0; done < bytes; done += COMM_PIECE) {
-        int64_t piece = bytes - done < COMM_PIECE ? bytes - done : COMM_PIECE;
+    for (int64_t done = 0; done < bytes; done += LHI_COMM_PIECE) {
+        int64_t piece = bytes - done < LHI_COMM_PIECE ? bytes - done : LHI_COMM_PIECE;
         lhi_comm_count(c, piece, purpose);
         if (c->counting) continue;
         LH_MPI(c, MPI_Bcast((char *)x + done, lhi_int(c, piece), MPI_BYTE, 0, c->mpi));

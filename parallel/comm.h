@@ -22,7 +22,8 @@ typedef enum lh_purpose {
 typedef struct lh_traffic {
     int64_t bytes[LH_PURPOSES];
     int64_t messages[LH_PURPOSES];
-    double wait_s; /* time spent waiting for messages */
+    double wait_s; /* time spent in MPI waiting: for messages, and in collectives */
+    int64_t open;  /* messages and sums that were begun and are not known to be done */
 } lh_traffic;
 
 /* lh_purpose_name - "forward_rows", ... Local. */
@@ -129,7 +130,15 @@ void lh_send_start(lh_comm *c, const void *x, int64_t bytes, int to, int tag, lh
                    lh_request *req);
 void lh_recv_start(lh_comm *c, void *x, int64_t bytes, int from, int tag, lh_request *req);
 
-/* lh_wait - until the message is done; its time goes into traffic->wait_s. lh_test - poke progress;
- * true when done. */
+/* lh_sum_real_start - begin lh_sum_real; x belongs to it until lh_wait. All ranks begin the collectives
+ * of c in the same order. Collective on c; does not block. */
+void lh_sum_real_start(lh_comm *c, lh_real *x, int64_t n, lh_purpose purpose, lh_request *req);
+
+/* lh_wait - until the message or sum is done; its time goes into traffic->wait_s. lh_test - poke
+ * progress; true when done. */
 void lh_wait(lh_comm *c, lh_request *req);
 bool lh_test(lh_comm *c, lh_request *req);
+
+/* lh_progress - let all that is open on the mesh of c move on: MPI may do so only inside its calls.
+ * Costs nothing when nothing is open. Local; from the main thread only. */
+void lh_progress(lh_comm *c);

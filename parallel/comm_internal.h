@@ -13,6 +13,11 @@ struct lh_comm {
     lh_traffic own;
 };
 
+/* The largest piece of a collective, in elements. */
+enum { LHI_COMM_PIECE = 1 << 28 };
+
+#define LHI_MPI_REAL (sizeof(lh_real) == sizeof(double) ? MPI_DOUBLE : MPI_FLOAT)
+
 /* LH_MPI - every MPI call goes through here: what fails cannot be agreed on, so it is fatal. */
 #define LH_MPI(comm, call) lhi_mpi_check((comm), (call), #call, __FILE__, __LINE__)
 

@@ -6,6 +6,8 @@
  * because MPI does (same communicator, sender, tag). */
 #define MESSAGE_PIECE ((int64_t)1 << 30)
 
+enum { MESSAGE_NO_TAG = 32767 }; /* the largest tag that every MPI allows; used by no message */
+
 /* An MPI_Request is a pointer (Open MPI) or an int (MPICH): either lies in the first bytes of a
  * handle. */
 _Static_assert(sizeof(MPI_Request) <= sizeof(void *), "lh_request cannot hold an MPI_Request");
@@ -13,6 +15,19 @@ _Static_assert(sizeof(MPI_Request) <= sizeof(void *), "lh_request cannot hold an
 static void message_put(lh_request *req, int i, MPI_Request handle)
 {
     memcpy(&req->handle[i], &handle, sizeof handle);
+}
+
+/* All pieces of a message or sum are begun. */
+static void message_begun(lh_comm *c, const lh_request *req)
+{
+    c->traffic->open += req->count > 0;
+}
+
+static void message_done(lh_comm *c, lh_request *req)
+{
+    c->traffic->open -= req->count > 0;
+    req->open = false;
+    req->count = 0;
 }
 
 static void message_get(const lh_request *req, MPI_Request handles[LH_MESSAGE_PIECES])
@@ -52,6 +67,7 @@ void lh_send_start(lh_comm *c, const void *x, int64_t bytes, int to, int tag, lh
                             &handle));
         message_put(req, req->count++, handle);
     }
+    message_begun(c, req);
 }
 
 void lh_recv_start(lh_comm *c, void *x, int64_t bytes, int from, int tag, lh_request *req)
@@ -67,19 +83,39 @@ void lh_recv_start(lh_comm *c, void *x, int64_t bytes, int from, int tag, lh_req
                             &handle));
         message_put(req, req->count++, handle);
     }
+    message_begun(c, req);
+}
+
+void lh_sum_real_start(lh_comm *c, lh_real *x, int64_t n, lh_purpose purpose, lh_request *req)
+{
+    req->count = 0;
+    req->open = n > 0 && c->size > 1;
+    if (!req->open) return;
+    if (n > LH_MESSAGE_PIECES * (int64_t)LHI_COMM_PIECE)
+        lh_fatal(c, "internal error: a sum of %lld elements at once", (long long)n);
+    for (int64_t done = 0; done < n; done += LHI_COMM_PIECE) {
+        int64_t piece = n - done < LHI_COMM_PIECE ? n - done : LHI_COMM_PIECE;
+        lhi_comm_count(c, piece * (int64_t)sizeof *x, purpose);
+        if (c->counting) continue;
+        MPI_Request handle = MPI_REQUEST_NULL;
+        LH_MPI(c, MPI_Iallreduce(MPI_IN_PLACE, x + done, lhi_int(c, piece), LHI_MPI_REAL, MPI_SUM,
+                                 c->mpi, &handle));
+        message_put(req, req->count++, handle);
+    }
+    message_begun(c, req);
 }
 
 void lh_wait(lh_comm *c, lh_request *req)
 {
     if (!req->open) return;
     req->open = false;
-    if (req->count == 0) return;
+    if (req->count == 0) return; /* counting */
     MPI_Request handles[LH_MESSAGE_PIECES];
     double start = lh_wall();
     message_get(req, handles);
     LH_MPI(c, MPI_Waitall(req->count, handles, MPI_STATUSES_IGNORE));
     c->traffic->wait_s += lh_wall() - start;
-    req->count = 0;
+    message_done(c, req);
 }
 
 bool lh_test(lh_comm *c, lh_request *req)
@@ -92,7 +128,14 @@ bool lh_test(lh_comm *c, lh_request *req)
         LH_MPI(c, MPI_Testall(req->count, handles, &done, MPI_STATUSES_IGNORE));
     }
     if (!done) return false;
-    req->open = false;
-    req->count = 0;
+    message_done(c, req);
     return true;
+}
+
+void lh_progress(lh_comm *c)
+{
+    int found = 0;
+    if (c->counting || c->traffic->open == 0) return;
+    /* nobody sends with this tag: a probe that finds nothing moves whatever is under way */
+    LH_MPI(c, MPI_Iprobe(MPI_ANY_SOURCE, MESSAGE_NO_TAG, c->mpi, &found, MPI_STATUS_IGNORE));
 }

@@ -8,9 +8,10 @@
 #include "tests/tol.h"
 
 enum {
-    RIG_SEND = 4096,
+    RIG_SEND = 4096, /* elements reduced at a time: smaller than the parameters */
+    RIG_BUCKETS = 3,
     RIG_LABEL_STREAM = 1
-}; /* elements reduced at a time: smaller than the parameters */
+};
 
 /* One step on whatever device and mesh: a real one, or the counting pass. */
 static lh_status rig_run(lh_rig *r, lh_device *device, lh_mesh *mesh, lh_var *loss)
@@ -167,7 +168,7 @@ lh_status lh_rig_open(lh_rig *r, const lh_rig_desc *desc, lh_mesh *mesh)
         lh_device_alloc(r->device, (size_t)r->shape.batch * sizeof *r->ids, &r->sequence_labels));
     LH_TRY(lh_device_alloc(r->device, 2 * sizeof(double), &r->scratch));
     LH_TRY(lh_new(bytes + (size_t)r->shape.batch * sizeof *r->ids, &r->ids));
-    LH_TRY(lh_host_alloc(RIG_SEND * sizeof(lh_real), &r->send));
+    LH_TRY(lh_host_alloc(RIG_BUCKETS * RIG_SEND * sizeof(lh_real), &r->send));
     r->in.tokens = r->tokens;
     r->in.labels = r->labels;
     r->in.sequence_labels = r->sequence_labels;
@@ -301,6 +302,20 @@ void lh_rig_output(lh_rig *r, double *whole)
     lh_sum_f64(r->mesh->world, whole, n, LH_SEND_OTHER);
 }
 
+/* The backward pass and the reduction of what it gives. */
+static lh_status rig_gradients(lh_rig *r, lh_var var)
+{
+    lh_status st = LH_OK;
+    int64_t elements = r->desc->bucket > 0 ? r->desc->bucket : RIG_SEND;
+    if (r->desc->forward) return LH_OK;
+    LH_TRY(lh_reducer_begin(&r->reducer, r->mesh, r->params, r->send, elements, RIG_BUCKETS));
+    if (!r->desc->after) lh_tape_between(r->tape, lh_reducer_advance, &r->reducer);
+    LH_TRY(rig_backward(r, var));
+    lh_reducer_finish(&r->reducer);
+done:
+    return st;
+}
+
 lh_status lh_rig_step(lh_rig *r, double *loss)
 {
     lh_status st = LH_OK;
@@ -313,8 +328,7 @@ lh_status lh_rig_step(lh_rig *r, double *loss)
     LH_TRY(lh_var_data(r->tape, var, &data));
     *loss = r->desc->output_seed != NULL ? rig_objective(r, data)
                                          : lh_read_scalar(r->device, data, LH_F64);
-    LH_TRY(rig_backward(r, var));
-    if (!r->desc->forward) LH_TRY(lh_grads_reduce(r->mesh, r->params, r->send, RIG_SEND));
+    LH_TRY(rig_gradients(r, var));
     lh_sum_f64(r->mesh->world, loss, 1, LH_SEND_OTHER);
 done:
     return st;

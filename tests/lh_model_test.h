@@ -19,6 +19,10 @@ typedef struct lh_rig_desc {
     bool training; /* dropout acts */
     bool poison;   /* device */
     bool forward;  /* no gradients */
+    /* gradients are reduced behind the backward pass, `bucket` elements at a time (0: some thousands);
+     * or after it */
+    int64_t bucket;
+    bool after;
     uint64_t seed; /* of initial weights and dropout */
     int64_t labels_from,
         labels_to;        /* lh_rig_text labels positions labels_from .. labels_to - 1; to 0: all */
@@ -42,7 +46,8 @@ typedef struct lh_rig {
     lh_model *model;
     lh_tape *tape;
     lh_memory *memory;
-    void *arena, *host_arena, *send;                   /* send: the reduction's buffer */
+    void *arena, *host_arena, *send; /* send: the reduction's buckets */
+    lh_reducer reducer;
     void *tokens, *labels, *sequence_labels, *scratch; /* device memory */
     int32_t *ids;                                      /* host [B, s] */
     int64_t rows;

@@ -109,7 +109,40 @@ static void test_messages_in_ring_order(void **state)
         lh_free(&in);
         lh_free(&req);
     }
-    lh_assert_all(c, t->wait_s >= 0.0);
+    lh_assert_all(c, t->wait_s >= 0.0 && t->open == 0);
+}
+
+/* Sums in flight, several at once, give what the blocking ones give and are counted as they are. */
+static void test_sums_in_flight(void **state)
+{
+    lh_comm *c = *state;
+    enum { SUMS = 3, MOST = 20000 };
+    const int64_t n[SUMS] = {1, 500, MOST};
+    int rank = lh_comm_rank(c);
+    int size = lh_comm_size(c);
+    lh_traffic *t = lh_comm_traffic(c);
+    const lh_traffic before = *t;
+    lh_real *x = NULL;
+    lh_request req[SUMS];
+    bool ok = true;
+    lh_assert_all_ok(c, lh_new(SUMS * MOST * sizeof *x, &x));
+    for (int s = 0; s < SUMS; s++) {
+        for (int64_t i = 0; i < n[s]; i++) x[s * MOST + i] = (lh_real)((rank + 1) * (s + i % 7));
+        lh_sum_real_start(c, x + s * MOST, n[s], LH_SEND_PARAMETER, &req[s]);
+    }
+    lh_assert_all(c, t->open == (size > 1 ? SUMS : 0));
+    for (int i = 0; i < 3; i++) lh_progress(c);
+    while (!lh_test(c, &req[1])) lh_progress(c);
+    for (int s = 0; s < SUMS; s++) lh_wait(c, &req[s]);
+    for (int s = 0; s < SUMS; s++)
+        for (int64_t i = 0; i < n[s]; i++)
+            ok = ok && (double)x[s * MOST + i] == (double)(size * (size + 1) / 2 * (s + i % 7));
+    lh_assert_all(c, ok && t->open == 0);
+    int64_t sent = t->bytes[LH_SEND_PARAMETER] - before.bytes[LH_SEND_PARAMETER];
+    lh_assert_all(c, sent == (size > 1 ? (1 + 500 + MOST) * (int64_t)sizeof *x : 0));
+    lh_sum_real_start(c, x, 0, LH_SEND_PARAMETER, &req[0]); /* nothing */
+    lh_assert_all(c, !req[0].open && lh_test(c, &req[0]));
+    lh_free(&x);
 }
 
 /* For every subset of failing ranks: the lowest one's code and text everywhere. */
@@ -287,6 +320,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_sums_and_maxima),
         cmocka_unit_test(test_broadcast),
         cmocka_unit_test(test_messages_in_ring_order),
+        cmocka_unit_test(test_sums_in_flight),
         cmocka_unit_test(test_agree_on_every_subset),
         cmocka_unit_test(test_collectives_are_counted_once),
         cmocka_unit_test(test_mesh_of_every_shape),

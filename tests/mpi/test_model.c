@@ -120,6 +120,78 @@ static void test_same_bits_twice(void **state)
     }
 }
 
+/* --- the reduction behind the backward pass --- */
+
+/* The reduced gradients of one step. */
+static void reduced(lh_comm *c, const lh_rig_desc *d, lh_mesh *mesh, double **out, int64_t *n)
+{
+    int32_t *tokens = NULL;
+    int32_t *labels = NULL;
+    double loss = 0.0;
+    lh_rig r;
+    lh_assert_all_ok(c, lh_rig_open(&r, d, mesh));
+    lh_assert_all_ok(c, lh_rig_text(d, 5, &tokens, &labels));
+    lh_rig_load(&r, tokens, labels);
+    *n = lh_params_total(r.params);
+    lh_assert_all_ok(c, lh_new((size_t)*n * sizeof **out, out));
+    lh_assert_all_ok(c, lh_rig_step(&r, &loss));
+    lh_assert_all(c, mesh->traffic->open == 0);
+    lh_assert_all_ok(c, lh_rig_get_all(&r, LH_RIG_GRAD, *out));
+    lh_free(&tokens);
+    lh_free(&labels);
+    lh_rig_close(&r);
+}
+
+/* Behind the backward pass, in small buckets, as after it in large ones: the same bits on up to two
+ * ranks, where a sum has one order only. */
+static void check_behind(lh_comm *c, lh_rig_desc *d, int data)
+{
+    const int64_t buckets[] = {7, 301, 4096};
+    lh_mesh *mesh = NULL;
+    double *want = NULL;
+    int64_t n = 0;
+    double largest = 0.0;
+    lh_assert_all_ok(c, lh_mesh_create(data, &mesh));
+    d->after = true;
+    d->bucket = 0;
+    reduced(c, d, mesh, &want, &n);
+    d->after = false;
+    for (int64_t i = 0; i < n; i++) largest = fmax(largest, fabs(want[i]));
+    for (int b = 0; b < 3; b++) {
+        double *got = NULL;
+        double worst = 0.0;
+        d->bucket = buckets[b];
+        reduced(c, d, mesh, &got, &n);
+        for (int64_t i = 0; i < n; i++) worst = fmax(worst, fabs(got[i] - want[i]));
+        lh_assert_all(
+            c, largest > 0.0 &&
+                   worst <= (lh_comm_size(c) <= 2 ? 0.0 : lh_tol_sum(lh_comm_size(c)) * largest));
+        lh_free(&got);
+    }
+    lh_free(&want);
+    lh_mesh_destroy(&mesh);
+}
+
+/* Tied embeddings, which the first and the last operation use; learned positions, which are sharded;
+ * recomputed blocks; a head that pools. */
+static void test_reduced_behind_the_backward(void **state)
+{
+    lh_comm *c = *state;
+    lh_window_settings w = lh_window_plain(70);
+    for (int data = 1; data <= 2; data++) {
+        if (lh_comm_size(c) % data != 0) continue;
+        lh_rig_desc d = small_model(LH_MODEL_DECODER, "sliding_window", &w);
+        d.recompute = data == 2 ? LH_RECOMPUTE_BLOCK : LH_RECOMPUTE_NONE;
+        check_behind(c, &d, data);
+        d = small_model(LH_MODEL_ENCODER, "full", &w);
+        d.model.head = LH_HEAD_CLASS;
+        d.model.classes = 3;
+        d.model.pooler = true;
+        d.model.pool = LH_POOL_MEAN;
+        check_behind(c, &d, data);
+    }
+}
+
 /* --- bytes --- */
 
 /* Bytes of gradients by hand: replicated parameters over all ranks, shards over the data axis,
@@ -387,6 +459,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_bits_twice),
+        cmocka_unit_test(test_reduced_behind_the_backward),
         cmocka_unit_test(test_bytes_as_predicted),
         cmocka_unit_test(test_bytes_of_heads),
         cmocka_unit_test(test_gradients_of_classes),

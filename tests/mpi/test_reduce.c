@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-enum { POSITIONS = 41, WIDTH = 3, ELEMENTS = 1024 };
+enum { POSITIONS = 41, WIDTH = 3, ELEMENTS = 1024, PARAMS = 5 };
 
 typedef struct fixture {
     lh_comm *comm;
@@ -160,6 +160,57 @@ static void test_reduce_on_every_mesh(void **state)
             if (lh_comm_size(c) % data == 0) check_reduce(c, data, sizes[i]);
 }
 
+static void scale_grad(const fixture *f, int64_t k, double factor)
+{
+    const lh_param *q = f->params->item[k];
+    lh_run_axpy(f->device,
+                &(lh_axpy_args){lh_shape_count(&q->shape), factor, q->grad, q->grad, false});
+}
+
+/* Behind a backward pass in which gradients become final in the order of `order`: the same sums and
+ * the same bytes. Until it is final a gradient is half of what it will be, so one that is sent too
+ * early is missed; and none stays behind, whatever the order and however few the buckets. */
+static void check_behind(lh_comm *c, int data, int64_t elements, int buckets, const int *order)
+{
+    fixture f;
+    lh_reducer r;
+    lh_real host[LH_REDUCE_BUCKETS * ELEMENTS];
+    fixture_open(c, data, &f);
+    set_grads(&f);
+    for (int k = 0; k < PARAMS; k++) {
+        scale_grad(&f, k, 0.5);
+        f.params->item[k]->grad_final = false;
+    }
+    *f.mesh->traffic = (lh_traffic){0};
+    lh_assert_all_ok(c, lh_reducer_begin(&r, f.mesh, f.params, host, elements, buckets));
+    lh_reducer_advance(&r);
+    lh_assert_all(c, f.mesh->traffic->messages[LH_SEND_PARAMETER] == 0);
+    for (int i = 0; i < PARAMS; i++) {
+        scale_grad(&f, order[i], 2.0);
+        f.params->item[order[i]]->grad_final = i < PARAMS - 1; /* the last is never called final */
+        lh_reducer_advance(&r);
+        if (i == 0 && order[0] == 3 && elements == 1) /* "c" does not wait for the shard "u" */
+            lh_assert_all(c, f.mesh->traffic->messages[LH_SEND_PARAMETER] ==
+                                 (lh_comm_size(c) > 1 ? 17 : 0));
+    }
+    lh_reducer_finish(&r);
+    lh_assert_all(c, grads_right(&f) && f.mesh->traffic->open == 0);
+    lh_assert_all(c, f.mesh->traffic->bytes[LH_SEND_PARAMETER] == want_bytes(&f));
+    fixture_close(&f);
+}
+
+static void test_reduce_behind_the_backward(void **state)
+{
+    lh_comm *c = *state;
+    const int order[][PARAMS] = {{4, 3, 2, 1, 0}, {0, 1, 2, 3, 4}, {3, 0, 4, 2, 1}};
+    const int64_t sizes[] = {1, 16, 1000};
+    for (int data = 1; data <= lh_comm_size(c); data++)
+        for (int i = 0; i < 3 && lh_comm_size(c) % data == 0; i++)
+            for (int o = 0; o < 3; o++)
+                for (int buckets = 1; buckets <= LH_REDUCE_BUCKETS; buckets = 2 * buckets)
+                    check_behind(c, data, sizes[i], buckets, order[o]);
+}
+
 /* The norm of the whole gradient, computed by hand, on every mesh. */
 static void check_norm(lh_comm *c, int data)
 {
@@ -225,6 +276,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reduce_on_every_mesh),
+        cmocka_unit_test(test_reduce_behind_the_backward),
         cmocka_unit_test(test_norm_counts_each_shard_once),
         cmocka_unit_test(test_reduce_refuses),
     };

@@ -351,6 +351,104 @@ static void order_of_gradients(void **state)
 
 /* --- parameters --- */
 
+/* --- when a gradient is final --- */
+
+enum { FINALS = 4 };
+
+/* Parameters that are not final, as bits, after each operation of the backward pass. */
+typedef struct finals {
+    lh_param *p[FINALS];
+    unsigned open[LINKS];
+    int n;
+} finals;
+
+static void note_finals(void *user)
+{
+    finals *f = user;
+    unsigned open = 0;
+    for (int i = 0; i < FINALS; i++) open |= f->p[i]->grad_final ? 0u : 1u << i;
+    if (f->n < LINKS) f->open[f->n] = open;
+    f->n++;
+}
+
+static void call_final(void *user)
+{
+    ((lh_param *)user)->grad_final = true;
+}
+
+/* y = ((p0 + p1) + reshape(p1)) * 2, and beside it p3^2, of which nothing depends; p2 is on no tape.
+ * Operations: 0 p0 + p1, 1 p3^2, 2 ... + p1 again, 3 scale. */
+static lh_status record_finals(lh_tape *t, const finals *f, lh_var *y)
+{
+    lh_status st = LH_OK;
+    lh_var p[FINALS];
+    lh_var x;
+    lh_var again;
+    for (int i = 0; i < FINALS; i++)
+        if (i != 2) LH_TRY(lh_tape_param(t, f->p[i], &p[i]));
+    LH_TRY(lh_add(t, p[0], p[1], &x));
+    LH_TRY(square(t, p[3], y));
+    LH_TRY(lh_reshape(t, p[1], lh_shape_1(LH_REAL, N), &again));
+    LH_TRY(lh_add(t, x, again, &x));
+    LH_TRY(scale(t, 2.0, x, y));
+done:
+    return st;
+}
+
+/* A gradient is final after the last operation that adds to it, which is the first that took the
+ * parameter, by whatever name; at once where none does. */
+static void finals_in_order(void **state)
+{
+    (void)state;
+    stage a;
+    lh_params *params = NULL;
+    lh_tape *t = NULL;
+    lh_memory *m = NULL;
+    finals f = {.n = 0};
+    const int one[LH_AXES] = {1, 1};
+    const int zero[LH_AXES] = {0, 0};
+    const void *seed = NULL;
+    lh_var y;
+    stage_devices(&a);
+    seed = a.seed;
+    lh_assert_ok(lh_params_create(a.device, zero, &params));
+    for (int i = 0; i < FINALS; i++) {
+        const char name[] = {'p', (char)('0' + i), 0};
+        lh_assert_ok(lh_params_add(params, name, lh_shape_1(LH_REAL, N), lh_place_replicated(),
+                                   LH_INIT_ONE, 0.0, &f.p[i]));
+    }
+    lh_assert_ok(lh_params_allocate(params, true));
+    lh_params_zero_grad(params);
+    lh_assert_ok(lh_tape_create(one, zero, &t));
+    lh_assert_ok(lh_memory_create(&m));
+    for (int pass = 0; pass < 2; pass++) { /* a second one begins anew */
+        f.n = 0;
+        lh_assert_ok(lh_memory_count_begin(m));
+        lh_tape_reset(t, a.count, m, true);
+        lh_assert_ok(record_finals(t, &f, &y));
+        lh_tape_between(t, note_finals, &f);
+        lh_assert_ok(lh_tape_backward_from(t, 1, &y, &seed));
+        lh_assert_ok(lh_memory_count_end(m));
+        const unsigned want[] = {1 | 2 | 8, 1 | 2 | 8, 1 | 2, 0};
+        assert_int_equal(f.n, 4);
+        for (int i = 0; i < 4; i++) assert_int_equal(f.open[i], want[i]);
+    }
+    lh_assert_ok(lh_memory_count_begin(m));
+    lh_tape_reset(t, a.count, m, true); /* nobody is told any more */
+    lh_assert_ok(record_finals(t, &f, &y));
+    lh_assert_ok(lh_tape_backward_from(t, 1, &y, &seed));
+    assert_int_equal(f.n, 4);
+    lh_assert_ok(lh_memory_count_begin(m));
+    lh_tape_reset(t, a.count, m, true);
+    lh_assert_ok(record_finals(t, &f, &y));
+    lh_tape_between(t, call_final, f.p[0]); /* what is on its way may not be added to */
+    lh_assert_error(lh_tape_backward_from(t, 1, &y, &seed), LH_ERR_BUG, "p0 was called final");
+    lh_memory_destroy(&m);
+    lh_tape_destroy(&t);
+    lh_params_destroy(&params);
+    stage_close(&a);
+}
+
 static void parameters(void **state)
 {
     (void)state;
@@ -1102,6 +1200,7 @@ int main(void)
         cmocka_unit_test(values),
         cmocka_unit_test(order_of_gradients),
         cmocka_unit_test(parameters),
+        cmocka_unit_test(finals_in_order),
         cmocka_unit_test(no_vjp_fails_at_once),
         cmocka_unit_test(undeclared_reads),
         cmocka_unit_test(variables_that_do_not_exist),

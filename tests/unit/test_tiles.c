@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <threads.h>
 
 typedef struct variant {
     const char *name;
@@ -265,7 +266,32 @@ static void from_element(double *x, const void *y, int64_t n, size_t bytes)
 typedef struct machine {
     const variant *kernel;
     void *x[N_ARRAYS], *max, *sum, *delta, *scratch;
+    thrd_t caller;
+    int64_t between; /* calls between blocks of queries */
+    bool elsewhere;  /* one of them by another thread */
 } machine;
+
+static void between_blocks(void *user)
+{
+    machine *m = user;
+    m->elsewhere = m->elsewhere || !thrd_equal(thrd_current(), m->caller);
+    m->between++;
+}
+
+/* Blocks of queries, of all heads and sequences: neighbours among the tiles of a call that have the
+ * same ones. */
+static int64_t blocks_of(const scene *c)
+{
+    int64_t n = 0;
+    for (int i = 0; i < c->n_tiles; i++) {
+        const lh_tile *t = &c->tile[i];
+        int last = i - 1;
+        while (last >= 0 && c->block[last] != c->block[i]) last--;
+        n += last < 0 || t->q_row != c->tile[last].q_row || t->nq != c->tile[last].nq ||
+             t->q_stride != c->tile[last].q_stride;
+    }
+    return n * c->batch * c->n_heads;
+}
 
 static int tiles_of(const scene *c, int block, lh_tile *out)
 {
@@ -307,7 +333,9 @@ static void run_forward(const scene *c, machine *m, int threads)
                         .qr = c->r_rows > 0 ? m->x[QR] : NULL,
                         .r = c->r_rows > 0 ? m->x[R] : NULL,
                         .r_rows = c->r_rows,
-                        .scratch = m->scratch};
+                        .scratch = m->scratch,
+                        .between = between_blocks,
+                        .user = m};
     for (int i = 0; i < c->n_blocks; i++) {
         a.n_tiles = tiles_of(c, i, tiles);
         a.k = (const char *)m->x[K] + (size_t)i * block;
@@ -362,7 +390,9 @@ static void run_backward(const scene *c, machine *m, int threads)
                              .dqr = c->r_rows > 0 ? m->x[DQR] : NULL,
                              .dr = c->r_rows > 0 ? m->x[DR] : NULL,
                              .r_rows = c->r_rows,
-                             .scratch = m->scratch};
+                             .scratch = m->scratch,
+                             .between = between_blocks,
+                             .user = m};
     for (int i = 0; i < c->n_blocks; i++) {
         a.n_tiles = tiles_of(c, i, tiles);
         a.k = (const char *)m->x[K] + (size_t)i * block;
@@ -379,7 +409,7 @@ static void run_kernels(const scene *c, const variant *kernel, const arrays *in,
 {
     size_t bytes = kernel->bytes;
     int64_t stats = in->n[LSE];
-    machine m = {.kernel = kernel};
+    machine m = {.kernel = kernel, .caller = thrd_current()};
     for (int i = 0; i < N_ARRAYS; i++) {
         m.x[i] = to_element(in->x[i], in->n[i], bytes);
         if (i >= O) memset(m.x[i], 0, (size_t)in->n[i] * bytes);
@@ -398,6 +428,11 @@ static void run_kernels(const scene *c, const variant *kernel, const arrays *in,
     memset(m.scratch, 0xff, scratch + 64); /* NaN: nothing may rely on what was there */
     run_forward(c, &m, threads);
     run_backward(c, &m, threads);
+    /* only the caller's thread may see to messages; keys taken in spans make more calls, keys that
+     * nobody sees fewer */
+    assert_false(m.elsewhere);
+    if (threads == 1 && c->k_rows > 0 && !c->has_valid && c->limits == NULL)
+        assert_true(m.between >= 2 * blocks_of(c));
     const unsigned char *guard = (const unsigned char *)m.scratch + scratch;
     for (int i = 0; i < 64; i++) assert_int_equal(guard[i], 0xff);
     for (int i = O; i < N_ARRAYS; i++) from_element(out->x[i], m.x[i], in->n[i], bytes);
