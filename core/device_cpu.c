@@ -3,6 +3,7 @@
 #include "core/device_internal.h"
 #include "core/kernels_internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -38,7 +39,7 @@ lh_status lhi_kernels_for(const char *isa, const lh_kernels **out)
 {
     lh_status st = LH_OK;
     *out = NULL;
-    LH_CHECK(strcmp(isa, "avx512") != 0 && strcmp(isa, "avx2") != 0, LH_ERR_UNSUP,
+    LH_CHECK(strncmp(isa, "avx", 3) != 0, LH_ERR_UNSUP,
              "instruction set '%s': the double build has portable kernels only; use 'auto' or "
              "'portable'",
              isa);
@@ -49,21 +50,44 @@ done:
     return st;
 }
 #else
+/* `auto` takes the first that there is; it never comes to avx512_bf16, which rounds. */
+enum { ISA_COUNT = 4 };
+static const char *const isa_name[ISA_COUNT] = {"avx512", "avx2", "portable", "avx512_bf16"};
+
+static const lh_kernels *isa_table(int i)
+{
+    const lh_kernels *const table[ISA_COUNT] = {lh_kernels_f32_avx512(), lh_kernels_f32_avx2(),
+                                                lh_kernels_f32(), lh_kernels_f32_avx512_bf16()};
+    return table[i];
+}
+
+/* What may be asked for here: "auto, avx2, portable". */
+static const char *isa_list(char *text, size_t size)
+{
+    (void)snprintf(text, size, "auto");
+    for (int i = 0; i < ISA_COUNT; i++) {
+        const size_t at = strlen(text);
+        if (isa_table(i) != NULL) (void)snprintf(text + at, size - at, ", %s", isa_name[i]);
+    }
+    return text;
+}
+
 lh_status lhi_kernels_for(const char *isa, const lh_kernels **out)
 {
     lh_status st = LH_OK;
     const bool any = strcmp(isa, "auto") == 0;
-    const bool avx512 = strcmp(isa, "avx512") == 0, avx2 = strcmp(isa, "avx2") == 0;
+    char list[80];
+    int i = 0;
     *out = NULL;
-    LH_CHECK(any || avx512 || avx2 || strcmp(isa, "portable") == 0, LH_ERR_UNSUP,
-             "instruction set '%s' is unknown; expected auto, avx512, avx2 or portable", isa);
-    if (any || avx512) *out = lh_kernels_f32_avx512();
-    if (*out == NULL && (any || avx2)) *out = lh_kernels_f32_avx2();
-    LH_CHECK(*out != NULL || !(avx512 || avx2), LH_ERR_UNSUP,
-             "this processor (or this build, if not for x86-64) lacks instruction set '%s'; use "
-             "'auto' or 'portable'",
-             isa);
-    if (*out == NULL) *out = lh_kernels_f32();
+    while (i < ISA_COUNT && (any ? isa_table(i) == NULL : strcmp(isa, isa_name[i]) != 0)) i++;
+    LH_CHECK(i < ISA_COUNT, LH_ERR_UNSUP, "instruction set '%s' is unknown; expected one of %s",
+             isa, isa_list(list, sizeof list));
+    LH_CHECK(
+        isa_table(i) != NULL, LH_ERR_UNSUP,
+        "this processor or this build (for another processor, or by a compiler that has not got "
+        "it) lacks instruction set '%s'; expected one of %s",
+        isa, isa_list(list, sizeof list));
+    *out = isa_table(i);
 done:
     return st;
 }

@@ -480,7 +480,7 @@ typedef lh_rows_args lh_add_rows_args;
 
 /* One table per (element type, instruction set). threads: at most this many are used by the call. */
 typedef struct lh_kernels {
-    const char *isa; /* "portable", "avx2", "avx512" */
+    const char *isa; /* "portable", "avx2", "avx512", "avx512_bf16" */
 #define LH_KERNEL_SLOT(name) void (*name)(const lh_##name##_args *args, int threads);
     LH_KERNEL_LIST(LH_KERNEL_SLOT)
 #undef LH_KERNEL_SLOT
@@ -497,3 +497,8 @@ const lh_kernels *lh_kernels_f64(void);
 const lh_kernels *lh_kernels_f32(void);
 const lh_kernels *lh_kernels_f32_avx2(void);
 const lh_kernels *lh_kernels_f32_avx512(void);
+
+/* lh_kernels_f32_avx512_bf16 - the table of AVX-512, but attend and attend_grad round the operands
+ * of their products to bfloat16 (core/tile_bf16.h); arguments and results stay float. NULL also where
+ * the compiler had no such instructions. */
+const lh_kernels *lh_kernels_f32_avx512_bf16(void);

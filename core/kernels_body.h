@@ -5,6 +5,7 @@
  *   KB_ISA              "portable", "avx2" or "avx512"
  *   KB_SYMBOL(name)     lhi_NAME_variant, for the slots written elsewhere
  *   KB_GEMM, KB_TABLE   the product; the name of the exported function
+ *   KB_TABLE_ONLY       if included once more, for a table of the same kernels with other tiles
  *
  * Flags: -O3 -fopenmp -ffp-contract=fast -fno-math-errno -fno-trapping-math, and the -m flags named
  * in each file. Everything but KB_TABLE is static, and nothing runs before KB_TABLE is asked for
@@ -16,6 +17,7 @@
  * never changes a bit. */
 #include "core/kernels_internal.h"
 
+#ifndef KB_TABLE_ONLY
 typedef KB_REAL real;
 
 #include "core/kernels_math.h"
@@ -300,7 +302,9 @@ static void k_sum_squares(const lh_sum_squares_args *a, int threads)
 #include "core/kernels_rows.h"
 #include "core/kernels_tokens.h"
 
-static const lh_kernels table = {
+#endif
+
+static const lh_kernels KB_SYMBOL(table) = {
     .isa = KB_ISA,
     .gemm = KB_GEMM,
     .fill = k_fill,
@@ -343,5 +347,5 @@ static const lh_kernels table = {
 
 const lh_kernels *KB_TABLE(void)
 {
-    return &table;
+    return &KB_SYMBOL(table);
 }

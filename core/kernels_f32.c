@@ -9,6 +9,10 @@
 #define KB_TABLE lh_kernels_f32
 #include "core/kernels_body.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 const lh_kernels *lh_kernels_f32_avx2(void)
 {
 #if defined(__x86_64__)
@@ -27,6 +31,19 @@ const lh_kernels *lh_kernels_f32_avx512(void)
         __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
         return lhi_kernels_f32_avx512_table();
+#endif
+    return NULL;
+}
+
+const lh_kernels *lh_kernels_f32_avx512_bf16(void)
+{
+#if defined(__x86_64__)
+    /* asked of the processor itself: not every compiler that we build with knows the name */
+    enum { FEATURES = 7, MORE = 1, AVX512_BF16 = 1 << 5 };
+    unsigned int a = 0, b = 0, c = 0, d = 0;
+    if (lh_kernels_f32_avx512() != NULL && __get_cpuid_count(FEATURES, MORE, &a, &b, &c, &d) != 0 &&
+        (a & AVX512_BF16) != 0)
+        return lhi_kernels_f32_avx512_bf16_table();
 #endif
     return NULL;
 }

@@ -13,8 +13,27 @@
 #define KB_GEMM lhi_gemm_f32
 #define KB_TABLE lhi_kernels_f32_avx512_table
 #include "core/kernels_body.h"
+
+/* The same kernels with tiles of bfloat16 operands. */
+#ifdef LH_AVX512_BF16
+#undef KB_ISA
+#undef KB_SYMBOL
+#undef KB_TABLE
+#define KB_ISA "avx512_bf16"
+#define KB_SYMBOL(name) lhi_##name##_f32_avx512_bf16
+#define KB_TABLE lhi_kernels_f32_avx512_bf16_table
+#define KB_TABLE_ONLY
+#include "core/kernels_body.h"
+#endif
 #else
 const lh_kernels *lhi_kernels_f32_avx512_table(void)
+{
+    return NULL;
+}
+#endif
+
+#if !defined(KB_TABLE_ONLY)
+const lh_kernels *lhi_kernels_f32_avx512_bf16_table(void)
 {
     return NULL;
 }

@@ -22,6 +22,9 @@ LHI_TILE_SYMBOLS(f32)
 LHI_TILE_SYMBOLS(f32_avx2)
 LHI_TILE_SYMBOLS(f32_avx512)
 #endif
+#ifdef LH_AVX512_BF16
+LHI_TILE_SYMBOLS(f32_avx512_bf16)
+#endif
 
 /* Matrix products (core/gemm_blis.c): the slot gemm of every table of that element type. */
 void lhi_gemm_f64(const lh_gemm_args *args, int threads);
@@ -31,7 +34,7 @@ void lhi_gemm_f32(const lh_gemm_args *args, int threads);
  * first product. */
 void lhi_gemm_prepare(void);
 
-/* The vector tables, without a look at the processor (lh_kernels_f32_avx2 and lh_kernels_f32_avx512
- * look); NULL where the file was compiled without the instruction set. */
+/* The vector tables, without a look at the processor (lh_kernels_f32_avx2 and its like look); NULL where the file was compiled without the instruction set. */
 const lh_kernels *lhi_kernels_f32_avx2_table(void);
 const lh_kernels *lhi_kernels_f32_avx512_table(void);
+const lh_kernels *lhi_kernels_f32_avx512_bf16_table(void);

@@ -14,8 +14,7 @@ typedef struct tape_value {
     int64_t own_grad; /* number of a tape_grad; several values may have the same */
     int64_t maker;    /* the node whose output it is; -1: none */
     lh_param *param;
-    int64_t
-        first_use; /* of a parameter: the operation whose vjp is the last to add to its gradient */
+    int64_t first_use; /* of a parameter: the node whose vjp is the last to add to its gradient */
 } tape_value;
 
 /* The buffer of a gradient, and how many values have it as theirs: those whose vjp has yet to read it, or

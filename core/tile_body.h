@@ -7,6 +7,7 @@
  *   TILE_OWN_BASICS        if it brings vec_splat, vec_max and vec_transpose of its own, with its own instructions
  *   TILE_OWN_EXP2          if it brings vec_exp2 of its own; else
  *   EXP2_SHIFT, EXP2_LOWEST, EXP2_COEFFICIENTS   of the generic one
+ *   TILE_BF16              if products take bfloat16 operands (core/tile_bf16.h)
  * Needs -ffp-contract=fast: products and sums become fused multiply-adds.
  *
  * How it works. A work item is one (batch row, key/value head): its keys and values are packed
@@ -19,6 +20,12 @@
  * blocks outside the band are skipped, inside it computed without any mask work, and only those on
  * its edges masked. What a batch row's data hides is in core/tile_sight.h, the relative term in
  * core/tile_relative.h.
+ *
+ * Operands of products are words of PAIR numbers that neighbour in the dimension that is summed over.
+ * With PAIR 1 a word is a real, and a matrix is its own operand. With PAIR 2 a matrix has two forms:
+ * flat, where a word is two neighbours in a row, and stacked, where it is one column of two rows; the
+ * left operand of a row-by-row product and, transposed, the right one are flat, those of a product
+ * that sums over rows are stacked.
  *
  * Scores carry the factor log2(e), so that exp is exp2; running maxima are kept in natural units. */
 #include <math.h>
@@ -94,6 +101,38 @@ static ALWAYS_INLINE void vec_transpose(const real *src, int64_t src_stride, rea
 }
 #endif
 
+#ifdef TILE_BF16
+#include "core/tile_bf16.h"
+#else
+enum { PAIR = 1 };
+
+static ALWAYS_INLINE vec vec_multiply_add(vec a, vec b, vec acc)
+{
+    return acc + a * b;
+}
+
+/* p x, for a probability p. */
+static ALWAYS_INLINE vec vec_weigh(vec p, vec x)
+{
+    return p * x;
+}
+
+static ALWAYS_INLINE vec stacked_words(const vec rows[PAIR])
+{
+    return rows[0];
+}
+
+static ALWAYS_INLINE void store_flat(real *words, vec x)
+{
+    store(words, x);
+}
+
+static ALWAYS_INLINE vec load_flat(const real *words)
+{
+    return load(words);
+}
+#endif
+
 #ifndef TILE_OWN_EXP2
 /* 2^x: x = n + f, |f| <= 1/2, found by adding 1.5 * 2^EXP2_SHIFT, which also leaves n in the low
  * bits; a polynomial for 2^f (Remez, relative error); n goes into the exponent. Below the normal
@@ -138,28 +177,39 @@ static ALWAYS_INLINE int64_t max_of(int64_t a, int64_t b)
             UNROLL for (int r = 0; r < (rows); r++)                                                \
             {                                                                                      \
                 vec left = vec_splat(a[r * a_row + p * a_step]);                                   \
-                UNROLL for (int v = 0; v < (vecs); v++) acc[r][v] += left * right[v];              \
+                UNROLL for (int v = 0; v < (vecs); v++) acc[r][v] =                                \
+                    vec_multiply_add(left, right[v], acc[r][v]);                                   \
             }                                                                                      \
         }                                                                                          \
     }
 
-/* SCORE_ROWS keys against some vectors of queries. c, and p: rows of LH_TILE_Q. */
+/* SCORE_ROWS keys against some vectors of queries. c, p, stacked: rows of LH_TILE_Q; flat: of
+ * LH_TILE_Q / PAIR. */
 typedef struct score_block {
-    int64_t width;
+    int64_t depth;    /* words of a key */
     const real *keys; /* K or V, row by row */
     int64_t stride;
     const real *queries; /* Q^T or dO^T */
-    const real *p, *delta;
     real *c;
+    const real *p, *delta;
+    real *flat, *stacked;
 } score_block;
 
-/* score_N: c = keys queries. slope_N: c = p (keys queries - delta), the gradient of the scores. */
+static ALWAYS_INLINE void put_slopes(const score_block *s, int64_t r, int64_t i, const vec ds[PAIR])
+{
+    store(s->stacked + r / PAIR * LH_TILE_Q + i, stacked_words(ds));
+    UNROLL for (int x = 0; PAIR > 1 && x < PAIR; x++)
+        store_flat(s->flat + ((r + x) * LH_TILE_Q + i) / PAIR, ds[x]);
+}
+
+/* score_N: c = keys queries. slope_N: p (keys queries - delta), the gradient of the scores, as
+ * operands of products (PAIR 1: stacked alone). */
 #define SCORE_BLOCK(vecs)                                                                          \
     PRODUCT(score_product_##vecs, SCORE_ROWS, vecs)                                                \
     static void score_##vecs(const score_block *s)                                                 \
     {                                                                                              \
         vec acc[SCORE_ROWS][vecs] = {{{0}}};                                                       \
-        score_product_##vecs(s->width, s->keys, s->stride, 1, s->queries, LH_TILE_Q, acc);         \
+        score_product_##vecs(s->depth, s->keys, s->stride, 1, s->queries, LH_TILE_Q, acc);         \
         real *c = s->c;                                                                            \
         UNROLL for (int r = 0; r < SCORE_ROWS; r++) UNROLL for (int v = 0; v < (vecs); v++)        \
             store(c + r * LH_TILE_Q + v * LANES, acc[r][v]);                                       \
@@ -167,15 +217,18 @@ typedef struct score_block {
     static void slope_##vecs(const score_block *s)                                                 \
     {                                                                                              \
         vec acc[SCORE_ROWS][vecs] = {{{0}}};                                                       \
-        score_product_##vecs(s->width, s->keys, s->stride, 1, s->queries, LH_TILE_Q, acc);         \
-        real *c = s->c;                                                                            \
+        score_product_##vecs(s->depth, s->keys, s->stride, 1, s->queries, LH_TILE_Q, acc);         \
         const real *p = s->p, *delta = s->delta;                                                   \
         UNROLL for (int v = 0; v < (vecs); v++)                                                    \
         {                                                                                          \
             vec d = load(delta + v * LANES);                                                       \
-            UNROLL for (int r = 0; r < SCORE_ROWS; r++)                                            \
-                store(c + r * LH_TILE_Q + v * LANES,                                               \
-                      load(p + r * LH_TILE_Q + v * LANES) * (acc[r][v] - d));                      \
+            UNROLL for (int r = 0; r < SCORE_ROWS; r += PAIR)                                      \
+            {                                                                                      \
+                vec ds[PAIR];                                                                      \
+                UNROLL for (int x = 0; x < PAIR; x++) ds[x] =                                      \
+                    vec_weigh(load(p + (r + x) * LH_TILE_Q + v * LANES), acc[r + x][v] - d);       \
+                put_slopes(s, r, v *LANES, ds);                                                    \
+            }                                                                                      \
         }                                                                                          \
     }
 
@@ -201,7 +254,7 @@ static void score_block_run(const score_block *s, int64_t vecs, bool slope)
 
 /* c[r] = c[r] * row_scale[r] + sum over p of a[r * a_row + p * a_step] b[p * stride ...], r < rows. */
 typedef struct out_block {
-    int64_t rows, depth;
+    int64_t rows, depth; /* depth: words */
     const real *a;
     const real *b;
     real *c;
@@ -209,8 +262,7 @@ typedef struct out_block {
     const real *row_scale; /* NULL: 1 */
 } out_block;
 
-/* add_byrow_N reads A row by row (a_row = LH_TILE_Q), add_bycol_N column by column (a_step =
- * LH_TILE_Q). */
+/* add_byrow_N reads flat A row by row, add_bycol_N stacked A column by column. */
 #define OUT_BLOCK(name, vecs, a_row, a_step)                                                       \
     PRODUCT(name##_product_##vecs, OUT_ROWS, vecs)                                                 \
     static void name##_##vecs(const out_block *s)                                                  \
@@ -237,8 +289,8 @@ typedef struct out_block {
         }                                                                                          \
     }
 
-OUT_BLOCK(add_byrow, 1, LH_TILE_Q, 1)
-OUT_BLOCK(add_byrow, 2, LH_TILE_Q, 1)
+OUT_BLOCK(add_byrow, 1, LH_TILE_Q / PAIR, 1)
+OUT_BLOCK(add_byrow, 2, LH_TILE_Q / PAIR, 1)
 OUT_BLOCK(add_bycol, 1, 1, LH_TILE_Q)
 OUT_BLOCK(add_bycol, 2, 1, LH_TILE_Q)
 
@@ -249,6 +301,7 @@ typedef struct job {
     int64_t batch, heads, kv_heads, width, q_rows, k_rows, head, n_heads;
     int64_t group, skew; /* query head h uses key/value head (h + skew) / group */
     int64_t stride;      /* width rounded up to whole vectors */
+    int64_t words;       /* of a flat row, in whole vectors */
     real scale;
     const real *q, *k, *v;
     real *o, *max, *sum;           /* forward */
@@ -266,34 +319,43 @@ typedef struct job {
     void *user;
 } job;
 
-/* The pieces of one thread's scratch. */
+/* The pieces of one thread's scratch. Where PAIR is 1 the last ones, operands made of other pieces,
+ * are those pieces themselves. */
 enum piece {
-    PIECE_K, /* packed rows [k_rows, stride] */
+    PIECE_K, /* packed rows [k_rows, words], flat */
     PIECE_V,
-    PIECE_DK,
+    PIECE_DK, /* [k_rows, stride] */
     PIECE_DV,
-    PIECE_K_BLOCK, /* [TILE_KEYS, stride]: rows of a tile with k_stride != 1 */
+    PIECE_K_BLOCK, /* [TILE_KEYS, ..]: rows of a tile with k_stride != 1 */
     PIECE_V_BLOCK,
     PIECE_DK_BLOCK,
     PIECE_DV_BLOCK,
-    PIECE_Q,   /* [LH_TILE_Q, stride], times scale log2(e) */
-    PIECE_DO,  /* [LH_TILE_Q, stride] */
+    PIECE_Q,   /* [LH_TILE_Q / PAIR, stride], stacked, times scale log2(e) */
+    PIECE_DO,  /* [LH_TILE_Q / PAIR, stride], stacked */
     PIECE_OUT, /* [LH_TILE_Q, stride]: O or dQ */
-    PIECE_QT,  /* [stride, LH_TILE_Q] */
+    PIECE_QT,  /* [words, LH_TILE_Q]: flat rows, transposed */
     PIECE_DOT,
     PIECE_P, /* [TILE_KEYS, LH_TILE_Q] */
     PIECE_DS,
-    PIECE_MAX,    /* [LH_TILE_Q]; backward: lse log2(e) */
-    PIECE_SUM,    /* [LH_TILE_Q]; backward: delta */
-    PIECE_SHRINK, /* [LH_TILE_Q]: factor by which a new maximum shrinks O and sum */
-    PIECE_FROM,   /* [LH_TILE_Q]: first row of the key block that a query sees by its limits */
-    PIECE_TO,     /* [LH_TILE_Q]: and the row behind the last */
-    PIECE_QR,     /* [LH_TILE_Q, stride]: of the relative term, as PIECE_Q */
-    PIECE_OUTR,   /* [LH_TILE_Q, stride]: dQr */
-    PIECE_QRT,    /* [stride, LH_TILE_Q] */
-    PIECE_R,      /* [OFFSETS, stride]: table rows of a key block, by offset */
-    PIECE_DR,
-    PIECE_X, /* [OFFSETS, LH_TILE_Q]: R Qr^T, or its gradient */
+    PIECE_MAX,        /* [LH_TILE_Q]; backward: lse log2(e) */
+    PIECE_SUM,        /* [LH_TILE_Q]; backward: delta */
+    PIECE_SHRINK,     /* [LH_TILE_Q]: factor by which a new maximum shrinks O and sum */
+    PIECE_FROM,       /* [LH_TILE_Q]: first row of the key block that a query sees by its limits */
+    PIECE_TO,         /* [LH_TILE_Q]: and the row behind the last */
+    PIECE_QR,         /* [LH_TILE_Q / PAIR, stride]: of the relative term, as PIECE_Q */
+    PIECE_OUTR,       /* [LH_TILE_Q, stride]: dQr */
+    PIECE_QRT,        /* [words, LH_TILE_Q] */
+    PIECE_R,          /* [OFFSETS, words]: table rows of a key block, by offset, flat */
+    PIECE_DR,         /* [OFFSETS, stride] */
+    PIECE_X,          /* [OFFSETS, LH_TILE_Q]: R Qr^T, or its gradient */
+    PIECE_FLAT,       /* [LH_TILE_Q, words]: of queries, on their way */
+    PIECE_STACKED,    /* [TILE_KEYS / PAIR, stride]: of a key block's V; backward: of its K */
+    PIECE_P_WORDS,    /* P: stacked; backward: flat */
+    PIECE_DS_FLAT,    /* [TILE_KEYS, LH_TILE_Q / PAIR] */
+    PIECE_DS_STACKED, /* [TILE_KEYS / PAIR, LH_TILE_Q] */
+    PIECE_R_STACKED,  /* [OFFSETS / PAIR, stride] */
+    PIECE_X_FLAT,     /* [OFFSETS, LH_TILE_Q / PAIR] */
+    PIECE_X_STACKED,  /* [OFFSETS / PAIR, LH_TILE_Q] */
     PIECE_COUNT
 };
 
@@ -307,25 +369,46 @@ static int64_t round_up(int64_t n, int64_t unit)
     return (n + unit - 1) / unit * unit;
 }
 
-/* Elements of a piece; k_rows: of the key block. */
-static int64_t piece_elements(enum piece i, int64_t stride, int64_t k_rows)
+/* Words that hold n numbers. */
+static ALWAYS_INLINE int64_t depth_words(int64_t n)
 {
-    if (i <= PIECE_DV) return (k_rows + ROW_PAD) * stride;
-    if (i <= PIECE_DV_BLOCK) return (TILE_KEYS + ROW_PAD) * stride;
-    if (i <= PIECE_DOT) return LH_TILE_Q * stride;
-    if (i <= PIECE_DS) return (TILE_KEYS + ROW_PAD) * LH_TILE_Q;
+    return (n + PAIR - 1) / PAIR;
+}
+
+/* Words of a flat row: whole vectors. */
+static int64_t flat_words(int64_t width)
+{
+    return round_up(width, LANES * PAIR) / PAIR;
+}
+
+/* Elements of a piece; k_rows: of the key block. */
+static int64_t piece_elements(enum piece i, int64_t width, int64_t k_rows)
+{
+    const int64_t words = flat_words(width), stride = round_up(width, LANES);
+    if (i <= PIECE_DV) return (k_rows + ROW_PAD) * (i <= PIECE_V ? words : stride);
+    if (i <= PIECE_DV_BLOCK) return (TILE_KEYS + ROW_PAD) * (i <= PIECE_V_BLOCK ? words : stride);
+    if (i <= PIECE_DO || i == PIECE_QR) return LH_TILE_Q / PAIR * stride;
+    if (i == PIECE_OUT || i == PIECE_OUTR) return LH_TILE_Q * stride;
+    if (i <= PIECE_DOT || i == PIECE_QRT) return LH_TILE_Q * words;
+    if (i == PIECE_P || (i == PIECE_DS && PAIR == 1)) return (TILE_KEYS + ROW_PAD) * LH_TILE_Q;
+    if (i == PIECE_DS) return 0;
     if (i <= PIECE_TO) return LH_TILE_Q;
-    if (i <= PIECE_QRT) return LH_TILE_Q * stride;
-    return (OFFSETS + ROW_PAD) * (i == PIECE_X ? LH_TILE_Q : stride);
+    if (i == PIECE_X) return (OFFSETS + ROW_PAD) * LH_TILE_Q;
+    if (i <= PIECE_DR) return (OFFSETS + ROW_PAD) * (i == PIECE_R ? words : stride);
+    if (PAIR == 1) return 0;
+    if (i == PIECE_FLAT) return LH_TILE_Q * words;
+    if (i == PIECE_STACKED) return TILE_KEYS / PAIR * stride;
+    if (i <= PIECE_DS_STACKED) return (TILE_KEYS + ROW_PAD) / PAIR * LH_TILE_Q;
+    return (OFFSETS + ROW_PAD) / PAIR * (i == PIECE_R_STACKED ? stride : LH_TILE_Q);
 }
 
 /* Elements of one thread's scratch; offset[] of each piece. Every piece starts on a cache line. */
-static int64_t work_layout(int64_t stride, int64_t k_rows, int64_t offset[PIECE_COUNT])
+static int64_t work_layout(int64_t width, int64_t k_rows, int64_t offset[PIECE_COUNT])
 {
     int64_t at = 0;
     for (int i = 0; i < PIECE_COUNT; i++) {
         offset[i] = at;
-        at += round_up(piece_elements((enum piece)i, stride, k_rows), 16);
+        at += round_up(piece_elements((enum piece)i, width, k_rows), 16);
     }
     return at;
 }
@@ -333,9 +416,12 @@ static int64_t work_layout(int64_t stride, int64_t k_rows, int64_t offset[PIECE_
 static void work_place(const job *s, int thread, work *w)
 {
     int64_t offset[PIECE_COUNT];
-    int64_t size = work_layout(s->stride, s->k_rows, offset);
+    int64_t size = work_layout(s->width, s->k_rows, offset);
     for (int i = 0; i < PIECE_COUNT; i++) w->piece[i] = s->scratch + thread * size + offset[i];
     w->calls = thread == 0 && s->between != NULL;
+    if (PAIR > 1) return;
+    w->piece[PIECE_P_WORDS] = w->piece[PIECE_P];
+    w->piece[PIECE_DS_FLAT] = w->piece[PIECE_DS_STACKED] = w->piece[PIECE_DS];
 }
 
 size_t TILE_SLOT(attend_scratch)(int64_t heads, int64_t kv_heads, int64_t width, int64_t k_rows,
@@ -344,7 +430,7 @@ size_t TILE_SLOT(attend_scratch)(int64_t heads, int64_t kv_heads, int64_t width,
     (void)heads;
     (void)kv_heads;
     int64_t offset[PIECE_COUNT];
-    int64_t size = work_layout(round_up(width, LANES), k_rows, offset);
+    int64_t size = work_layout(width, k_rows, offset);
     return (size_t)size * sizeof(real) * (size_t)max_of(threads, 1);
 }
 
@@ -368,6 +454,7 @@ typedef struct key_block {
     const lh_tile *tile;
     int64_t first, n; /* keys first .. first + n - 1 of the tile */
     const real *k, *v;
+    const real *stacked; /* v; backward: k */
     real *dk, *dv;
     const real *from, *to; /* [LH_TILE_Q]: rows that a query sees by its limits; NULL: all */
     int n_hidden;
@@ -393,6 +480,26 @@ static void pack_rows(real *dst, int64_t stride, const real *src, int64_t src_st
         for (; p < stride; p++) y[p] = 0;
     }
 }
+
+#ifndef TILE_BF16
+/* dst[i, :] = scale * src[i, :] as flat operands, padded with 0 to `words`. */
+static void pack_flat(real *dst, int64_t words, const real *src, int64_t src_stride, int64_t rows,
+                      int64_t width, real scale)
+{
+    pack_rows(dst, words, src, src_stride, rows, width, scale);
+}
+
+/* The stacked form of flat rows: in `to`, or where they are. */
+static const real *stack_rows(real *to, int64_t stride, const real *flat, int64_t words,
+                              int64_t rows)
+{
+    (void)to;
+    (void)stride;
+    (void)words;
+    (void)rows;
+    return flat;
+}
+#endif
 
 /* dst[i, :] += scale * src[i, :], for the width without padding. */
 static void unpack_add(real *dst, int64_t dst_stride, const real *src, int64_t stride, int64_t rows,
@@ -442,19 +549,19 @@ static void pack_keys(const job *s, int64_t b, int64_t kv, const work *w, int64_
     if (n <= 0) return;
     int64_t first = range[0] + n * part / parts, rows = range[0] + n * (part + 1) / parts - first;
     int64_t from = row_at(b, s->k_rows, first, s->kv_held, kv - s->kv_first, s->width);
-    int64_t to = first * s->stride, row = s->kv_held * s->width;
-    pack_rows(w->piece[PIECE_K] + to, s->stride, s->k + from, row, rows, s->width, 1);
-    pack_rows(w->piece[PIECE_V] + to, s->stride, s->v + from, row, rows, s->width, 1);
+    int64_t to = first * s->words, row = s->kv_held * s->width;
+    pack_flat(w->piece[PIECE_K] + to, s->words, s->k + from, row, rows, s->width, 1);
+    pack_flat(w->piece[PIECE_V] + to, s->words, s->v + from, row, rows, s->width, 1);
     size_t bytes = (size_t)(rows * s->stride) * sizeof(real);
     if (s->backward) {
-        memset(w->piece[PIECE_DK] + to, 0, bytes);
-        memset(w->piece[PIECE_DV] + to, 0, bytes);
+        memset(w->piece[PIECE_DK] + first * s->stride, 0, bytes);
+        memset(w->piece[PIECE_DV] + first * s->stride, 0, bytes);
     }
     if (part + 1 < parts) return;
     /* register blocks read past the last row; what they make of it is dropped */
-    size_t pad = (size_t)(ROW_PAD * s->stride) * sizeof(real);
-    memset(w->piece[PIECE_K] + range[1] * s->stride, 0, pad);
-    memset(w->piece[PIECE_V] + range[1] * s->stride, 0, pad);
+    size_t pad = (size_t)(ROW_PAD * s->words) * sizeof(real);
+    memset(w->piece[PIECE_K] + range[1] * s->words, 0, pad);
+    memset(w->piece[PIECE_V] + range[1] * s->words, 0, pad);
 }
 
 static void add_key_gradients(const job *s, int64_t b, int64_t kv, const work *w)
@@ -470,12 +577,12 @@ static void add_key_gradients(const job *s, int64_t b, int64_t kv, const work *w
     unpack_add(s->dv + to, row, w->piece[PIECE_DV] + from, s->stride, n, s->width, 1);
 }
 
-/* dst [stride, LH_TILE_Q] = transposed src [rows, stride]; the rows are zero up to whole vectors. */
-static void transpose_block(real *dst, const real *src, int64_t stride, int64_t rows)
+/* dst [words, LH_TILE_Q] = transposed src [rows, words]; the rows are zero up to whole vectors. */
+static void transpose_block(real *dst, const real *src, int64_t words, int64_t rows)
 {
     for (int64_t i = 0; i < rows; i += LANES)
-        for (int64_t p = 0; p < stride; p += LANES)
-            vec_transpose(src + i * stride + p, stride, dst + p * LH_TILE_Q + i, LH_TILE_Q);
+        for (int64_t p = 0; p < words; p += LANES)
+            vec_transpose(src + i * words + p, words, dst + p * LH_TILE_Q + i, LH_TILE_Q);
 }
 
 /* ---- One query block of one head ---- */
@@ -484,12 +591,13 @@ static void pack_queries(const query_block *q, enum piece rows, enum piece colum
                          real scale)
 {
     const job *s = q->s;
-    real *dst = q->w->piece[rows];
+    real *flat = q->w->piece[PAIR == 1 ? rows : PIECE_FLAT];
     const real *from = src + row_at(q->b, s->q_rows, q->row, s->heads, q->h, s->width);
-    pack_rows(dst, s->stride, from, q->step * s->heads * s->width, q->n, s->width, scale);
+    pack_flat(flat, s->words, from, q->step * s->heads * s->width, q->n, s->width, scale);
     int64_t rest = q->padded - q->n;
-    memset(dst + q->n * s->stride, 0, (size_t)(rest * s->stride) * sizeof(real));
-    transpose_block(q->w->piece[columns], dst, s->stride, q->padded);
+    memset(flat + q->n * s->words, 0, (size_t)(rest * s->words) * sizeof(real));
+    transpose_block(q->w->piece[columns], flat, s->words, q->padded);
+    if (s->backward) (void)stack_rows(q->w->piece[rows], s->stride, flat, s->words, q->padded);
 }
 
 /* x[i] = row statistics of the block's queries, `rest` in the padding. src [batch, heads, q_rows]. */
@@ -624,7 +732,7 @@ static void score_group(const query_block *q, const key_block *kb, int64_t i0,
                         const int64_t range[2])
 {
     const job *s = q->s;
-    score_block block = {.width = s->width, .stride = s->stride};
+    score_block block = {.depth = depth_words(s->width), .stride = s->words};
     int64_t whole[2] = {0, kb->n};
     if (kb->from != NULL) unlimited_rows(kb, i0, min_of(i0 + GROUP, q->n), whole);
     if (kb->term != NULL) relative_group(q, kb, i0, range);
@@ -632,7 +740,7 @@ static void score_group(const query_block *q, const key_block *kb, int64_t i0,
         int64_t rows = min_of(SCORE_ROWS, range[1] - r), vecs[2];
         bool full = visible_vecs(q, kb, i0, r, rows, vecs);
         int64_t column = i0 + vecs[0] * LANES;
-        block.keys = kb->k + r * s->stride;
+        block.keys = kb->k + r * s->words;
         block.queries = q->w->piece[PIECE_QT] + column;
         block.c = q->w->piece[PIECE_P] + r * LH_TILE_Q + column;
         score_block_run(&block, vecs[1] - vecs[0], false);
@@ -648,40 +756,62 @@ static void slope_group(const query_block *q, const key_block *kb, int64_t i0,
 {
     const job *s = q->s;
     const work *w = q->w;
-    score_block block = {.width = s->width, .stride = s->stride};
-    for (int64_t r = range[0]; r < range[1]; r += SCORE_ROWS) {
+    score_block block = {.depth = depth_words(s->width), .stride = s->words};
+    const vec none[PAIR] = {{0}};
+    for (int64_t r = range[0] / PAIR * PAIR; r < range[1]; r += SCORE_ROWS) {
         int64_t rows = min_of(SCORE_ROWS, range[1] - r), vecs[2];
         (void)visible_vecs(q, kb, i0, r, rows, vecs);
         int64_t column = i0 + vecs[0] * LANES, at = r * LH_TILE_Q + column;
-        block.keys = kb->v + r * s->stride;
+        block.keys = kb->v + r * s->words;
         block.queries = w->piece[PIECE_DOT] + column;
         block.p = w->piece[PIECE_P] + at;
         block.delta = w->piece[PIECE_SUM] + column;
-        block.c = w->piece[PIECE_DS] + at;
+        block.flat = w->piece[PIECE_DS_FLAT] + at / PAIR;
+        block.stacked = w->piece[PIECE_DS_STACKED] + r / PAIR * LH_TILE_Q + column;
         score_block_run(&block, vecs[1] - vecs[0], true);
         for (int64_t v = 0; v < SCORE_VECS; v++)
-            for (int64_t x = 0; (v < vecs[0] || v >= vecs[1]) && x < SCORE_ROWS; x++)
-                store(w->piece[PIECE_DS] + (r + x) * LH_TILE_Q + i0 + v * LANES, vec_splat(0));
+            for (int64_t x = 0; (v < vecs[0] || v >= vecs[1]) && x < SCORE_ROWS; x += PAIR)
+                put_slopes(&block, x, (v - vecs[0]) * LANES, none);
     }
 }
 
 /* Zeros in the rows of P^T (or dS^T) that the group's queries cannot see: neighbours' register
  * blocks read them. */
-static void clear_outside(real *p, const key_block *kb, int64_t i0, const int64_t range[2])
+static void clear_stacked(real *p, const key_block *kb, int64_t i0, const int64_t range[2])
 {
-    for (int64_t r = 0; r < kb->n; r++) {
-        if (r == range[0]) r = range[1];
-        for (int64_t v = 0; r < kb->n && v < SCORE_VECS; v++)
+    const int64_t n = depth_words(kb->n);
+    for (int64_t r = 0; r < n; r++) {
+        if (r == range[0] / PAIR) r = depth_words(range[1]);
+        for (int64_t v = 0; r < n && v < SCORE_VECS; v++)
             store(p + r * LH_TILE_Q + i0 + v * LANES, vec_splat(0));
     }
 }
 
-/* Online softmax of one group: P^T = exp2(S - max) in place; running max and sum, and the factor
- * for O. */
+static void clear_flat(real *p, const key_block *kb, int64_t i0, const int64_t range[2])
+{
+    for (int64_t r = 0; r < kb->n; r++) {
+        if (r == range[0]) r = range[1];
+        for (int64_t v = 0; r < kb->n && v < SCORE_VECS; v++)
+            store_flat(p + (r * LH_TILE_Q + i0 + v * LANES) / PAIR, vec_splat(0));
+    }
+}
+
+/* Where rows range[] of P^T (at the group's first query) begin or end within a pair, the other row
+ * becomes -inf: its probability is 0. Returns the first row of the first pair. */
+static int64_t complete_pairs(real *p, const int64_t range[2])
+{
+    for (int x = 0; PAIR > 1 && x < 2; x++)
+        for (int64_t v = 0; range[x] % PAIR != 0 && v < SCORE_VECS; v++)
+            store(p + (range[x] - 1 + x) * LH_TILE_Q + v * LANES, vec_splat(MINUS_INF));
+    return range[0] / PAIR * PAIR;
+}
+
+/* Online softmax of one group: P^T = exp2(S - max) as an operand; running max and sum, and the
+ * factor for O. */
 static void softmax_group(const work *w, int64_t i0, const int64_t range[2])
 {
     real *p = w->piece[PIECE_P] + i0, *max = w->piece[PIECE_MAX] + i0,
-         *sum = w->piece[PIECE_SUM] + i0;
+         *sum = w->piece[PIECE_SUM] + i0, *operand = w->piece[PIECE_P_WORDS] + i0;
     vec top[SCORE_VECS], total[SCORE_VECS], reference[SCORE_VECS];
     UNROLL for (int v = 0; v < SCORE_VECS; v++) top[v] = vec_splat(MINUS_INF);
     for (int64_t r = range[0]; r < range[1]; r++)
@@ -699,24 +829,33 @@ static void softmax_group(const work *w, int64_t i0, const int64_t range[2])
         store(w->piece[PIECE_SHRINK] + i0 + v * LANES, shrink);
         total[v] = load(sum + v * LANES) * shrink;
     }
-    for (int64_t r = range[0]; r < range[1]; r++) UNROLL for (int v = 0; v < SCORE_VECS; v++)
+    for (int64_t r = complete_pairs(p, range); r < range[1]; r += PAIR)
+        UNROLL for (int v = 0; v < SCORE_VECS; v++)
         {
-            vec e = vec_exp2(load(p + r * LH_TILE_Q + v * LANES) - reference[v]);
-            store(p + r * LH_TILE_Q + v * LANES, e);
-            total[v] += e;
+            vec e[PAIR];
+            UNROLL for (int x = 0; x < PAIR; x++)
+            {
+                e[x] = vec_exp2(load(p + (r + x) * LH_TILE_Q + v * LANES) - reference[v]);
+                total[v] += e[x];
+            }
+            store(operand + r / PAIR * LH_TILE_Q + v * LANES, stacked_words(e));
         }
     UNROLL for (int v = 0; v < SCORE_VECS; v++) store(sum + v * LANES, total[v]);
 }
 
-/* P^T = exp2(S - lse) in place, for the backward. */
+/* P^T = exp2(S - lse) in place and as an operand, for the backward. */
 static void probability_group(const work *w, int64_t i0, const int64_t range[2])
 {
-    real *p = w->piece[PIECE_P] + i0;
+    real *p = w->piece[PIECE_P] + i0, *operand = w->piece[PIECE_P_WORDS] + i0 / PAIR;
     const real *lse = w->piece[PIECE_MAX] + i0;
-    for (int64_t r = range[0]; r < range[1]; r++) UNROLL for (int v = 0; v < SCORE_VECS; v++)
+    const int64_t end = depth_words(range[1]) * PAIR;
+    for (int64_t r = complete_pairs(p, range); r < end; r++)
+        UNROLL for (int v = 0; v < SCORE_VECS; v++)
         {
             real *at = p + r * LH_TILE_Q + v * LANES;
-            store(at, vec_exp2(load(at) - load(lse + v * LANES)));
+            vec e = vec_exp2(load(at) - load(lse + v * LANES));
+            store(at, e);
+            if (PAIR > 1) store_flat(operand + (r * LH_TILE_Q + v * LANES) / PAIR, e);
         }
 }
 
@@ -729,7 +868,7 @@ static bool any_shrink(const real *shrink)
 }
 
 /* out[i, :] = out[i, :] * shrink[i] + sum over keys of p[key][i] rows[key, :]: O += P V, or dQ +=
- * dS K. out: the piece PIECE_OUT or PIECE_OUTR. */
+ * dS K. p, rows: stacked. out: the piece PIECE_OUT or PIECE_OUTR. */
 static void add_to_queries(const query_block *q, const key_block *kb, const real *p,
                            const real *rows, const real *shrink, enum piece out)
 {
@@ -739,16 +878,18 @@ static void add_to_queries(const query_block *q, const key_block *kb, const real
             int64_t range[2];
             visible_keys(kb, i, i + OUT_ROWS, range);
             if (shrink == NULL && range[0] >= range[1]) continue;
-            out_block block = {.rows = OUT_ROWS, .depth = range[1] - range[0], .stride = stride};
-            block.a = p + range[0] * LH_TILE_Q + i;
-            block.b = rows + range[0] * stride + d;
+            const int64_t first = range[0] / PAIR, depth = depth_words(range[1]) - first;
+            out_block block = {.rows = OUT_ROWS, .depth = depth, .stride = stride};
+            block.a = p + first * LH_TILE_Q + i;
+            block.b = rows + first * stride + d;
             block.c = q->w->piece[out] + i * stride + d;
             block.row_scale = shrink == NULL ? NULL : shrink + i;
             d + LANES < stride ? add_bycol_2(&block) : add_bycol_1(&block);
         }
 }
 
-/* out[key, :] += sum over queries of p[key][i] rows[i, :]: dV += P^T dO, or dK += dS^T Q. */
+/* out[key, :] += sum over queries of p[key][i] rows[i, :]: dV += P^T dO, or dK += dS^T Q. p: flat,
+ * rows: stacked. */
 static void add_to_keys(const query_block *q, const key_block *kb, const real *p, const real *rows,
                         real *out)
 {
@@ -759,9 +900,10 @@ static void add_to_keys(const query_block *q, const key_block *kb, const real *p
             int64_t n = min_of(OUT_ROWS, kb->n - r), j = kb->first + r;
             int64_t from = max_of(0, j - t->hi), to = min_of(q->n, j + n - t->lo);
             if (to <= from) continue;
-            out_block block = {.rows = n, .depth = to - from, .stride = stride};
-            block.a = p + r * LH_TILE_Q + from;
-            block.b = rows + from * stride + d;
+            const int64_t first = from / PAIR, depth = depth_words(to) - first;
+            out_block block = {.rows = n, .depth = depth, .stride = stride};
+            block.a = p + r * (LH_TILE_Q / PAIR) + first;
+            block.b = rows + first * stride + d;
             block.c = out + r * stride + d;
             d + LANES < stride ? add_byrow_2(&block) : add_byrow_1(&block);
         }
@@ -769,15 +911,15 @@ static void add_to_keys(const query_block *q, const key_block *kb, const real *p
 
 static void forward_block(const query_block *q, const key_block *kb)
 {
-    real *p = q->w->piece[PIECE_P], *shrink = q->w->piece[PIECE_SHRINK];
+    real *p = q->w->piece[PIECE_P_WORDS], *shrink = q->w->piece[PIECE_SHRINK];
     for (int64_t i0 = 0; i0 < LH_TILE_Q; i0 += GROUP) {
         int64_t range[2] = {0, 0};
         if (i0 < q->n) visible_keys(kb, i0, min_of(i0 + GROUP, q->n), range);
         if (i0 < q->n) score_group(q, kb, i0, range);
         softmax_group(q->w, i0, range);
-        if (i0 < q->padded) clear_outside(p, kb, i0, range);
+        if (i0 < q->padded) clear_stacked(p, kb, i0, range);
     }
-    add_to_queries(q, kb, p, kb->v, any_shrink(shrink) ? shrink : NULL, PIECE_OUT);
+    add_to_queries(q, kb, p, kb->stacked, any_shrink(shrink) ? shrink : NULL, PIECE_OUT);
 }
 
 /* dQr += dX^T R and dR += dX Qr, where X are the products of the relative term. */
@@ -788,12 +930,18 @@ static void add_term_gradients(const query_block *q, const key_block *kb)
     const lh_tile *t = kb->tile;
     const key_block *rows = &kb->term->rows;
     const int64_t n = min_of(rows->n, kb->n + q->n - 1 - rows->first); /* rows of the table */
-    const real *x = w->piece[PIECE_X] + rows->first * LH_TILE_Q;
+    const real *x = w->piece[PIECE_X] + rows->first * LH_TILE_Q, *flat = x;
     const int64_t row = t->r_row + (rows->first - (kb->first + kb->n - 1)) * t->r_step;
     relative_slope(q, kb);
-    add_to_queries(q, rows, x, rows->k, NULL, PIECE_OUTR);
+    if (PAIR > 1) {
+        const int64_t words = LH_TILE_Q / PAIR;
+        flat = w->piece[PIECE_X_FLAT];
+        pack_flat(w->piece[PIECE_X_FLAT], words, x, LH_TILE_Q, rows->n, LH_TILE_Q, 1);
+        x = stack_rows(w->piece[PIECE_X_STACKED], LH_TILE_Q, flat, words, rows->n);
+    }
+    add_to_queries(q, rows, x, rows->stacked, NULL, PIECE_OUTR);
     memset(rows->dk, 0, (size_t)(rows->n * s->stride) * sizeof(real));
-    add_to_keys(q, rows, x, w->piece[PIECE_QR], rows->dk);
+    add_to_keys(q, rows, flat, w->piece[PIECE_QR], rows->dk);
     unpack_add(s->dr + row_at(0, 0, row, s->heads, q->h, s->width), t->r_step * s->heads * s->width,
                rows->dk, s->stride, n, s->width, LN_2); /* the packed queries carried log2(e) */
 }
@@ -801,19 +949,21 @@ static void add_term_gradients(const query_block *q, const key_block *kb)
 static void backward_block(const query_block *q, const key_block *kb)
 {
     const work *w = q->w;
-    real *p = w->piece[PIECE_P], *ds = w->piece[PIECE_DS];
+    real *p = w->piece[PIECE_P_WORDS], *ds = w->piece[PIECE_DS_FLAT],
+         *stacked = w->piece[PIECE_DS_STACKED];
     for (int64_t i0 = 0; i0 < q->padded; i0 += GROUP) {
         int64_t range[2];
         visible_keys(kb, i0, min_of(i0 + GROUP, q->n), range);
         score_group(q, kb, i0, range);
         probability_group(w, i0, range);
-        clear_outside(p, kb, i0, range);
+        clear_flat(p, kb, i0, range);
         slope_group(q, kb, i0, range);
-        clear_outside(ds, kb, i0, range);
+        clear_stacked(stacked, kb, i0, range);
+        if (PAIR > 1) clear_flat(ds, kb, i0, range);
     }
     add_to_keys(q, kb, p, w->piece[PIECE_DO], kb->dv);
     add_to_keys(q, kb, ds, w->piece[PIECE_Q], kb->dk);
-    add_to_queries(q, kb, ds, kb->k, NULL, PIECE_OUT);
+    add_to_queries(q, kb, stacked, kb->stacked, NULL, PIECE_OUT);
     if (kb->term != NULL) add_term_gradients(q, kb);
 }
 
@@ -821,7 +971,7 @@ static void backward_block(const query_block *q, const key_block *kb)
 static void move_rows(const query_block *q, const key_block *kb, enum piece whole, enum piece block,
                       bool in)
 {
-    const int64_t stride = q->s->stride;
+    const int64_t stride = whole <= PIECE_V ? q->s->words : q->s->stride;
     for (int64_t r = 0; r < kb->n; r++) {
         int64_t row = kb->tile->k_row + (kb->first + r) * kb->tile->k_stride;
         real *there = q->w->piece[whole] + row * stride, *here = q->w->piece[block] + r * stride;
@@ -838,11 +988,11 @@ static void run_block(const query_block *q, key_block *kb)
     if (s->qr != NULL) pack_offsets(q, kb, &term);
     if (s->qr != NULL) kb->term = &term;
     if (!strided) {
-        int64_t at = (kb->tile->k_row + kb->first) * s->stride;
-        kb->k = w->piece[PIECE_K] + at;
-        kb->v = w->piece[PIECE_V] + at;
-        kb->dk = w->piece[PIECE_DK] + at;
-        kb->dv = w->piece[PIECE_DV] + at;
+        int64_t row = kb->tile->k_row + kb->first;
+        kb->k = w->piece[PIECE_K] + row * s->words;
+        kb->v = w->piece[PIECE_V] + row * s->words;
+        kb->dk = w->piece[PIECE_DK] + row * s->stride;
+        kb->dv = w->piece[PIECE_DV] + row * s->stride;
     } else {
         kb->k = w->piece[PIECE_K_BLOCK];
         kb->v = w->piece[PIECE_V_BLOCK];
@@ -851,6 +1001,8 @@ static void run_block(const query_block *q, key_block *kb)
         for (int i = 0; i < (s->backward ? 4 : 2); i++)
             move_rows(q, kb, (enum piece)(PIECE_K + i), (enum piece)(PIECE_K_BLOCK + i), true);
     }
+    kb->stacked = stack_rows(w->piece[PIECE_STACKED], s->stride, s->backward ? kb->k : kb->v,
+                             s->words, kb->n);
     s->backward ? backward_block(q, kb) : forward_block(q, kb);
     for (int i = 2; strided && s->backward && i < 4; i++)
         move_rows(q, kb, (enum piece)(PIECE_K + i), (enum piece)(PIECE_K_BLOCK + i), false);
@@ -876,7 +1028,8 @@ static int64_t group_end(const job *s, int64_t begin)
  * blocks where they are long, and everything where no query block sees much more than a span. */
 static int64_t span_rows(const job *s, int64_t b)
 {
-    int64_t target = SPAN_BYTES / (s->stride * (int64_t)sizeof(real) * (s->backward ? 4 : 2));
+    int64_t elements = 2 * (s->words + (s->backward ? s->stride : 0)); /* of a row */
+    int64_t target = SPAN_BYTES / (elements * (int64_t)sizeof(real));
     int64_t longest = 1, most = 0;
     target = max_of(target / TILE_KEYS, 2) * TILE_KEYS;
     for (int64_t begin = 0, end; begin < s->n_tiles; begin = end) {
@@ -1061,11 +1214,12 @@ static void run(const job *s, int threads)
         .kv_heads = (a)->kv_heads, .width = (a)->width, .q_rows = (a)->q_rows,                     \
         .k_rows = (a)->k_rows, .head = (a)->head, .n_heads = (a)->n_heads,                         \
         .group = (a)->group > 0 ? (a)->group : (a)->heads / (a)->kv_heads, .skew = (a)->skew,      \
-        .stride = round_up((a)->width, LANES), .scale = (real)(a)->scale, .q = (a)->q,             \
-        .k = (a)->k, .v = (a)->v, .tiles = (a)->tiles, .n_tiles = (a)->n_tiles, .bits = (a)->bits, \
-        .sight = (a)->sight, .kv_first = (a)->kv_first,                                            \
-        .kv_held = (a)->kv_held > 0 ? (a)->kv_held : (a)->kv_heads, .qr = (a)->qr, .r = (a)->r,    \
-        .scratch = (a)->scratch, .between = (a)->between, .user = (a)->user                        \
+        .stride = round_up((a)->width, LANES), .words = flat_words((a)->width),                    \
+        .scale = (real)(a)->scale, .q = (a)->q, .k = (a)->k, .v = (a)->v, .tiles = (a)->tiles,     \
+        .n_tiles = (a)->n_tiles, .bits = (a)->bits, .sight = (a)->sight,                           \
+        .kv_first = (a)->kv_first, .kv_held = (a)->kv_held > 0 ? (a)->kv_held : (a)->kv_heads,     \
+        .qr = (a)->qr, .r = (a)->r, .scratch = (a)->scratch, .between = (a)->between,              \
+        .user = (a)->user                                                                          \
     }
 
 void TILE_SLOT(attend)(const lh_attend_args *a, int threads)

@@ -26,14 +26,17 @@ static void pack_offsets(const query_block *q, const key_block *kb, offsets *x)
     const int64_t first = max_of(0, last - t->hi);
     const int64_t end = max_of(first, min_of(kb->n + q->padded - 1, last - t->lo + 1));
     const int64_t rows = max_of(0, min_of(end, kb->n + q->n - 1) - first);
-    real *dst = q->w->piece[PIECE_R] + first * s->stride;
+    real *dst = q->w->piece[PIECE_R] + first * s->words;
     const int64_t row = t->r_row + (first - last) * t->r_step;
-    pack_rows(dst, s->stride, s->r + row_at(0, 0, row, s->heads, q->h, s->width),
+    pack_flat(dst, s->words, s->r + row_at(0, 0, row, s->heads, q->h, s->width),
               t->r_step * s->heads * s->width, rows, s->width, 1);
-    memset(dst + rows * s->stride, 0, (size_t)((end - first - rows) * s->stride) * sizeof(real));
+    memset(dst + rows * s->words, 0, (size_t)((end - first - rows) * s->words) * sizeof(real));
     *x = (offsets){.band = {.lo = 0, .hi = (int32_t)kb->n - 1, .bits = -1}};
     x->rows = (key_block){.tile = &x->band, .first = first, .n = end - first, .k = dst};
     x->rows.dk = q->w->piece[PIECE_DR] + first * s->stride;
+    if (s->backward)
+        x->rows.stacked =
+            stack_rows(q->w->piece[PIECE_R_STACKED], s->stride, dst, s->words, end - first);
 }
 
 /* Lanes l with l & bit. */
@@ -81,7 +84,7 @@ static void relative_group(const query_block *q, const key_block *kb, int64_t i0
     const job *s = q->s;
     const key_block *rows = &kb->term->rows;
     real *x = q->w->piece[PIECE_X];
-    score_block block = {.width = s->width, .stride = s->stride};
+    score_block block = {.depth = depth_words(s->width), .stride = s->words};
     int64_t span[2];
     if (range[0] >= range[1]) return;
     visible_keys(rows, i0, i0 + GROUP, span);
@@ -91,7 +94,7 @@ static void relative_group(const query_block *q, const key_block *kb, int64_t i0
         int64_t vecs[2];
         (void)visible_vecs(q, rows, i0, r, min_of(SCORE_ROWS, span[1] - r), vecs);
         int64_t column = i0 + vecs[0] * LANES;
-        block.keys = rows->k + r * s->stride;
+        block.keys = rows->k + r * s->words;
         block.queries = q->w->piece[PIECE_QRT] + column;
         block.c = x + (rows->first + r) * LH_TILE_Q + column;
         score_block_run(&block, vecs[1] - vecs[0], false);
@@ -116,13 +119,13 @@ static void add_relative(const query_block *q, const key_block *kb, int64_t r, i
 /* dX^T of the key block from dS^T: zeros where no score is. */
 static void relative_slope(const query_block *q, const key_block *kb)
 {
-    const real *ds = q->w->piece[PIECE_DS];
+    const real *ds = q->w->piece[PIECE_DS_FLAT];
     real *x = q->w->piece[PIECE_X];
     memset(x, 0, (size_t)((kb->n + q->padded + ROW_PAD) * LH_TILE_Q) * sizeof(real));
     for (int64_t i = 0; i < q->padded; i += LANES) {
         real *top = x + (i + kb->n - 1) * LH_TILE_Q + i;
         for (int64_t r = 0; r < kb->n; r++)
-            store(top - r * LH_TILE_Q, load(ds + r * LH_TILE_Q + i));
+            store(top - r * LH_TILE_Q, load_flat(ds + (r * LH_TILE_Q + i) / PAIR));
         shear_down(x + i, i, i + kb->n);
     }
 }

@@ -31,7 +31,7 @@ typedef struct bench_options {
     }
 static const lh_option bench_table[] = {
     BENCH_WORD("--mechanism", mechanism, "a mechanism's name"),
-    BENCH_WORD("--isa", isa, "auto, avx512, avx2 or portable"),
+    BENCH_WORD("--isa", isa, "auto, avx512, avx512_bf16, avx2 or portable"),
     BENCH_WORD("--layout", layout, "contiguous or zigzag"),
     BENCH_INT("--n", n, 1, (int64_t)1 << 40),
     BENCH_INT("--window", window, 0, (int64_t)1 << 40),
@@ -108,7 +108,9 @@ void lh_bench_help(FILE *out)
         "  --batch B         sequences (1)\n"
         "  --threads T       threads of each rank (1)\n"
         "  --repeats R       measured repeats after one warm-up (7)\n"
-        "  --isa NAME        auto, avx512, avx2 or portable (auto)\n"
+        "  --isa NAME        auto, avx512, avx2, portable, or avx512_bf16: AVX-512 with operands "
+        "of\n"
+        "                    the products rounded to bfloat16 (auto)\n"
         "  --seed S          of the random inputs (1)\n"
         "  --layout L        contiguous, or zigzag: balanced causal attention (contiguous)\n"
         "  --ulysses U       exchange by heads in groups of U ranks; 0: all ranks; 1: ring (1)\n\n"

@@ -170,6 +170,7 @@ const char *lh_config_isa(const lh_config *config)
 {
     static const char *const names[] = {[LH_ISA_AUTO] = "auto",
                                         [LH_ISA_AVX512] = "avx512",
+                                        [LH_ISA_AVX512_BF16] = "avx512_bf16",
                                         [LH_ISA_AVX2] = "avx2",
                                         [LH_ISA_PORTABLE] = "portable"};
     int n = (int)(sizeof names / sizeof names[0]);

@@ -37,7 +37,13 @@ typedef enum lh_schedule_kind {
     LH_SCHEDULE_INVERSE_SQRT
 } lh_schedule_kind;
 typedef enum lh_device_kind { LH_DEVICE_CPU, LH_DEVICE_POISON } lh_device_kind;
-typedef enum lh_isa_kind { LH_ISA_AUTO, LH_ISA_AVX512, LH_ISA_AVX2, LH_ISA_PORTABLE } lh_isa_kind;
+typedef enum lh_isa_kind {
+    LH_ISA_AUTO,
+    LH_ISA_AVX512,
+    LH_ISA_AVX512_BF16,
+    LH_ISA_AVX2,
+    LH_ISA_PORTABLE
+} lh_isa_kind;
 
 /* Strings belong to the configuration and are never NULL; "" where nothing is named. Paths are
  * absolute. */

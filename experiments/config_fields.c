@@ -232,7 +232,9 @@ static const lh_field fields_device[] = {
      .min = 1, .max = LH_MAX_THREADS, .automatic = "auto",
      .help = "auto: OMP_NUM_THREADS, else the rank's share of the processors"},
     {.name = "isa", .type = LH_FIELD_CHOICE, .offset = AT_DEVICE(isa), .fallback = "auto",
-     .choices = "auto|avx512|avx2|portable", .help = "instruction set of the kernels"},
+     .choices = "auto|avx512|avx512_bf16|avx2|portable",
+     .help = "instruction set of the kernels; avx512_bf16: attention rounds the operands of its "
+             "products to bfloat16, auto never takes it"},
     {.name = NULL}};
 
 static const lhi_config_section config_sections[] = {

@@ -95,12 +95,24 @@ static void test_isa(void **state)
 #ifdef LH_PRECISION_DOUBLE
     lh_assert_error(lh_device_create_cpu("avx2", 1, &d), LH_ERR_UNSUP, "portable kernels only");
     lh_assert_error(lh_device_create_count("avx512", 1, &d), LH_ERR_UNSUP, "portable kernels only");
+    lh_assert_error(lh_device_create_cpu("avx512_bf16", 1, &d), LH_ERR_UNSUP, "portable kernels");
     lh_assert_ok(lh_device_create_cpu("auto", 1, &d));
     assert_ptr_equal(d->kernels, lh_kernels_f64());
 #else
     const lh_kernels *wide = lh_kernels_f32_avx512(), *narrow = lh_kernels_f32_avx2();
     const lh_kernels *best = wide != NULL ? wide : narrow != NULL ? narrow : lh_kernels_f32();
+    const lh_kernels *rounding = lh_kernels_f32_avx512_bf16();
     if (wide == NULL) lh_assert_error(lh_device_create_cpu("avx512", 1, &d), LH_ERR_UNSUP, "lacks");
+    if (rounding == NULL) {
+        lh_assert_error(lh_device_create_cpu("avx512_bf16", 1, &d), LH_ERR_UNSUP,
+                        "expected one of auto");
+    } else {
+        lh_assert_ok(lh_device_create_cpu("avx512_bf16", 1, &d));
+        assert_ptr_equal(d->kernels, rounding);
+        assert_true(rounding->attend != wide->attend && rounding->gemm == wide->gemm &&
+                    rounding->norm == wide->norm);
+        lh_device_destroy(&d);
+    }
     if (narrow != NULL) {
         lh_assert_ok(lh_device_create_cpu("avx2", 1, &d));
         assert_ptr_equal(d->kernels, narrow);

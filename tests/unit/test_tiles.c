@@ -34,8 +34,17 @@ static const variant variants[] = {
     VARIANT(f32_avx2, 4),
     VARIANT(f32_avx512, 4),
 #endif
+#ifdef LH_AVX512_BF16
+    VARIANT(f32_avx512_bf16, 4),
+#endif
 };
 enum { N_VARIANTS = sizeof variants / sizeof variants[0] };
+
+/* Does it round the operands of its products? */
+static bool rounds(const variant *x)
+{
+    return strcmp(x->name, "f32_avx512_bf16") == 0;
+}
 
 static bool can_run(const variant *x)
 {
@@ -47,6 +56,7 @@ static bool can_run(const variant *x)
         yes = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 #endif
+    if (rounds(x)) yes = lh_kernels_f32_avx512_bf16() != NULL;
     if (!yes) printf("[  SKIPPED ] %s: not on this processor\n", x->name);
     return yes;
 }
@@ -71,6 +81,9 @@ typedef struct scene {
     lh_hidden hidden[MAX_BATCH];
     int64_t kv_first, kv_held; /* kv_held 0: all */
     int64_t r_rows;            /* 0: no relative term */
+    /* Inputs are small whole numbers, and so are scores as powers of 2: nothing but the P and dS of
+     * the backward is changed by rounding to bfloat16, which the reference then does, too. */
+    bool whole;
 } scene;
 
 /* The gradient of array i is DQ + i, for i up to R. */
@@ -79,6 +92,7 @@ enum { Q, K, V, QR, R, DO, DLSE, O, LSE, DQ, DK, DV, DQR, DR, N_ARRAYS };
 typedef struct arrays {
     double *x[N_ARRAYS];
     int64_t n[N_ARRAYS];
+    double *slack[N_ARRAYS]; /* of gradients: what two ways to round a number that lies between */
 } arrays;
 
 static double uniform(uint64_t *state)
@@ -131,15 +145,30 @@ static arrays make_arrays(const scene *c)
     for (int i = 0; i < N_ARRAYS; i++) {
         a.n[i] = array_size(c, i);
         a.x[i] = new_zeroed((size_t)a.n[i] * sizeof(double));
+        a.slack[i] = new_zeroed((size_t)a.n[i] * sizeof(double));
         for (int64_t j = 0; i < O && j < a.n[i]; j++)
             a.x[i][j] = (double)(float)(uniform(&state) * (i == Q || i == K ? c->size : 1));
+        for (int64_t j = 0; c->whole && i < DLSE && j < a.n[i]; j++)
+            a.x[i][j] = nearbyint(a.x[i][j]);
     }
     return a;
 }
 
+/* To a bfloat16 number: nearest, ties to even. */
+static double to_bf16(double x)
+{
+    int exponent = 0;
+    if (x == 0 || !isfinite(x)) return x;
+    (void)frexp(x, &exponent);
+    return ldexp(nearbyint(ldexp(x, 8 - exponent)), exponent - 8);
+}
+
 static void free_arrays(arrays *a)
 {
-    for (int i = 0; i < N_ARRAYS; i++) free(a->x[i]);
+    for (int i = 0; i < N_ARRAYS; i++) {
+        free(a->x[i]);
+        free(a->slack[i]);
+    }
 }
 
 static bool sees(const scene *c, const lh_tile *t, int64_t b, int64_t i, int64_t j)
@@ -197,6 +226,33 @@ static void collect(const scene *c, const arrays *a, int64_t b, int64_t row, int
     }
 }
 
+/* What one probability p and the gradient ds of its score add to the gradients; to the slack, if they
+ * are distances. */
+static void add_gradients(const scene *c, arrays *a, int64_t at, const seen *s, int64_t i, double p,
+                          double ds, bool slack)
+{
+    double **to = slack ? a->slack : a->x;
+    const int64_t k = s->at[i];
+    for (int64_t d = 0; d < c->width; d++) {
+        const double dv = p * a->x[DO][at + d], dq = ds * a->x[K][k + d], dk = ds * a->x[Q][at + d];
+        to[DV][k + d] += slack ? fabs(dv) : dv;
+        to[DQ][at + d] += slack ? fabs(dq) : dq;
+        to[DK][k + d] += slack ? fabs(dk) : dk;
+        if (c->r_rows == 0) continue;
+        const double dqr = ds * a->x[R][s->r_at[i] + d], dr = ds * a->x[QR][at + d];
+        to[DQR][at + d] += slack ? fabs(dqr) : dqr;
+        to[DR][s->r_at[i] + d] += slack ? fabs(dr) : dr;
+    }
+}
+
+/* *x to bfloat16. Returns how far apart x - error and x + error are then. */
+static double round_within(double *x, double error)
+{
+    const double apart = to_bf16(*x + error) - to_bf16(*x - error);
+    *x = to_bf16(*x);
+    return apart;
+}
+
 static void reference_row(const scene *c, arrays *a, int64_t b, int64_t row, int64_t h, seen *s)
 {
     int64_t stat = (b * c->heads + h) * c->q_rows + row;
@@ -212,17 +268,15 @@ static void reference_row(const scene *c, arrays *a, int64_t b, int64_t row, int
     }
     double delta = dot(o, d_o, c->width) - a->x[DLSE][stat];
     for (int64_t i = 0; i < s->n; i++) {
-        double p = s->score[i],
-               ds = c->scale * p * (dot(d_o, a->x[V] + s->at[i], c->width) - delta);
-        for (int64_t d = 0; d < c->width; d++) {
-            a->x[DV][s->at[i] + d] += p * d_o[d];
-            a->x[DQ][at + d] += ds * a->x[K][s->at[i] + d];
-            a->x[DK][s->at[i] + d] += ds * a->x[Q][at + d];
+        const double dp = dot(d_o, a->x[V] + s->at[i], c->width);
+        double p = s->score[i], ds = p * (dp - delta);
+        if (c->whole) { /* the kernel's float differs by a little before it rounds */
+            const double off_ds = round_within(&ds, 1e-5 * p * (1 + fabs(dp) + fabs(delta)));
+            const double off_p = round_within(&p, 4e-6 * p);
+            if (off_p > 0 || off_ds > 0)
+                add_gradients(c, a, at, s, i, off_p, c->scale * off_ds, true);
         }
-        for (int64_t d = 0; c->r_rows > 0 && d < c->width; d++) {
-            a->x[DQR][at + d] += ds * a->x[R][s->r_at[i] + d];
-            a->x[DR][s->r_at[i] + d] += ds * a->x[QR][at + d];
-        }
+        add_gradients(c, a, at, s, i, p, c->scale * ds, false);
     }
 }
 
@@ -455,11 +509,54 @@ static void compare(const char *what, const char *kernel, const arrays *want, co
         double x = want->x[i][j], y = got->x[i][j];
         if (isinf(x) && x == y) continue;
         largest = fmax(largest, fabs(x));
-        const double off = fabs(x - y);
+        const double off = fabs(x - y) - want->slack[i][j];
         if (!(off <= error)) error = isnan(off) ? INFINITY : off;
     }
     if (!(error <= tolerance * fmax(largest, 1e-3)))
         fail_msg("%s, %s: %s differs by %g of %g", what, kernel, label[i], error, largest);
+}
+
+/* A scale for which the kernel's factor scale * log2(e) is exactly 1, so that its exp2 can be seen
+ * alone. */
+static double unit_scale(void)
+{
+    const float log2_e = 1.4426950408889634F;
+    float s = 0.69314718F;
+    for (int i = 0; i < 8 && s * log2_e > 1; i++) s = nextafterf(s, 0);
+    for (int i = 0; i < 8 && s * log2_e < 1; i++) s = nextafterf(s, 1);
+    assert_true(s * log2_e == 1);
+    return s;
+}
+
+/* Relative to the array's largest entry. Rounded to bfloat16 a number is off by 2^-9 of itself at
+ * most, and a score by sums of such errors. */
+static double tolerance(const scene *c, const variant *x, int array)
+{
+    const bool gradient = array > LSE;
+    if (x->bytes == 8) return 1e-12;
+    if (!rounds(x)) return gradient ? 2e-5 : 5e-6;
+    if (c->whole) return 2e-5;
+    return (gradient ? 2e-2 : 1e-2) * c->size * c->size / 4;
+}
+
+/* The kernel that rounds, where what it should give is known. */
+static void check_rounding(const scene *general)
+{
+    scene c = *general;
+    c.whole = true;
+    c.size = 1;
+    c.scale = unit_scale();
+    arrays want = make_arrays(&c), got = make_arrays(&c);
+    reference(&c, &want);
+    for (int k = 0; k < N_VARIANTS; k++) {
+        const variant *x = variants + k;
+        if (!rounds(x) || !can_run(x)) continue;
+        run_kernels(&c, x, &want, &got, 1);
+        for (int i = O; i < N_ARRAYS; i++)
+            compare(c.name, x->name, &want, &got, i, tolerance(&c, x, i));
+    }
+    free_arrays(&want);
+    free_arrays(&got);
 }
 
 static void check_scene(const scene *c)
@@ -470,10 +567,8 @@ static void check_scene(const scene *c)
         const variant *x = variants + k;
         if (!can_run(x)) continue;
         run_kernels(c, x, &want, &got, 1);
-        for (int i = O; i < N_ARRAYS; i++) {
-            double loose = i <= LSE ? 5e-6 : 2e-5;
-            compare(c->name, x->name, &want, &got, i, x->bytes == 8 ? 1e-12 : loose);
-        }
+        for (int i = O; i < N_ARRAYS; i++)
+            compare(c->name, x->name, &want, &got, i, tolerance(c, x, i));
         for (int threads = 2; threads <= 3; threads++) {
             run_kernels(c, x, &want, &again, threads);
             for (int i = O; i < N_ARRAYS; i++)
@@ -484,6 +579,7 @@ static void check_scene(const scene *c)
     free_arrays(&want);
     free_arrays(&got);
     free_arrays(&again);
+    check_rounding(c);
 }
 
 static scene new_scene(const char *name, int64_t heads, int64_t kv_heads, int64_t width,
@@ -1027,6 +1123,29 @@ static void test_not_a_number(void **unused)
     free_arrays(&out);
 }
 
+/* A key that is not a number must not touch queries that do not see it, not even as the neighbour of
+ * the last one that they see. */
+static void test_not_a_number_unseen(void **unused)
+{
+    (void)unused;
+    enum { SEEN = 131, WIDTH = 16 };
+    scene c = new_scene("a neighbour is not a number", 1, 1, WIDTH, 100, 140);
+    c.batch = 1;
+    add_tile(&c, 0, 0, 50, 0, SEEN);
+    add_tile(&c, 0, 50, 50, 0, 140);
+    arrays a = make_arrays(&c), out = make_arrays(&c);
+    for (int64_t d = 0; d < WIDTH; d++) a.x[K][SEEN * WIDTH + d] = a.x[V][SEEN * WIDTH + d] = NAN;
+    for (int k = 0; k < N_VARIANTS; k++) {
+        if (!can_run(variants + k)) continue;
+        run_kernels(&c, variants + k, &a, &out, 1);
+        for (int64_t i = 0; i < 100 * WIDTH; i++)
+            assert_true(isfinite(out.x[O][i]) == (i < 50 * WIDTH) &&
+                        isfinite(out.x[DQ][i]) == (i < 50 * WIDTH));
+    }
+    free_arrays(&a);
+    free_arrays(&out);
+}
+
 /* The backward takes lse = -inf for a query that saw nothing, whatever its tile says now. */
 static void test_nothing_seen_backward(void **unused)
 {
@@ -1100,18 +1219,6 @@ static void test_differences(void **unused)
     check_differences(&c);
 }
 
-/* A scale for which the kernel's factor scale * log2(e) is exactly 1, so that its exp2 can be seen
- * alone. */
-static double unit_scale(void)
-{
-    const float log2_e = 1.4426950408889634F;
-    float s = 0.69314718F;
-    for (int i = 0; i < 8 && s * log2_e > 1; i++) s = nextafterf(s, 0);
-    for (int i = 0; i < 8 && s * log2_e < 1; i++) s = nextafterf(s, 1);
-    assert_true(s * log2_e == 1);
-    return s;
-}
-
 /* Key 0 has score 0, key j has score x_j <= 0 and the unit vector j as value: O[j] is exp2(x_j). */
 static void test_exp(void **unused)
 {
@@ -1123,7 +1230,7 @@ static void test_exp(void **unused)
     arrays a = make_arrays(&c);
     for (int k = 1; k < N_VARIANTS; k++) {
         const variant *kernel = variants + k;
-        if (!can_run(kernel)) continue;
+        if (!can_run(kernel) || rounds(kernel)) continue;
         double worst = 0;
         for (int round = 0; round < 300; round++) {
             float x[96 * 96] = {0}, v[96 * 96] = {0}, q[96] = {1}, o[96] = {0}, max = -INFINITY,
@@ -1169,20 +1276,58 @@ static void test_exp(void **unused)
     free_arrays(&a);
 }
 
+/* One key with score 0: the output is its value, rounded. */
+static void test_round_to_even(void **unused)
+{
+    (void)unused;
+    static const double value[] = {0,          1,           -1,          1.00390625,
+                                   1.01171875, -1.00390625, 1.003906369, 3.1415927,
+                                   -1e30,      1e-30,       3.4e38,      INFINITY};
+    enum { N = sizeof value / sizeof value[0] };
+    scene c = new_scene("rounding", 1, 1, N, 1, 1);
+    c.batch = 1;
+    add_band(&c, 1, -1, -1);
+    arrays a = make_arrays(&c), out = make_arrays(&c);
+    memcpy(a.x[V], value, sizeof value);
+    for (int k = 0; k < N_VARIANTS; k++) {
+        if (!rounds(variants + k) || !can_run(variants + k)) continue;
+        run_kernels(&c, variants + k, &a, &out, 1);
+        for (int i = 0; i < N; i++) {
+            double want = fabs(value[i]) > 3.39e38 ? INFINITY : to_bf16(value[i]);
+            assert_true(out.x[O][i] == want);
+        }
+    }
+    free_arrays(&a);
+    free_arrays(&out);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_full),           cmocka_unit_test(test_band),
-        cmocka_unit_test(test_bits),           cmocka_unit_test(test_valid),
-        cmocka_unit_test(test_groups),         cmocka_unit_test(test_strides),
-        cmocka_unit_test(test_blocks),         cmocka_unit_test(test_nothing_seen),
-        cmocka_unit_test(test_no_tiles),       cmocka_unit_test(test_spans),
-        cmocka_unit_test(test_documents),      cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_limits_strided), cmocka_unit_test(test_hidden),
-        cmocka_unit_test(test_heads_held),     cmocka_unit_test(test_term),
-        cmocka_unit_test(test_term_shapes),    cmocka_unit_test(test_term_masked),
-        cmocka_unit_test(test_not_a_number),   cmocka_unit_test(test_nothing_seen_backward),
-        cmocka_unit_test(test_differences),    cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_full),
+        cmocka_unit_test(test_band),
+        cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_valid),
+        cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_strides),
+        cmocka_unit_test(test_blocks),
+        cmocka_unit_test(test_nothing_seen),
+        cmocka_unit_test(test_no_tiles),
+        cmocka_unit_test(test_spans),
+        cmocka_unit_test(test_documents),
+        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_limits_strided),
+        cmocka_unit_test(test_hidden),
+        cmocka_unit_test(test_heads_held),
+        cmocka_unit_test(test_term),
+        cmocka_unit_test(test_term_shapes),
+        cmocka_unit_test(test_term_masked),
+        cmocka_unit_test(test_not_a_number),
+        cmocka_unit_test(test_not_a_number_unseen),
+        cmocka_unit_test(test_nothing_seen_backward),
+        cmocka_unit_test(test_differences),
+        cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_round_to_even),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
