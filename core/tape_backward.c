@@ -61,9 +61,9 @@ static lh_status tape_run_backward(lh_tape *t)
         if (!n->needs_grad || !tape_has_out_grad(t, n)) continue;
         LH_TRY(lh_memory_tick(t->memory));
         lh_call call = {t, n, true};
-        double flops = lhi_tape_enter(t, n);
+        lh_profile_mark begin = lhi_tape_enter(t, n);
         st = n->op->vjp(&call);
-        lhi_tape_leave(t, n, flops);
+        lhi_tape_leave(t, n, begin, LH_DIRECTION_BACKWARD);
         if (st != LH_OK) return lh_error_context(st, "gradient of %s", n->op->name);
     }
 done:

@@ -486,12 +486,29 @@ done:
     if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
 }
 
+void lh_session_profile(lh_session *s, lh_profile *p)
+{
+    s->profile = p;
+    lh_tape_profile(s->tape, p);
+    if (p == NULL) return;
+    p->clock = lh_wall;
+    p->waited = &s->mesh->traffic->wait_s;
+}
+
+/* The part of a step that began at *at has ended; the next one begins. */
+static void session_mark(lh_session *s, lh_profile_mark *at, const char *name)
+{
+    lh_profile_end(s->profile, s->device, *at, name, LH_DIRECTION_STEP);
+    *at = lh_profile_begin(s->profile, s->device);
+}
+
 /* Forward and backward of all passes of a step. Returns this rank's part of the loss. */
 static double session_gradients(lh_session *s, int64_t first_sample, int64_t *labels)
 {
     const lh_mesh *m = s->mesh;
     double loss = 0.0;
     double correct = 0.0;
+    lh_profile_mark at = lh_profile_begin(s->profile, s->device);
     *labels = 0;
     for (int64_t pass = 0; pass < s->passes; pass++) {
         int64_t sample =
@@ -501,8 +518,10 @@ static double session_gradients(lh_session *s, int64_t first_sample, int64_t *la
                          sample + b, labels);
     }
     session_sum_labels(s, labels);
+    session_mark(s, &at, "data");
     double scale = *labels > 0 ? 1.0 / (double)*labels : 0.0;
     lh_params_zero_grad(s->params);
+    session_mark(s, &at, "zero_gradients");
     for (int64_t pass = 0; pass < s->passes; pass++) {
         int64_t sample =
             first_sample + (pass * m->size[LH_AXIS_DATA] + m->coord[LH_AXIS_DATA]) * s->batch;
@@ -522,13 +541,16 @@ lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double
     double lanes[SESSION_LANES] = {0.0};
     s->trouble = lh_model_begin_step(s->model, t - 1);
     lanes[0] = session_gradients(s, first_sample, &out->labels);
+    lh_profile_mark at = lh_profile_begin(s->profile, s->device);
     st = lh_grads_reduce(s->mesh, s->params, s->reduce, s->reduce_elements);
+    session_mark(s, &at, "gradient_reduction");
     if (st == LH_OK) st = lh_grads_norm(s->params, s->norm_scratch, &replicated, &lanes[1]);
     if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
     /* every rank has the replicated part; one says it, so that all decide on the same number */
     if (lh_comm_rank(s->world) == 0) lanes[1] += replicated;
     lanes[2] = (s->trouble != LH_OK ? 1.0 : 0.0) + (stop ? 65536.0 : 0.0);
     session_sum_lanes(s, lanes);
+    session_mark(s, &at, "gradient_norm");
     out->loss = lanes[0];
     out->grad_norm = sqrt(lanes[1]);
     out->stop = lanes[2] >= 65536.0;
@@ -541,6 +563,7 @@ lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double
                               o->eps, o->weight_decay,  o->clip};
     st = lh_optimizer_step(&optimizer, s->params, t,
                            lh_optimizer_grad_scale(&optimizer, out->grad_norm));
+    session_mark(s, &at, "optimizer");
     if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
 done:
     return st;

@@ -155,7 +155,9 @@ static void comm_reduce(lh_comm *c, void *x, int64_t n, int64_t element, MPI_Dat
         lhi_comm_count(c, piece * element, purpose);
         if (c->counting) continue;
         void *at = (char *)x + done * element;
+        double start = lh_wall();
         LH_MPI(c, MPI_Allreduce(MPI_IN_PLACE, at, lhi_int(c, piece), type, op, c->mpi));
+        c->traffic->wait_s += lh_wall() - start;
     }
 }
 

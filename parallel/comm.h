@@ -22,7 +22,7 @@ typedef enum lh_purpose {
 typedef struct lh_traffic {
     int64_t bytes[LH_PURPOSES];
     int64_t messages[LH_PURPOSES];
-    double wait_s; /* time spent waiting for messages */
+    double wait_s; /* time spent waiting for messages, and inside library collectives */
 } lh_traffic;
 
 /* lh_purpose_name - "forward_rows", ... Local. */
