@@ -218,7 +218,7 @@ static lh_status bench_create(bench *b)
     LH_TRY(bench_mechanism_create(b));
     if (!c->quiet) LH_TRY(lhi_bench_gemm_create(b->device, &b->gemm));
     LH_TRY(bench_inputs(b));
-    LH_TRY(lhi_bench_flush_create(&b->flush, &b->flush_bytes));
+    if (!c->quiet) LH_TRY(lhi_bench_flush_create(&b->flush, &b->flush_bytes));
     for (int p = 0; p < LHI_BENCH_TIMES; p++)
         LH_TRY(lh_new((size_t)c->repeats * sizeof(double), &b->seconds[p]));
     LH_TRY(bench_arena(b));
@@ -306,7 +306,7 @@ static void bench_measure(bench *b, const lh_cost *cost, lhi_bench_result *r)
     lh_traffic before = *b->mesh->traffic;
     for (int i = -1; i < repeats; i++) { /* the first one warms up */
         if (i == 0) before = *b->mesh->traffic;
-        if (!b->c->quiet)
+        if (!b->c->quiet && i >= 0)
             seconds[LHI_BENCH_PRODUCT] = lhi_bench_gemm_run(b->world, b->device, &b->gemm);
         bench_step(b, seconds);
         for (int p = 0; p < LHI_BENCH_TIMES && i >= 0; p++) b->seconds[p][i] = seconds[p];
@@ -334,12 +334,12 @@ static void bench_announce(const lhi_bench_case *c, const char *isa, int ranks)
     if (lhi_bench_window(c, &window))
         (void)snprintf(text, sizeof text, ", window %" PRId64, window);
     (void)fprintf(stderr,
-                  "longhaul bench: %s%s, %s%s, n %" PRId64 ", %" PRId64 " x %" PRId64 "/%" PRId64
+                  "longhaul bench: %s%s, %s%s%s, n %" PRId64 ", %" PRId64 " x %" PRId64 "/%" PRId64
                   " heads of %" PRId64 ", %s%s, ranks %d x threads %d, repeats %d\n",
                   c->ops->name, text, c->causal ? "causal" : "not causal",
-                  c->relative ? ", relative positions" : "", c->n, c->batch, c->heads, c->kv_heads,
-                  c->head_width, isa, c->quiet ? ", exchange alone" : "", ranks, c->threads,
-                  c->repeats);
+                  c->relative ? ", relative positions" : "", c->zigzag ? ", zigzag" : "", c->n,
+                  c->batch, c->heads, c->kv_heads, c->head_width, isa,
+                  c->quiet ? ", exchange alone" : "", ranks, c->threads, c->repeats);
 }
 
 lh_status lhi_bench_run(lh_comm *world, const lhi_bench_case *c, lhi_bench_result *r)

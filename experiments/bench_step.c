@@ -31,37 +31,37 @@ static const char step_model[] = "run: {name: bench}\n"
 typedef struct step_options {
     const char *file;
     lh_option_words overrides;
-    int64_t repeats, warmup;
+    int64_t repeats, warmup, products;
 } step_options;
 
-static const lh_option step_table[] = {{.name = "--set",
+#define STEP_INT(text, member, least, most)                                                        \
+    {                                                                                              \
+        .name = text, .kind = LH_OPTION_INT, .offset = offsetof(step_options, member),             \
+        .min = least, .max = most                                                                  \
+    }
+static const lh_option step_table[] = {STEP_INT("--repeats", repeats, 1, 10000),
+                                       STEP_INT("--warmup", warmup, 0, 10000),
+                                       STEP_INT("--products", products, 1, 100),
+                                       {.name = "--set",
                                         .kind = LH_OPTION_WORDS,
                                         .offset = offsetof(step_options, overrides),
                                         .expected = "KEY=VALUE, such as --set data.length=4096"},
-                                       {.name = "--repeats",
-                                        .kind = LH_OPTION_INT,
-                                        .offset = offsetof(step_options, repeats),
-                                        .min = 1,
-                                        .max = 10000},
-                                       {.name = "--warmup",
-                                        .kind = LH_OPTION_INT,
-                                        .offset = offsetof(step_options, warmup),
-                                        .min = 0,
-                                        .max = 10000},
                                        {.name = NULL}};
 
-enum { STEP_FILE_TEXT = 32, STEP_ITEMS = LH_PROFILE_ITEMS + 2 };
+enum { STEP_WORD = 32, STEP_ITEMS = LH_PROFILE_ITEMS + 2 };
 
 typedef struct bench_step {
     lh_comm *world;
     lh_config *config;
     lh_session *session;
-    int repeats;
+    int repeats, products;
     lhi_bench_gemm gemm;
-    double *seconds, *gemm_seconds; /* [repeats]; the slowest rank */
-    lh_profile profile;             /* of this rank, all repeats */
-    double wait_s;                  /* of this rank, all repeats */
-    int64_t sent;                   /* of this rank, all repeats */
+    double *seconds;      /* [repeats]; the slowest rank */
+    double *gemm_seconds; /* [repeats, products] */
+    lh_profile profile;   /* of this rank, all repeats */
+    double wait_s;        /* of this rank, all repeats */
+    int64_t sent;         /* of this rank, all repeats */
+    int64_t rss_start;    /* of this rank, before the session */
 } bench_step;
 
 /* Means of a step over repeats and ranks, but what is said otherwise. */
@@ -70,10 +70,10 @@ typedef struct step_result {
     double gemm_rate;               /* flops per second of all ranks */
     double model_flops, step_flops; /* of all ranks: without and with recomputation */
     double wait_s, wait_max_s;      /* max: of the rank that waits longest */
-    int64_t peak, rss;              /* largest over ranks */
+    int64_t peak, rss, rss_start;   /* largest over ranks */
     int64_t sent;                   /* of all ranks and repeats */
-    int64_t predicted_peak;
-    double predicted_sent, predicted_flops; /* sent: mean over ranks; flops: of all ranks */
+    int64_t predicted_peak, parameter_bytes; /* of the rank that needs most */
+    double predicted_sent, predicted_flops;  /* sent: mean over ranks; flops: of all ranks */
     /* by time, the longest first; flops of all ranks; waiting is an item of its own */
     lh_profile_item item[STEP_ITEMS];
     int count;
@@ -83,11 +83,13 @@ void lhi_bench_step_help(FILE *out)
 {
     (void)fprintf(
         out,
-        "\nlonghaul bench step [FILE.yaml] [--set KEY=VALUE]... [--repeats 7] [--warmup 1]\n\n"
+        "\nlonghaul bench step [FILE.yaml] [--set KEY=VALUE]... [--repeats 7] [--warmup 1]\n"
+        "                    [--products 3]\n\n"
         "Runs training steps of an experiment on random tokens; no data file is opened. Without a\n"
         "file: a decoder of 12 layers, width 512, 8 heads, window 512, data.length 8192, one "
         "thread.\n"
-        "A product of two 2048 x 2048 matrices comes before each step. One object:\n"
+        "Before each step come --products products of two 2048 x 2048 matrices, and before the\n"
+        "first --warmup steps that are not measured. One object:\n"
         "  kind, layers, width, heads, n, batch, parameters\n"
         "                          the model, and sequences of n tokens in a step\n"
         "  ranks, threads (of each rank), isa, precision, recompute, repeats\n"
@@ -106,7 +108,10 @@ void lhi_bench_step_help(FILE *out)
         "                          ranks; its share of step_s_mean; of the rank that waits most\n"
         "  peak_bytes, predicted_peak_bytes\n"
         "                          step memory of the rank that needs most, and as planned\n"
-        "  rss_peak_bytes          as the system has seen the process\n"
+        "  parameter_bytes         of parameters, gradients and moments, as planned\n"
+        "  rss_peak_bytes, rss_start_bytes\n"
+        "                          most memory of a process as the system counts it, and the same\n"
+        "                          before anything is allocated\n"
         "  sent_bytes, predicted_sent_bytes\n"
         "                          of a step, mean over ranks\n"
         "  operations              array, the longest first. name, direction (forward, recompute,\n"
@@ -161,7 +166,7 @@ static lh_status step_buffers(bench_step *b)
     lh_status st = LH_OK;
     LH_TRY(lhi_bench_gemm_create(b->session->device, &b->gemm));
     LH_TRY(lh_new((size_t)b->repeats * sizeof(double), &b->seconds));
-    LH_TRY(lh_new((size_t)b->repeats * sizeof(double), &b->gemm_seconds));
+    LH_TRY(lh_new((size_t)(b->repeats * b->products) * sizeof(double), &b->gemm_seconds));
 done:
     return st;
 }
@@ -177,7 +182,10 @@ static lh_status step_measure(bench_step *b, int warmup)
     lh_traffic before = *b->session->mesh->traffic;
     for (int i = -warmup; i < b->repeats; i++) {
         int64_t t = i + warmup + 1;
-        double gemm = lhi_bench_gemm_run(b->world, b->session->device, &b->gemm);
+        for (int k = 0; k < b->products && (i >= 0 || k == 0); k++) {
+            double gemm = lhi_bench_gemm_run(b->world, b->session->device, &b->gemm);
+            if (i >= 0) b->gemm_seconds[i * b->products + k] = gemm;
+        }
         if (i == 0) lh_session_profile(b->session, &b->profile);
         if (i == 0) before = *b->session->mesh->traffic;
         lh_barrier(b->world);
@@ -186,7 +194,6 @@ static lh_status step_measure(bench_step *b, int warmup)
                                false, &result));
         if (i < 0) continue;
         b->seconds[i] = lh_wall() - start;
-        b->gemm_seconds[i] = gemm;
     }
     const lh_traffic *after = b->session->mesh->traffic;
     b->wait_s = after->wait_s - before.wait_s;
@@ -241,18 +248,25 @@ done:
     return st;
 }
 
+/* Most memory that the process has had at one moment, as the system counts it. */
+static int64_t step_rss(void)
+{
+    struct rusage usage = {0};
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : 0;
+}
+
 static lh_status step_reduce(bench_step *b, step_result *r)
 {
     int n = b->repeats;
     double ranks = (double)lh_comm_size(b->world);
-    struct rusage usage = {0};
     *r = (step_result){0};
     lh_max_f64(b->world, b->seconds, n, LH_SEND_OTHER);
-    lh_max_f64(b->world, b->gemm_seconds, n, LH_SEND_OTHER);
+    lh_max_f64(b->world, b->gemm_seconds, (int64_t)n * b->products, LH_SEND_OTHER);
     for (int i = 0; i < n; i++) r->mean_s += b->seconds[i] / n;
     r->step_s = lhi_bench_median(b->seconds, n);
     r->least_s = b->seconds[0];
-    r->gemm_rate = ranks * LHI_BENCH_GEMM_FLOPS / lhi_bench_median(b->gemm_seconds, n);
+    r->gemm_rate =
+        ranks * LHI_BENCH_GEMM_FLOPS / lhi_bench_median(b->gemm_seconds, n * b->products);
     r->wait_s = r->wait_max_s = b->wait_s / n;
     lh_sum_f64(b->world, &r->wait_s, 1, LH_SEND_OTHER);
     lh_max_f64(b->world, &r->wait_max_s, 1, LH_SEND_OTHER);
@@ -260,11 +274,11 @@ static lh_status step_reduce(bench_step *b, step_result *r)
     r->sent = b->sent;
     lh_sum_i64(b->world, &r->sent, 1, LH_SEND_OTHER);
     r->peak = lh_session_peak(b->session);
-    if (getrusage(RUSAGE_SELF, &usage) == 0) r->rss = (int64_t)usage.ru_maxrss * 1024;
-    int64_t most[2] = {r->peak, r->rss};
-    lh_max_i64(b->world, most, 2, LH_SEND_OTHER);
+    int64_t most[3] = {r->peak, step_rss(), b->rss_start};
+    lh_max_i64(b->world, most, 3, LH_SEND_OTHER);
     r->peak = most[0];
     r->rss = most[1];
+    r->rss_start = most[2];
     return step_items(b, r);
 }
 
@@ -276,6 +290,7 @@ static lh_status step_plan(bench_step *b, step_result *r)
     b->config->device.threads = b->session->device->threads; /* as this run has them */
     LH_TRY(lh_step_plan_create(b->config, lh_comm_size(b->world), &plan));
     r->predicted_peak = plan->peak_bytes;
+    r->parameter_bytes = plan->parameter_bytes;
     r->predicted_sent = plan->sent_bytes;
     r->predicted_flops = plan->flops;
 done:
@@ -286,12 +301,12 @@ done:
 /* --- saying it --- */
 
 /* The word of the file for train.recompute. */
-static const char *step_recompute(const lh_config *c, char buf[STEP_FILE_TEXT])
+static const char *step_recompute(const lh_config *c, char buf[STEP_WORD])
 {
     const lhi_config_section *s = lhi_config_sections();
     while (strcmp(s->name, "train") != 0) s++;
     return lh_field_choice(lh_field_find(s->fields, "recompute"), c->train.recompute, buf,
-                           STEP_FILE_TEXT);
+                           STEP_WORD);
 }
 
 static void step_json_items(const step_result *r, lh_json *j)
@@ -317,7 +332,7 @@ static void step_json_items(const step_result *r, lh_json *j)
 static void step_json_model(const bench_step *b, lh_json *j)
 {
     const lh_config *c = b->config;
-    char buf[STEP_FILE_TEXT];
+    char buf[STEP_WORD];
     lh_json_string(j, "kind", c->model.kind == LH_MODEL_DECODER ? "decoder" : "encoder");
     lh_json_int(j, "layers", c->model.layers);
     lh_json_int(j, "width", c->model.width);
@@ -354,7 +369,9 @@ static void step_json(const bench_step *b, const step_result *r, lh_json *j)
     lh_json_real(j, "comm_wait_max_s", r->wait_max_s);
     lh_json_int(j, "peak_bytes", r->peak);
     lh_json_int(j, "predicted_peak_bytes", r->predicted_peak);
+    lh_json_int(j, "parameter_bytes", r->parameter_bytes);
     lh_json_int(j, "rss_peak_bytes", r->rss);
+    lh_json_int(j, "rss_start_bytes", r->rss_start);
     lhi_bench_json_mean(j, "sent_bytes", r->sent / b->repeats, lh_comm_size(b->world));
     lh_json_real(j, "predicted_sent_bytes", r->predicted_sent);
     step_json_items(r, j);
@@ -424,7 +441,7 @@ static void step_announce(const bench_step *b)
 lh_status lhi_bench_step(lh_comm *world, int argc, char **argv)
 {
     lh_status st = LH_OK;
-    step_options o = {.repeats = 7, .warmup = 1};
+    step_options o = {.repeats = 7, .warmup = 1, .products = 3};
     lh_options options = {.command = "longhaul bench",
                           .table = step_table,
                           .into = &o,
@@ -434,7 +451,9 @@ lh_status lhi_bench_step(lh_comm *world, int argc, char **argv)
     step_result r = {0};
     LH_TRY(lh_agree(world, lh_options_read(&options, argc, argv)));
     b.repeats = (int)o.repeats;
+    b.products = (int)o.products;
     LH_TRY(step_config(world, &o, &b.config));
+    b.rss_start = step_rss();
     LH_TRY(lh_session_open(world, b.config, true, &b.session));
     LH_TRY(lh_agree(world, step_buffers(&b)));
     lhi_bench_warn(world, b.session->device->threads);

@@ -183,6 +183,7 @@ static lh_status task_open_random(const lh_config *config, int task, lh_task *t)
         "key 'model.vocab' is missing: the token file says it, but no data file is opened here: "
         "give the number that longhaul inspect prints (masked_tokens: one more)");
     if (vocab == 0) vocab = config->model.vocab - task_files[task].masked;
+    LH_CHECK(vocab >= 1, LH_ERR_USAGE, "key 'model.vocab': the mask alone is no vocabulary");
     LH_TRY(lh_tokens_open_random(vocab == TASK_BYTES ? LH_TOKENS_BYTES : LH_TOKENS_WORDS, vocab,
                                  TASK_RANDOM, t->seed, &t->file[LH_SPLIT_TRAIN]));
 done:
