@@ -99,26 +99,33 @@ lh_status lhi_tape_new_output(lh_tape *t, const tape_node *n, int i)
     return lh_memory_new(t->memory, LH_SPACE_DEVICE, lh_shape_bytes(&v->shape), &v->slot);
 }
 
-double lhi_tape_enter(lh_tape *t, const tape_node *n)
+void lh_tape_profile(lh_tape *t, lh_profile *p)
 {
-    lh_memory_part(t->memory, n->part);
-    return t->device->flops;
+    t->profile = p;
 }
 
-void lhi_tape_leave(lh_tape *t, const tape_node *n, double flops)
+lh_profile_mark lhi_tape_enter(lh_tape *t, const tape_node *n)
 {
-    t->part_flops[n->part] += t->device->flops - flops;
+    lh_memory_part(t->memory, n->part);
+    return lh_profile_begin(t->profile, t->device);
+}
+
+void lhi_tape_leave(lh_tape *t, const tape_node *n, lh_profile_mark begin, lh_direction direction)
+{
+    t->part_flops[n->part] += t->device->flops - begin.flops;
+    lh_profile_end(t->profile, t->device, begin, n->op->name, direction);
 }
 
 lh_status lhi_tape_forward(lh_tape *t, int64_t k)
 {
     lh_status st = LH_OK;
     lh_call call = {.tape = t, .node = &t->node[k]};
-    double flops = lhi_tape_enter(t, call.node);
+    lh_profile_mark begin = lhi_tape_enter(t, call.node);
     LH_TRY(lh_memory_tick(t->memory));
     for (int i = 0; i < call.node->n_out; i++) LH_TRY(lhi_tape_new_output(t, call.node, i));
     LH_TRY(call.node->op->forward(&call));
-    lhi_tape_leave(t, call.node, flops);
+    lhi_tape_leave(t, call.node, begin,
+                   t->recomputing ? LH_DIRECTION_RECOMPUTE : LH_DIRECTION_FORWARD);
 done:
     return lh_error_context(st, "%s", t->node[k].op->name);
 }

@@ -15,6 +15,7 @@
  * (lh_pass_grad). */
 #include "core/memory.h"
 #include "core/params.h"
+#include "core/profile.h"
 
 typedef struct lh_tape lh_tape;
 typedef struct lh_call lh_call; /* one running operation */
@@ -53,6 +54,10 @@ void lh_tape_destroy(lh_tape **t);
  * gradients: a backward pass will follow; without, segments and gradient bookkeeping cost nothing.
  * Local. */
 void lh_tape_reset(lh_tape *t, lh_device *device, lh_memory *memory, bool gradients);
+
+/* lh_tape_profile - from now on, also after resets, every operation's time and flops are added to p
+ * (borrowed), in its direction; NULL, as at first: nothing is measured. Local. */
+void lh_tape_profile(lh_tape *t, lh_profile *p);
 
 /* lh_tape_input - a value from outside: device data borrowed until the next reset; no gradient.
  * Local. */

@@ -26,12 +26,12 @@ static lh_status tape_remake_inputs(lh_tape *t, const tape_node *n, bool all_inp
         LH_TRY(tape_remake_inputs(t, m, false));
         LH_TRY(lh_memory_tick(t->memory));
         lh_call call = {.tape = t, .node = m, .remake = true};
-        double flops = lhi_tape_enter(t, m);
+        lh_profile_mark begin = lhi_tape_enter(t, m);
         for (int k = 0; k < m->n_out; k++)
             if (m->op->drops & LH_READS_OUT(k)) LH_TRY(lhi_tape_new_output(t, m, k));
         m->here = true;
         st = m->op->remake(&call);
-        lhi_tape_leave(t, m, flops);
+        lhi_tape_leave(t, m, begin, LH_DIRECTION_RECOMPUTE);
         if (st != LH_OK) return lh_error_context(st, "again %s", m->op->name);
     }
 done:
@@ -154,9 +154,9 @@ static lh_status tape_run_vjp(lh_tape *t, const tape_node *n)
     lh_call call = {.tape = t, .node = n, .vjp = true};
     LH_TRY(tape_remake_inputs(t, n, false));
     LH_TRY(lh_memory_tick(t->memory));
-    double flops = lhi_tape_enter(t, n);
+    lh_profile_mark begin = lhi_tape_enter(t, n);
     st = n->op->vjp(&call);
-    lhi_tape_leave(t, n, flops);
+    lhi_tape_leave(t, n, begin, LH_DIRECTION_BACKWARD);
     if (st == LH_OK) tape_release_grads(t, n);
 done:
     return lh_error_context(st, "gradient of %s", n->op->name);

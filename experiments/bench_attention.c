@@ -1,340 +1,291 @@
-/* bench attention: one mechanism on random inputs, as the tape runs it in a model, and matrix
- * products beside it. */
-#include "core/random.h"
+/* bench attention: which cases are measured, and what is said of them. */
 #include "experiments/bench_internal.h"
-#include "io/metrics.h"
+#include "io/settings_fill.h"
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdlib.h>
+#include <stddef.h>
 #include <string.h>
 
-enum { BENCH_X, BENCH_Q, BENCH_K, BENCH_V, BENCH_INPUTS, BENCH_SEED = BENCH_INPUTS };
-enum { BENCH_CHUNK = 512, BENCH_GEMM = 2048 };
-enum { BENCH_FORWARD, BENCH_BACKWARD, BENCH_PRODUCT, BENCH_TIMES };
+enum { BENCH_ASSIGNMENT = 128, BENCH_WINDOW = 256 };
 
-typedef struct bench {
-    const lhi_bench_case *c;
-    lh_comm *world;
-    lh_mesh *mesh, *counting_mesh;
-    lh_device *device, *counting_device;
-    lh_layout *layout;
-    lh_spread *spread; /* NULL: ring */
-    lh_attn_desc desc;
-    void *state;
-    lh_plan_cache *plans;
-    lh_params *params;
-    lh_tape *tape;
-    lh_memory *memory;
-    void *arena[LH_SPACES];
-    lh_shape shape[BENCH_INPUTS + 1]; /* x, q, k, v; the gradient of the output */
-    void *value[BENCH_INPUTS + 1];
-    void *grad[BENCH_INPUTS];
-    void *gemm[3];
-    double *seconds[BENCH_TIMES]; /* [repeats] */
-} bench;
+#define BENCH_ELEMENTS 1e15 /* of one input */
 
-typedef struct bench_result {
-    double seconds[BENCH_TIMES], rate[BENCH_TIMES]; /* rate: flops per second of all ranks */
-    double wait_s;
-    int64_t sent, predicted; /* sums over ranks */
-    int64_t peak;
-} bench_result;
+/* What the command line says; LH_AUTO and NULL: nothing. */
+typedef struct bench_options {
+    const char *mechanism, *isa, *layout;
+    int64_t n, window, head_width, heads, kv_heads, batch, threads, repeats, seed, causal, relative,
+        ulysses;
+    lh_option_words settings; /* "KEY=VALUE" */
+} bench_options;
 
-static int bench_compare(const void *a, const void *b)
-{
-    double x = *(const double *)a;
-    double y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double bench_median(double *x, int n)
-{
-    qsort(x, (size_t)n, sizeof *x, bench_compare);
-    return n % 2 == 1 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
-}
-
-/* Standard normal numbers by global element, so that the problem is the same on any number of
- * ranks. */
-static void bench_random(const bench *b, int which, lh_real *host)
-{
-    const lh_shape *shape = &b->shape[which];
-    int rank = b->mesh->coord[LH_AXIS_SEQ];
-    int64_t rows = shape->dim[1];
-    int64_t width = lh_shape_count(shape) / (shape->dim[0] * (rows > 0 ? rows : 1));
-    uint64_t stream = lh_stream_id(LH_STREAM_TEST, (uint32_t)which);
-    for (int64_t i = 0; i < shape->dim[0] * rows; i++) {
-        int64_t sequence = i / rows;
-        int64_t position = lh_layout_position(b->layout, rank, i % rows);
-        uint64_t first = (uint64_t)((sequence * b->c->n + position) * width);
-        for (int64_t e = 0; e < width; e++)
-            host[i * width + e] =
-                (lh_real)lh_random_normal(b->c->seed, stream, first + (uint64_t)e);
+#define BENCH_WORD(text, member, what)                                                             \
+    {                                                                                              \
+        .name = text, .kind = LH_OPTION_WORD, .offset = offsetof(bench_options, member),           \
+        .expected = what                                                                           \
     }
-}
-
-static lh_status bench_inputs(bench *b)
-{
-    lh_status st = LH_OK;
-    void *host = NULL;
-    const lhi_bench_case *c = b->c;
-    int64_t rows = b->desc.layout->rows[b->mesh->coord[LH_AXIS_SEQ]];
-    b->shape[BENCH_X] = lh_shape_3(LH_REAL, c->batch, rows, b->desc.width);
-    b->shape[BENCH_Q] = lh_shape_4(LH_REAL, c->batch, rows, c->heads, c->head_width);
-    b->shape[BENCH_K] = lh_shape_4(LH_REAL, c->batch, rows, c->kv_heads, c->head_width);
-    b->shape[BENCH_V] = b->shape[BENCH_K];
-    b->shape[BENCH_SEED] = b->shape[BENCH_Q];
-    LH_TRY(lh_host_alloc(lh_shape_bytes(&b->shape[BENCH_Q]), &host)); /* the largest of them */
-    for (int i = 0; i <= BENCH_INPUTS; i++) {
-        size_t bytes = lh_shape_bytes(&b->shape[i]);
-        LH_TRY(lh_device_alloc(b->device, bytes, &b->value[i]));
-        if (i < BENCH_INPUTS) LH_TRY(lh_device_alloc(b->device, bytes, &b->grad[i]));
-        bench_random(b, i, host);
-        lh_copy_in(b->device, b->value[i], host, bytes);
+#define BENCH_INT(text, member, least, most)                                                       \
+    {                                                                                              \
+        .name = text, .kind = LH_OPTION_INT, .offset = offsetof(bench_options, member),            \
+        .min = least, .max = most                                                                  \
     }
-done:
-    lh_host_release(&host);
-    return st;
+static const lh_option bench_table[] = {
+    BENCH_WORD("--mechanism", mechanism, "a mechanism's name"),
+    BENCH_WORD("--isa", isa, "auto, avx512, avx512_bf16, avx2 or portable"),
+    BENCH_WORD("--layout", layout, "contiguous or zigzag"),
+    BENCH_INT("--n", n, 1, (int64_t)1 << 40),
+    BENCH_INT("--window", window, 0, (int64_t)1 << 40),
+    BENCH_INT("--head-dim", head_width, 1, 4096),
+    BENCH_INT("--heads", heads, 1, 4096),
+    BENCH_INT("--kv-heads", kv_heads, 1, 4096),
+    BENCH_INT("--batch", batch, 1, 1 << 20),
+    BENCH_INT("--threads", threads, 1, LH_MAX_THREADS),
+    BENCH_INT("--repeats", repeats, 1, 10000),
+    BENCH_INT("--seed", seed, 0, INT64_MAX),
+    BENCH_INT("--ulysses", ulysses, 0, 1 << 20),
+    {.name = "--causal", .kind = LH_OPTION_SWITCH, .offset = offsetof(bench_options, causal)},
+    {.name = "--relative", .kind = LH_OPTION_SWITCH, .offset = offsetof(bench_options, relative)},
+    {.name = "--set",
+     .kind = LH_OPTION_WORDS,
+     .offset = offsetof(bench_options, settings),
+     .expected = "KEY=VALUE, such as --set dilation=2"},
+    {.name = NULL}};
+
+/* What is measured without --mechanism, --n, --window, --causal, --relative and --set: a table whose
+ * first six rows are the design's, and whose others change one thing each. 0: not a setting; heads and
+ * sizes as the options say. */
+typedef struct bench_default {
+    const char *mechanism;
+    int64_t n, window;
+    bool causal, relative;
+    int64_t heads, kv_heads, head_width;
+} bench_default;
+
+static const bench_default bench_defaults[] = {
+    {.mechanism = "full", .n = 8192},
+    {.mechanism = "full", .n = 8192, .causal = true},
+    {.mechanism = "sliding_window", .n = 32768, .window = 256},
+    {.mechanism = "sliding_window", .n = 32768, .window = 256, .causal = true},
+    {.mechanism = "sliding_window", .n = 32768, .window = 512},
+    {.mechanism = "sliding_window", .n = 32768, .window = 512, .causal = true},
+    {.mechanism = "full", .n = 8192, .head_width = 32},
+    {.mechanism = "full", .n = 8192, .causal = true, .head_width = 32},
+    {.mechanism = "full", .n = 8192, .head_width = 128},
+    {.mechanism = "full", .n = 8192, .causal = true, .head_width = 128},
+    {.mechanism = "full", .n = 4096, .heads = 8, .kv_heads = 1},
+    {.mechanism = "full", .n = 4096, .causal = true, .heads = 8, .kv_heads = 1},
+    {.mechanism = "full", .n = 8192, .relative = true},
+    {.mechanism = "full", .n = 8192, .causal = true, .relative = true},
+    {.mechanism = "performer", .n = 32768},
+    {.mechanism = "performer", .n = 32768, .causal = true},
+    {.mechanism = "linformer", .n = 32768},
+};
+enum { BENCH_DEFAULTS = sizeof bench_defaults / sizeof bench_defaults[0] };
+
+void lhi_bench_attention_help(FILE *out)
+{
+    (void)fprintf(
+        out,
+        "\nlonghaul bench attention [options]\n\n"
+        "Measures attention, forward and backward, and prints one JSON object per case on "
+        "standard\n"
+        "output. Under mpirun -n P the sequence is spread over all ranks.\n\n"
+        "Without --mechanism, --n, --window, --causal, --relative and --set: full (causal and not, "
+        "n\n"
+        "8192) and sliding_window (causal and not, window 256 and 512, n 32768); then full with "
+        "heads\n"
+        "of 32 and 128, with 8 query heads for one key/value head (n 4096), with relative "
+        "positions;\n"
+        "then performer (256 features, causal and not) and linformer (k 256), n 32768. With any "
+        "of\n"
+        "them, exactly one:\n"
+        "  --mechanism NAME  the mechanism (full; with --window: sliding_window)\n"
+        "  --n N             positions of a sequence (8192; with a window: 32768)\n"
+        "  --window H        the mechanism's setting `window` (256)\n"
+        "  --causal [0|1]    --causal and --causal 1: yes; --causal 0 or nothing: no\n"
+        "  --relative [0|1]  relative positions; their work is counted with the pattern's\n"
+        "  --set KEY=VALUE   any other setting of the mechanism; may be repeated\n"
+        "These hold for every case:\n"
+        "  --head-dim D      size of a head (64)\n"
+        "  --heads H         query heads (2); threads share the work of the backward by heads\n"
+        "  --kv-heads G      key/value heads, a divisor of --heads (as --heads)\n"
+        "  --batch B         sequences (1)\n"
+        "  --threads T       threads of each rank (1)\n"
+        "  --repeats R       measured repeats after one warm-up (7)\n"
+        "  --isa NAME        auto, avx512, avx2, portable, or avx512_bf16: AVX-512 with operands "
+        "of\n"
+        "                    the products rounded to bfloat16 (auto)\n"
+        "  --seed S          of the random inputs (1)\n"
+        "  --layout L        contiguous, or zigzag: balanced causal attention (contiguous)\n"
+        "  --ulysses U       exchange by heads in groups of U ranks; 0: all ranks; 1: ring (1)\n\n"
+        "Mechanisms:");
+    for (int i = 0; i < lh_attn_count(); i++) (void)fprintf(out, " %s", lh_attn_at(i)->name);
+    (void)fprintf(
+        out,
+        "\n\nFields:\n"
+        "  mechanism, n, ranks, threads (of each rank), batch, heads, kv_heads, head_dim, causal\n"
+        "  layout, window          window null: no such setting\n"
+        "  ulysses, relative       ranks of a group; relative positions?\n"
+        "  isa, precision          what ran\n"
+        "  forward_s, backward_s   the slowest rank of each repeat, then the median of the "
+        "repeats\n"
+        "  gflops_forward, gflops_backward\n"
+        "                          useful work of the pattern, of all ranks; 2 flops per "
+        "multiply-add,\n"
+        "                          backward = 2.5 x forward; relative positions, features and\n"
+        "                          landmarks: their products too\n"
+        "  gemm_gflops             BLIS, 2048-cubed on every rank at once, one product before "
+        "each\n"
+        "                          repeat, the median\n"
+        "  ratio_forward, ratio_backward\n"
+        "                          of gflops_... to gemm_gflops\n"
+        "  ratio                   of both passes together\n"
+        "  peak_bytes              step memory (outputs, exchange, scratch; not the inputs and "
+        "their\n"
+        "                          gradients), the largest over ranks\n"
+        "  sent_bytes              of one forward and backward, the mean over ranks\n"
+        "  predicted_sent_bytes    the same by formula\n"
+        "  comm_wait_s             of one forward and backward, spent waiting for messages, the\n"
+        "                          largest over ranks\n"
+        "Before each pass every rank writes a buffer of twice its last cache (at least 64 MiB), "
+        "so\n"
+        "that inputs come from memory.\n");
 }
 
-/* Operands of the matrix product: small numbers, so that repeated products stay finite. */
-static lh_status bench_gemm_create(bench *b)
+static lh_status bench_parse(bench_options *o, int argc, char **argv)
 {
     lh_status st = LH_OK;
-    void *host = NULL;
-    size_t bytes = (size_t)BENCH_GEMM * BENCH_GEMM * lh_dtype_bytes(LH_REAL);
-    LH_TRY(lh_host_alloc(bytes, &host));
-    for (int i = 0; i < 3; i++) {
-        for (int64_t e = 0; e < (int64_t)BENCH_GEMM * BENCH_GEMM; e++)
-            ((lh_real *)host)[e] = (lh_real)((double)((e * 2654435761 + i) % 1009) / 1009.0 - 0.5);
-        LH_TRY(lh_device_alloc(b->device, bytes, &b->gemm[i]));
-        lh_copy_in(b->device, b->gemm[i], host, bytes);
-    }
-done:
-    lh_host_release(&host);
-    return st;
-}
-
-static lh_status bench_mechanism_create(bench *b)
-{
-    lh_status st = LH_OK;
-    const lhi_bench_case *c = b->c;
-    b->desc = (lh_attn_desc){.width = c->heads * c->head_width,
-                             .heads = c->heads,
-                             .kv_heads = c->kv_heads,
-                             .head_width = c->head_width,
-                             .causal = c->causal,
-                             .batch = c->batch,
-                             .length = c->n,
-                             .layout = b->layout,
-                             .max_length = c->n,
-                             .table = b->layout,
-                             .spread = b->spread,
-                             .settings = c->settings,
-                             .seed = c->seed};
-    LH_TRY(lh_attn_check(c->ops, &b->desc));
-    LH_TRY(lh_params_create(b->device, b->mesh->coord, &b->params));
-    LH_TRY(c->ops->parameters(&b->desc, b->params));
-    LH_TRY(lh_params_allocate(b->params, true));
-    LH_TRY(lh_params_initialise(b->params, c->seed));
-    b->desc.params = b->params;
-    LH_TRY(c->ops->create(&b->desc, &b->state));
-    LH_TRY(lh_plan_cache_create(&b->plans));
-    LH_TRY(lh_tape_create(b->mesh->size, b->mesh->coord, &b->tape));
-done:
-    return st;
-}
-
-static lh_status bench_forward(bench *b, lh_mesh *mesh, lh_var *out)
-{
-    lh_status st = LH_OK;
-    lh_var in[BENCH_INPUTS] = {{0}};
-    lh_place place = lh_place_tokens(b->layout);
-    for (int i = 0; i < BENCH_INPUTS; i++)
-        LH_TRY(lh_tape_leaf(b->tape, b->value[i], b->grad[i], b->shape[i], place, &in[i]));
-    lh_qkv qkv = {.x = in[BENCH_X],
-                  .q = in[BENCH_Q],
-                  .k = in[BENCH_K],
-                  .v = in[BENCH_V],
-                  .mesh = mesh,
-                  .plans = b->plans};
-    LH_TRY(b->c->ops->forward(b->state, b->tape, &qkv, out));
-done:
-    return st;
-}
-
-static lh_status bench_backward(bench *b, lh_var out)
-{
-    const void *seed = b->value[BENCH_SEED];
-    return lh_tape_backward_from(b->tape, 1, &out, &seed);
-}
-
-/* The counting pass and its arena. */
-static lh_status bench_arena(bench *b)
-{
-    lh_status st = LH_OK;
-    lh_var out = {0};
-    LH_TRY(lh_memory_create(&b->memory));
-    LH_TRY(lh_memory_count_begin(b->memory));
-    lh_tape_reset(b->tape, b->counting_device, b->memory, true);
-    LH_TRY(bench_forward(b, b->counting_mesh, &out));
-    LH_TRY(bench_backward(b, out));
-    LH_TRY(lh_memory_count_end(b->memory));
-    LH_TRY(lh_device_alloc(b->device, lh_memory_bytes(b->memory, LH_SPACE_DEVICE),
-                           &b->arena[LH_SPACE_DEVICE]));
-    LH_TRY(lh_host_alloc(lh_memory_bytes(b->memory, LH_SPACE_HOST), &b->arena[LH_SPACE_HOST]));
-done:
-    return st;
-}
-
-/* Everything that is local. The mesh exists. */
-static lh_status bench_create(bench *b)
-{
-    lh_status st = LH_OK;
-    const lhi_bench_case *c = b->c;
-    int ranks = b->mesh->size[LH_AXIS_SEQ];
-    LH_TRY(lh_mesh_create_counting(1, ranks, lh_comm_rank(b->world), &b->counting_mesh));
-    LH_TRY(lh_device_create_cpu(c->isa, c->threads, &b->device));
-    LH_TRY(lh_device_create_count(c->isa, c->threads, &b->counting_device));
-    if (c->zigzag)
-        LH_TRY(lh_layout_zigzag(c->n, ranks, BENCH_CHUNK, true, &b->layout));
-    else
-        LH_TRY(lh_layout_contiguous(c->n, ranks, BENCH_CHUNK, true, &b->layout));
-    LH_TRY(lh_mesh_split(b->counting_mesh, c->ways));
-    if (c->ways > 1) LH_TRY(lh_spread_create(b->layout, c->ways, &b->spread));
-    LH_TRY(bench_mechanism_create(b));
-    LH_TRY(bench_gemm_create(b));
-    LH_TRY(bench_inputs(b));
-    for (int p = 0; p < BENCH_TIMES; p++)
-        LH_TRY(lh_new((size_t)c->repeats * sizeof(double), &b->seconds[p]));
-    LH_TRY(bench_arena(b));
+    lh_options options = {.command = "longhaul bench", .table = bench_table, .into = o};
+    *o = (bench_options){.isa = "auto",
+                         .layout = "contiguous",
+                         .ulysses = 1,
+                         .n = LH_AUTO,
+                         .window = LH_AUTO,
+                         .causal = LH_AUTO,
+                         .relative = LH_AUTO,
+                         .kv_heads = LH_AUTO,
+                         .head_width = 64,
+                         .heads = 2,
+                         .batch = 1,
+                         .threads = 1,
+                         .repeats = 7,
+                         .seed = 1};
+    LH_TRY(lh_options_read(&options, argc, argv));
+    if (o->kv_heads == LH_AUTO) o->kv_heads = o->heads;
+    LH_CHECK(o->heads % o->kv_heads == 0, LH_ERR_USAGE,
+             "bench: --kv-heads %" PRId64 " does not divide --heads %" PRId64, o->kv_heads,
+             o->heads);
+    /* no byte count may overflow; memory ends long before */
+    double elements = (double)o->batch * (double)(o->heads * o->head_width) *
+                      (o->n != LH_AUTO ? (double)o->n : 32768.0);
+    LH_CHECK(elements < BENCH_ELEMENTS, LH_ERR_USAGE,
+             "bench: --batch, --n, --heads and --head-dim together ask for %g numbers: too many",
+             elements);
 done:
     return st;
 }
 
-static void bench_destroy(bench *b)
+static lh_status bench_mechanism(const char *name, const lh_attn_ops **out)
 {
-    for (int i = 0; i <= BENCH_INPUTS && b->device != NULL; i++) {
-        lh_device_release(b->device, &b->value[i]);
-        if (i < BENCH_INPUTS) lh_device_release(b->device, &b->grad[i]);
-        if (i < 3) lh_device_release(b->device, &b->gemm[i]);
-    }
-    if (b->device != NULL) lh_device_release(b->device, &b->arena[LH_SPACE_DEVICE]);
-    lh_host_release(&b->arena[LH_SPACE_HOST]);
-    for (int p = 0; p < BENCH_TIMES; p++) lh_free(&b->seconds[p]);
-    lh_memory_destroy(&b->memory);
-    lh_tape_destroy(&b->tape);
-    lh_plan_cache_destroy(&b->plans);
-    lh_params_destroy(&b->params);
-    if (b->state != NULL) b->c->ops->destroy(&b->state);
-    lh_spread_destroy(&b->spread);
-    lh_layout_destroy(&b->layout);
-    lh_device_destroy(&b->device);
-    lh_device_destroy(&b->counting_device);
-    lh_mesh_destroy(&b->counting_mesh);
-    lh_mesh_destroy(&b->mesh);
+    char hint[LH_WORDS_TEXT];
+    lh_words words = {.wrong = name};
+    *out = lh_attn_find(name);
+    if (*out != NULL) return LH_OK;
+    for (int i = 0; i < lh_attn_count(); i++) lh_words_add(&words, lh_attn_at(i)->name);
+    return LH_RAISE(LH_ERR_USAGE, "bench: --mechanism: unknown mechanism '%s': %s", name,
+                    lh_words_hint(&words, "mechanisms", hint, sizeof hint));
 }
 
-/* One forward and one backward; ranks start each together. Nobody may leave: a failure in here is
- * fatal. */
-static void bench_step(bench *b, double seconds[BENCH_TIMES])
+static const lh_field *bench_window_field(const lh_attn_ops *ops)
+{
+    const lh_field *field = lh_field_find(ops->settings, "window");
+    return field != NULL && field->type == LH_FIELD_INT ? field : NULL;
+}
+
+bool lhi_bench_window(const lhi_bench_case *c, int64_t *window)
+{
+    const lh_field *field = bench_window_field(c->ops);
+    if (field != NULL) *window = *(const int64_t *)((const char *)c->settings + field->offset);
+    return field != NULL;
+}
+
+lh_status lhi_bench_settings(const lh_attn_ops *ops, int64_t window, const lh_option_words *words,
+                             void **settings)
 {
     lh_status st = LH_OK;
-    lh_var out = {0};
-    for (int i = 0; i < BENCH_INPUTS; i++)
-        lh_run_fill(b->device, &(lh_fill_args){.n = lh_shape_count(&b->shape[i]), .x = b->grad[i]});
-    lh_params_zero_grad(b->params);
-    lh_plan_cache_step(b->plans);
-    lh_memory_replay(b->memory, b->device, b->arena[LH_SPACE_DEVICE], b->arena[LH_SPACE_HOST]);
-    lh_tape_reset(b->tape, b->device, b->memory, true);
-    lh_barrier(b->world);
-    double start = lh_wall();
-    LH_TRY(bench_forward(b, b->mesh, &out));
-    seconds[BENCH_FORWARD] = lh_wall() - start;
-    lh_barrier(b->world);
-    start = lh_wall();
-    LH_TRY(bench_backward(b, out));
-    seconds[BENCH_BACKWARD] = lh_wall() - start;
+    lh_yaml *yaml = NULL;
+    lh_node *map = NULL;
+    char text[BENCH_ASSIGNMENT];
+    LH_TRY(lh_yaml_create(&yaml));
+    LH_TRY(lh_yaml_map(yaml, &map));
+    if (window != LH_AUTO) {
+        (void)snprintf(text, sizeof text, "window=%" PRId64, window);
+        LH_TRY(lh_yaml_override(yaml, map, text));
+    }
+    for (int i = 0; i < words->count; i++) LH_TRY(lh_yaml_override(yaml, map, words->word[i]));
+    LH_TRY(lh_new(ops->settings_bytes, settings));
+    lh_fill fill = {.map = map, .prefix = "", .owner = ops->name, .directory = "/"};
+    LH_TRY(lh_settings_fill(&fill, ops->settings, *settings));
 done:
-    if (st != LH_OK) lh_fatal(b->world, "%s (%s)", lh_error_text(), lh_error_where());
+    lh_yaml_destroy(&yaml);
+    return st == LH_OK ? st : lh_error_context(st, "bench: mechanism '%s'", ops->name);
 }
 
-/* One square product on all ranks at once: what this machine gives to as many threads at this
- * moment. */
-static double bench_gemm(bench *b)
+/* One case. def: the row of the table, or NULL for the one that the command line describes. */
+static lh_status bench_case(const bench_options *o, const bench_default *def, int ranks,
+                            lhi_bench_case *c, void **settings)
 {
-    lh_gemm_args g = {.m = BENCH_GEMM,
-                      .n = BENCH_GEMM,
-                      .k = BENCH_GEMM,
-                      .alpha = 1.0,
-                      .a = b->gemm[0],
-                      .a_rs = BENCH_GEMM,
-                      .a_cs = 1,
-                      .b = b->gemm[1],
-                      .b_rs = BENCH_GEMM,
-                      .b_cs = 1,
-                      .c = b->gemm[2],
-                      .c_rs = BENCH_GEMM,
-                      .c_cs = 1};
-    lh_barrier(b->world);
-    double start = lh_wall();
-    lh_run_gemm(b->device, &g);
-    return lh_wall() - start;
-}
-
-/* The work of all ranks by the medians of their slowest. */
-static void bench_times(bench *b, const lh_cost *cost, bench_result *r)
-{
-    double gemm = 2.0 * BENCH_GEMM * BENCH_GEMM * BENCH_GEMM;
-    double flops[BENCH_TIMES] = {cost->forward_flops, cost->backward_flops, gemm};
-    lh_sum_f64(b->world, flops, BENCH_TIMES, LH_SEND_OTHER);
-    for (int p = 0; p < BENCH_TIMES; p++) {
-        lh_max_f64(b->world, b->seconds[p], b->c->repeats, LH_SEND_OTHER);
-        r->seconds[p] = bench_median(b->seconds[p], b->c->repeats);
-        r->rate[p] = flops[p] / r->seconds[p];
+    lh_status st = LH_OK;
+    const char *name = o->mechanism != NULL   ? o->mechanism
+                       : o->window != LH_AUTO ? "sliding_window"
+                                              : "full";
+    int64_t window = o->window;
+    if (def != NULL) {
+        name = def->mechanism;
+        window = def->window > 0 ? def->window : LH_AUTO;
     }
+    bool heads = def != NULL && def->heads > 0;
+    *c = (lhi_bench_case){.batch = o->batch,
+                          .heads = heads ? def->heads : o->heads,
+                          .kv_heads = heads ? def->kv_heads : o->kv_heads,
+                          .head_width =
+                              def != NULL && def->head_width > 0 ? def->head_width : o->head_width,
+                          .relative = def != NULL ? def->relative : o->relative == 1,
+                          .threads = (int)o->threads,
+                          .repeats = (int)o->repeats,
+                          .isa = o->isa,
+                          .seed = (uint64_t)o->seed};
+    c->zigzag = strcmp(o->layout, "zigzag") == 0;
+    LH_CHECK(c->zigzag || strcmp(o->layout, "contiguous") == 0, LH_ERR_USAGE,
+             "bench: --layout: expected contiguous or zigzag, got '%s'", o->layout);
+    LH_TRY(bench_mechanism(name, &c->ops));
+    c->ways = o->ulysses == 0 ? ranks : (int)o->ulysses;
+    LH_CHECK(ranks % c->ways == 0, LH_ERR_USAGE, "bench: --ulysses: %d does not divide %d ranks",
+             c->ways, ranks);
+    LH_CHECK(c->ways == 1 || (c->ops->caps & LH_ATTN_SPREAD) != 0, LH_ERR_USAGE,
+             "bench: --ulysses: mechanism '%s' has an exchange of its own: leave it out", name);
+    const lh_field *field = bench_window_field(c->ops);
+    bool given = false;
+    for (int i = 0; i < o->settings.count; i++)
+        given = given || !strncmp(o->settings.word[i], "window=", 7);
+    LH_CHECK(o->window == LH_AUTO || field != NULL, LH_ERR_USAGE,
+             "bench: --window: mechanism '%s' has no setting 'window'", name);
+    if (window == LH_AUTO && field != NULL && field->fallback == NULL && !given)
+        window = BENCH_WINDOW;
+    LH_TRY(lhi_bench_settings(c->ops, window, &o->settings, settings));
+    c->settings = *settings;
+    c->n = def != NULL ? def->n : o->n != LH_AUTO ? o->n : field != NULL ? 32768 : 8192;
+    /* a mechanism that is causal only needs no --causal */
+    c->causal = def != NULL            ? def->causal
+                : o->causal != LH_AUTO ? o->causal == 1
+                                       : !(c->ops->caps & LH_ATTN_BIDIRECTIONAL);
+done:
+    return st;
 }
 
-/* Passes and products take turns: on a machine with other work both have the same luck. */
-static void bench_measure(bench *b, const lh_cost *cost, bench_result *r)
+void lhi_bench_json_case(lh_json *j, const lhi_bench_case *c, int ranks)
 {
-    int repeats = b->c->repeats > 1 ? b->c->repeats : 1;
-    double seconds[BENCH_TIMES] = {0.0};
-    lh_traffic before = *b->mesh->traffic;
-    for (int i = -1; i < repeats; i++) { /* the first one warms up */
-        if (i == 0) before = *b->mesh->traffic;
-        seconds[BENCH_PRODUCT] = bench_gemm(b);
-        bench_step(b, seconds);
-        for (int p = 0; p < BENCH_TIMES && i >= 0; p++) b->seconds[p][i] = seconds[p];
-    }
-    lh_traffic after = *b->mesh->traffic;
-    bench_times(b, cost, r);
-    r->wait_s = (after.wait_s - before.wait_s) / repeats;
-    r->peak = lh_memory_peak(b->memory);
-    int64_t bytes[2] = {(lh_traffic_step(&after) - lh_traffic_step(&before)) / repeats,
-                        cost->forward_bytes + cost->backward_bytes + cost->summary_bytes};
-    lh_max_f64(b->world, &r->wait_s, 1, LH_SEND_OTHER);
-    lh_max_i64(b->world, &r->peak, 1, LH_SEND_OTHER);
-    lh_sum_i64(b->world, bytes, 2, LH_SEND_OTHER);
-    r->sent = bytes[0];
-    r->predicted = bytes[1];
-}
-
-/* A mean over ranks: an integer where it is one, so that no digit of a large number is lost. */
-static void bench_json_mean(lh_json *j, const char *key, int64_t sum, int ranks)
-{
-    if (sum % ranks == 0)
-        lh_json_int(j, key, sum / ranks);
-    else
-        lh_json_real(j, key, (double)sum / ranks);
-}
-
-static void bench_json(const bench *b, const bench_result *r, lh_json *j)
-{
-    const lhi_bench_case *c = b->c;
-    int ranks = lh_comm_size(b->world);
     int64_t window = 0;
-    lh_json_begin(j);
     lh_json_string(j, "mechanism", c->ops->name);
     lh_json_int(j, "n", c->n);
     lh_json_int(j, "ranks", ranks);
@@ -344,78 +295,70 @@ static void bench_json(const bench *b, const bench_result *r, lh_json *j)
     lh_json_int(j, "kv_heads", c->kv_heads);
     lh_json_int(j, "head_dim", c->head_width);
     lh_json_bool(j, "causal", c->causal);
-    lh_json_string(j, "layout", b->layout->name);
+    lh_json_string(j, "layout", c->zigzag ? "zigzag" : "contiguous");
     lh_json_int(j, "ulysses", c->ways);
     if (lhi_bench_window(c, &window))
         lh_json_int(j, "window", window);
     else
-        lh_json_real(j, "window", NAN); /* null */
-    lh_json_string(j, "isa", b->device->kernels->isa);
-    lh_json_string(j, "precision", LH_REAL_NAME);
-    lh_json_real(j, "forward_s", r->seconds[BENCH_FORWARD]);
-    lh_json_real(j, "backward_s", r->seconds[BENCH_BACKWARD]);
-    lh_json_real(j, "gflops_forward", r->rate[BENCH_FORWARD] * 1e-9);
-    lh_json_real(j, "gflops_backward", r->rate[BENCH_BACKWARD] * 1e-9);
-    lh_json_real(j, "gemm_gflops", r->rate[BENCH_PRODUCT] * 1e-9);
-    lh_json_real(j, "ratio_forward", r->rate[BENCH_FORWARD] / r->rate[BENCH_PRODUCT]);
-    lh_json_real(j, "ratio_backward", r->rate[BENCH_BACKWARD] / r->rate[BENCH_PRODUCT]);
-    lh_json_int(j, "peak_bytes", r->peak);
-    bench_json_mean(j, "sent_bytes", r->sent, ranks);
-    bench_json_mean(j, "predicted_sent_bytes", r->predicted, ranks);
-    lh_json_real(j, "comm_wait_s", r->wait_s);
+        lh_json_real(j, "window", (double)NAN); /* null */
 }
 
-static lh_status bench_print(const bench *b, const bench_result *r)
+static lh_status bench_report(const lhi_bench_case *c, const lhi_bench_result *r, int ranks)
 {
     lh_status st = LH_OK;
-    lh_json j = {0};
-    const char *text = NULL;
-    bench_json(b, r, &j);
-    LH_TRY(lh_json_text(&j, &text));
-    LH_CHECK(printf("%s\n", text) > 0 && fflush(stdout) == 0, LH_ERR_IO,
-             "bench: standard output takes no more");
+    lh_json json = {0};
+    lh_json *j = &json;
+    double gemm = r->rate[LHI_BENCH_PRODUCT];
+    lh_json_begin(j);
+    lhi_bench_json_case(j, c, ranks);
+    lh_json_bool(j, "relative", c->relative);
+    lh_json_string(j, "isa", r->isa);
+    lh_json_string(j, "precision", LH_REAL_NAME);
+    lh_json_real(j, "forward_s", r->seconds[LHI_BENCH_FORWARD]);
+    lh_json_real(j, "backward_s", r->seconds[LHI_BENCH_BACKWARD]);
+    lh_json_real(j, "gflops_forward", r->rate[LHI_BENCH_FORWARD] * 1e-9);
+    lh_json_real(j, "gflops_backward", r->rate[LHI_BENCH_BACKWARD] * 1e-9);
+    lh_json_real(j, "gemm_gflops", gemm * 1e-9);
+    lh_json_real(j, "ratio_forward", r->rate[LHI_BENCH_FORWARD] / gemm);
+    lh_json_real(j, "ratio_backward", r->rate[LHI_BENCH_BACKWARD] / gemm);
+    lh_json_real(j, "ratio", r->rate_both / gemm);
+    lh_json_int(j, "peak_bytes", r->peak);
+    lhi_bench_json_mean(j, "sent_bytes", r->sent, ranks);
+    lhi_bench_json_mean(j, "predicted_sent_bytes", r->predicted, ranks);
+    lh_json_real(j, "comm_wait_s", r->wait_s);
+    LH_TRY(lhi_bench_print(j));
 done:
-    lh_json_free(&j);
+    lh_json_free(&json);
     return st;
 }
 
-static void bench_announce(const bench *b)
-{
-    const lhi_bench_case *c = b->c;
-    int64_t window = 0;
-    char text[64] = "";
-    if (lhi_bench_window(c, &window))
-        (void)snprintf(text, sizeof text, ", window %" PRId64, window);
-    (void)fprintf(stderr,
-                  "longhaul bench: %s%s, %s, n %" PRId64 ", %" PRId64 " x %" PRId64
-                  " heads of %" PRId64 ", %s, ranks %d x threads %d, repeats %d\n",
-                  c->ops->name, text, c->causal ? "causal" : "not causal", c->n, c->batch, c->heads,
-                  c->head_width, b->device->kernels->isa, lh_comm_size(b->world), c->threads,
-                  c->repeats);
-}
-
-lh_status lhi_bench_attention(lh_comm *world, const lhi_bench_case *c)
+static lh_status bench_one(lh_comm *world, const bench_options *o, const bench_default *def)
 {
     lh_status st = LH_OK;
-    bench b = {.c = c, .world = world};
-    bench_result r = {0};
-    lh_cost cost = {0};
-    LH_TRY(lh_mesh_create(1, &b.mesh));
-    LH_TRY(lh_mesh_split(b.mesh, c->ways));
-    /* local from here on, and agreed on once */
-    st = bench_create(&b);
-    if (st == LH_OK) st = c->ops->predict(&b.desc, lh_comm_size(world), lh_comm_rank(world), &cost);
+    lhi_bench_case c = {0};
+    lhi_bench_result r;
+    void *settings = NULL;
+    LH_TRY(lh_agree(world, bench_case(o, def, lh_comm_size(world), &c, &settings)));
+    LH_TRY(lhi_bench_run(world, &c, &r));
+    if (lh_comm_rank(world) == 0) st = bench_report(&c, &r, lh_comm_size(world));
     LH_TRY(lh_agree(world, st));
-    bool first = lh_comm_rank(world) == 0;
-    if (first) bench_announce(&b);
-    bench_measure(&b, &cost, &r);
-    LH_TRY(lh_agree(world, first ? bench_print(&b, &r) : LH_OK));
-    if (first && r.sent != r.predicted)
-        (void)fprintf(stderr,
-                      "longhaul bench: warning: %" PRId64 " bytes sent by all ranks, but "
-                      "%" PRId64 " predicted: a bug, please report\n",
-                      r.sent, r.predicted);
 done:
-    bench_destroy(&b);
+    if (settings != NULL) lh_settings_free(c.ops->settings, settings);
+    lh_free(&settings);
+    return st;
+}
+
+lh_status lhi_bench_attention(lh_comm *world, int argc, char **argv)
+{
+    lh_status st = LH_OK;
+    bench_options o;
+    LH_TRY(lh_agree(world, bench_parse(&o, argc, argv)));
+    lhi_bench_warn(world, o.threads);
+    bool chosen = o.mechanism != NULL || o.n != LH_AUTO || o.window != LH_AUTO ||
+                  o.causal != LH_AUTO || o.relative != LH_AUTO || o.settings.count > 0;
+    if (chosen) LH_TRY(bench_one(world, &o, NULL));
+    for (int i = 0; i < BENCH_DEFAULTS && !chosen; i++)
+        LH_TRY(bench_one(world, &o, &bench_defaults[i]));
+done:
     return st;
 }

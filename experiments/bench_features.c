@@ -534,3 +534,19 @@ lh_status lhi_bench_features(lh_comm *world, int argc, char **argv)
 done:
     return st;
 }
+
+void lhi_bench_features_help(FILE *out)
+{
+    (void)fprintf(
+        out,
+        "\nlonghaul bench features [--n 256] [--head-dim 16] [--features 16,32,128] [--scale 0.6]\n"
+        "                        [--draws 60] [--kernel-draws 262144] [--seed 1]\n\n"
+        "Measures how well random features (mechanism performer) estimate softmax attention, for\n"
+        "queries and keys with entries scale N(0, 1). One object per estimator and number of\n"
+        "features: arm, features, n, head_dim, scale, draws, mse (of the output, mean over draws "
+        "of\n"
+        "inputs and projections), output_variance. Then the error of the estimated kernel for one\n"
+        "fixed pair and head_dim rows: kernel, rows, scale, draws, truth, mse, and its formula, "
+        "or\n"
+        "bound for orthogonal rows.\n");
+}

@@ -159,6 +159,12 @@ LH_NODISCARD lh_status lh_config_load(const lh_config_source *source, lh_config 
 LH_NODISCARD lh_status lh_config_parse(const char *bytes, size_t count, const char *name,
                                        unsigned flags, lh_config **out);
 
+/* lh_config_load_all - as lh_config_load on rank 0; all ranks then read the same resolved text.
+ * Collective on comm; source on rank 0, its path and flags on all. The caller destroys *out. Errors:
+ * agreed, as lh_config_load. */
+LH_NODISCARD lh_status lh_config_load_all(lh_comm *comm, const lh_config_source *source,
+                                          lh_config **out);
+
 /* lh_config_destroy - release it and null the handle. Local. */
 void lh_config_destroy(lh_config **config);
 

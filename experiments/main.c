@@ -57,7 +57,7 @@ static void main_help(FILE *out)
         "                                                             newest good checkpoint\n"
         "  longhaul eval  RUN_DIR   [--set KEY=VALUE]...              loss, bits per byte "
         "or perplexity, accuracy\n"
-        "  longhaul bench attention|features [options]                one JSON object per measured "
+        "  longhaul bench attention|step|exchange|features [options]  one JSON object per measured "
         "case\n"
         "  longhaul plan  FILE.yaml [--ranks P] [--json]              what a step costs, without "
         "running it\n"
@@ -158,33 +158,6 @@ static lh_config_source main_source(const char *path, const main_options *o)
                               .n_overrides = o->overrides.count};
 }
 
-/* Rank 0 loads the file and what it inherits from; all ranks then read the same resolved text. */
-static lh_status main_config(lh_comm *world, const char *path, const main_options *o,
-                             lh_config **out)
-{
-    lh_status st = LH_OK;
-    lh_config *loaded = NULL;
-    char *text = NULL;
-    int64_t bytes = 0;
-    lh_config_source source = main_source(path, o);
-    *out = NULL;
-    if (lh_comm_rank(world) == 0) {
-        st = lh_config_load(&source, &loaded);
-        if (st == LH_OK) st = lh_config_emit(loaded, &text);
-        if (st == LH_OK) bytes = (int64_t)strlen(text);
-    }
-    LH_TRY(lh_agree(world, st));
-    lh_broadcast(world, &bytes, (int64_t)sizeof bytes, LH_SEND_OTHER);
-    if (text == NULL) st = lh_new((size_t)bytes + 1, &text);
-    LH_TRY(lh_agree(world, st));
-    lh_broadcast(world, text, bytes, LH_SEND_OTHER);
-    LH_TRY(lh_agree(world, lh_config_parse(text, (size_t)bytes, path, 0, out)));
-done:
-    lh_config_destroy(&loaded);
-    lh_free(&text);
-    return st;
-}
-
 static lh_status main_train(lh_comm *world, int argc, char **argv)
 {
     lh_status st = LH_OK;
@@ -194,7 +167,8 @@ static lh_status main_train(lh_comm *world, int argc, char **argv)
     LH_TRY(main_parse("longhaul train", main_options_train,
                       "an experiment file: longhaul train FILE.yaml", argc, argv, &o));
     main_catch_signals();
-    LH_TRY(main_config(world, o.target, &o, &config));
+    lh_config_source source = main_source(o.target, &o);
+    LH_TRY(lh_config_load_all(world, &source, &config));
     LH_TRY(lh_train(world, config, o.resume, &main_stop, &result));
     if (result.stopped) st = LH_ERR_STOPPED;
 done:
@@ -244,7 +218,8 @@ static lh_status main_eval(lh_comm *world, int argc, char **argv)
                       argc, argv, &o));
     LH_TRY(lhi_path(path, o.target, "config.yaml"));
     if (!lh_file_exists(world, path)) return main_no_run(world, o.target);
-    LH_TRY(main_config(world, path, &o, &config));
+    lh_config_source source = main_source(path, &o);
+    LH_TRY(lh_config_load_all(world, &source, &config));
     LH_TRY(lh_evaluate(world, config, o.target));
 done:
     lh_config_destroy(&config);

@@ -463,6 +463,22 @@ static void session_read(lh_session *s, int64_t slot, lh_split split, int64_t wi
     *counted += rows.counted;
 }
 
+/* The part of a step that began at *at has ended; the next one begins. */
+static void session_mark(lh_session *s, lh_profile_mark *at, const char *name)
+{
+    lh_profile_end(s->profile, s->device, *at, name, LH_DIRECTION_STEP);
+    *at = lh_profile_begin(s->profile, s->device);
+}
+
+/* Between two operations of the last backward pass. */
+static void session_between(void *session)
+{
+    lh_session *s = session;
+    lh_profile_mark at = lh_profile_begin(s->profile, s->device);
+    lh_reducer_advance(&s->reducer);
+    session_mark(s, &at, "gradient_reduction");
+}
+
 /* Runs pass number `pass` of the host buffers; a failure in here is our own bug and cannot be
  * agreed on. Gradients that are final in the last pass of a step are reduced behind it. */
 static void session_pass(lh_session *s, int64_t pass, bool gradients, lh_batch batch, double *loss,
@@ -485,11 +501,19 @@ static void session_pass(lh_session *s, int64_t pass, bool gradients, lh_batch b
     for (int i = 0; i < 2; i++) LH_TRY(lh_var_data(s->tape, vars[i], &data[i]));
     *loss += lh_read_scalar(s->device, data[0], LH_F64);
     *correct += lh_read_scalar(s->device, data[1], LH_F64);
-    if (gradients && pass == s->passes - 1)
-        lh_tape_between(s->tape, lh_reducer_advance, &s->reducer);
+    if (gradients && pass == s->passes - 1) lh_tape_between(s->tape, session_between, s);
     if (gradients) LH_TRY(lh_tape_backward(s->tape, vars[0]));
 done:
     if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
+}
+
+void lh_session_profile(lh_session *s, lh_profile *p)
+{
+    s->profile = p;
+    lh_tape_profile(s->tape, p);
+    if (p == NULL) return;
+    p->clock = lh_wall;
+    p->waited = &s->mesh->traffic->wait_s;
 }
 
 /* Forward and backward of all passes of a step, and the reduction. Returns this rank's part of the loss. */
@@ -498,6 +522,7 @@ static double session_gradients(lh_session *s, int64_t first_sample, int64_t *la
     const lh_mesh *m = s->mesh;
     double loss = 0.0;
     double correct = 0.0;
+    lh_profile_mark at = lh_profile_begin(s->profile, s->device);
     *labels = 0;
     for (int64_t pass = 0; pass < s->passes; pass++) {
         int64_t sample =
@@ -507,17 +532,21 @@ static double session_gradients(lh_session *s, int64_t first_sample, int64_t *la
                          sample + b, labels);
     }
     session_sum_labels(s, labels);
+    session_mark(s, &at, "data");
     double scale = *labels > 0 ? 1.0 / (double)*labels : 0.0;
     lh_params_zero_grad(s->params);
     lh_status st = lh_reducer_begin(&s->reducer, s->mesh, s->params, s->reduce, s->reduce_elements,
                                     s->reduce_buckets);
     if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
+    session_mark(s, &at, "zero_gradients");
     for (int64_t pass = 0; pass < s->passes; pass++) {
         int64_t sample =
             first_sample + (pass * m->size[LH_AXIS_DATA] + m->coord[LH_AXIS_DATA]) * s->batch;
         session_pass(s, pass, true, session_batch(s, pass, scale, sample, true), &loss, &correct);
     }
+    at = lh_profile_begin(s->profile, s->device);
     lh_reducer_finish(&s->reducer);
+    session_mark(s, &at, "gradient_reduction");
     return loss;
 }
 
@@ -532,12 +561,14 @@ lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double
     double lanes[SESSION_LANES] = {0.0};
     s->trouble = lh_model_begin_step(s->model, t - 1);
     lanes[0] = session_gradients(s, first_sample, &out->labels);
+    lh_profile_mark at = lh_profile_begin(s->profile, s->device);
     st = lh_grads_norm(s->params, s->norm_scratch, &replicated, &lanes[1]);
     if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
     /* every rank has the replicated part; one says it, so that all decide on the same number */
     if (lh_comm_rank(s->world) == 0) lanes[1] += replicated;
     lanes[2] = (s->trouble != LH_OK ? 1.0 : 0.0) + (stop ? 65536.0 : 0.0);
     session_sum_lanes(s, lanes);
+    session_mark(s, &at, "gradient_norm");
     out->loss = lanes[0];
     out->grad_norm = sqrt(lanes[1]);
     out->stop = lanes[2] >= 65536.0;
@@ -550,6 +581,7 @@ lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double
                               o->eps, o->weight_decay,  o->clip};
     st = lh_optimizer_step(&optimizer, s->params, t,
                            lh_optimizer_grad_scale(&optimizer, out->grad_norm));
+    session_mark(s, &at, "optimizer");
     if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
 done:
     return st;

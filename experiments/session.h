@@ -54,6 +54,7 @@ typedef struct lh_session {
         bool known;
     } baseline[LH_SPLITS];
     lh_status trouble; /* this rank's error inside the running step */
+    lh_profile *profile; /* NULL: nobody asks; borrowed */
 } lh_session;
 
 /* lh_session_open - build it. config->model.vocab is set from the task. trainable: gradients and
@@ -77,6 +78,10 @@ void lh_session_close(lh_session **session);
 
 /* lh_session_peak - bytes of step memory of this rank: arenas, batch and reduction buffers. Local. */
 int64_t lh_session_peak(const lh_session *s);
+
+/* lh_session_profile - from now on a step's operations, and what it does besides, are added to p
+ * (borrowed; its clock and waiting are set); NULL: no more. Local. */
+void lh_session_profile(lh_session *s, lh_profile *p);
 
 /* What a step did. Sums over all ranks. */
 typedef struct lh_step_result {

@@ -8,6 +8,7 @@
 #include "io/fasta.h"
 
 enum { TASK_BYTES = 256, TASK_PIECE = 16384 };
+#define TASK_RANDOM ((int64_t)1 << 40) /* random tokens: steps never end */
 
 /* The tasks from files: vocabulary (0: the file says it), how the file is opened. */
 static const struct {
@@ -172,6 +173,23 @@ done:
     return st;
 }
 
+/* Random tokens in the place of a file. Where only the file knows the vocabulary, the model must. */
+static lh_status task_open_random(const lh_config *config, int task, lh_task *t)
+{
+    lh_status st = LH_OK;
+    int64_t vocab = task_files[task].vocab;
+    LH_CHECK(
+        vocab > 0 || config->model.vocab != LH_AUTO, LH_ERR_USAGE,
+        "key 'model.vocab' is missing: the token file says it, but no data file is opened here: "
+        "give the number that longhaul inspect prints (masked_tokens: one more)");
+    if (vocab == 0) vocab = config->model.vocab - task_files[task].masked;
+    LH_CHECK(vocab >= 1, LH_ERR_USAGE, "key 'model.vocab': the mask alone is no vocabulary");
+    LH_TRY(lh_tokens_open_random(vocab == TASK_BYTES ? LH_TOKENS_BYTES : LH_TOKENS_WORDS, vocab,
+                                 TASK_RANDOM, t->seed, &t->file[LH_SPLIT_TRAIN]));
+done:
+    return st;
+}
+
 lh_status lh_task_open(lh_comm *comm, const lh_config *config, lh_task **out)
 {
     lh_status st = LH_OK;
@@ -198,6 +216,8 @@ lh_status lh_task_open(lh_comm *comm, const lh_config *config, lh_task **out)
             st = lh_error_context(LH_ERR_USAGE, "key 'data.%s'", key[i]);
         LH_TRY(st);
     }
+    if (!t->made && t->file[LH_SPLIT_TRAIN] == NULL)
+        LH_TRY(lh_agree(comm, task_open_random(config, task, t)));
     if (!t->made) LH_TRY(task_same_words(t));
     if (!t->made) LH_TRY(task_cut(t, config));
     if (t->made && lhi_task_sampled(t->data)) {

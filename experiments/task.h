@@ -9,6 +9,9 @@
  *   tokens, masked_tokens   the same with the tokens of a token file (longhaul prepare; io/tokens.h), V of them: the mask is V
  *   fasta        next residue: records of a FASTA file, each a document that ends with token 0 (io/fasta.h)
  *
+ * Without data.path, which only a configuration of LH_CONFIG_PLAN can lack, the tokens of such a task
+ * are random: for measurements.
+ *
  * The training part is cut into windows that do not overlap; the last one may be shorter. Each
  * epoch takes them in the order of a permutation that depends on the seed alone. Each rank reads
  * only its own rows.

@@ -1,5 +1,6 @@
 #include "io/tokens_internal.h"
 
+#include "core/random.h"
 #include "io/bytes.h"
 #include "io/digest.h"
 #include "io/fasta.h"
@@ -15,6 +16,7 @@ struct lh_tokens {
     lh_bytes *file;
     int64_t tokens_at, starts_at, labels_at; /* offsets in the file */
     lhi_fasta fasta;                         /* of FASTA text */
+    uint64_t seed;                           /* of random tokens, which have no file */
 };
 
 const lhi_seal_kind lhi_tokens_seal = {
@@ -235,6 +237,16 @@ done:
     return st;
 }
 
+lh_status lh_tokens_open_random(lh_tokens_kind kind, int64_t vocab, int64_t count, uint64_t seed,
+                                lh_tokens **out)
+{
+    lh_status st = lh_new(sizeof **out, out);
+    if (st != LH_OK) return st;
+    (*out)->info = (lh_tokens_info){.kind = (int)kind, .vocab = vocab, .count = count};
+    (*out)->seed = seed;
+    return LH_OK;
+}
+
 void lh_tokens_close(lh_tokens **tokens)
 {
     if (*tokens == NULL) return;
@@ -250,7 +262,7 @@ const lh_tokens_info *lh_tokens_about(const lh_tokens *tokens)
 
 const char *lh_tokens_path(const lh_tokens *tokens)
 {
-    return lh_bytes_path(tokens->file);
+    return tokens->file != NULL ? lh_bytes_path(tokens->file) : "random tokens";
 }
 
 /* --- reading --- */
@@ -260,6 +272,15 @@ static uint64_t tokens_little(const uint8_t *raw, int width)
     uint64_t value = 0;
     for (int i = 0; i < width; i++) value |= (uint64_t)raw[i] << (8 * i);
     return value;
+}
+
+static void tokens_random(const lh_tokens *t, int64_t first, int64_t count, int32_t *out)
+{
+    uint64_t stream = lh_stream_id(LH_STREAM_TEST, 0);
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t word = lh_random_u32(t->seed, stream, (uint64_t)(first + i));
+        out[i] = (int32_t)(((uint64_t)word * (uint64_t)t->info.vocab) >> 32);
+    }
 }
 
 /* The file's elements are read into the end of `out` and widened from its beginning: an element is
@@ -286,6 +307,10 @@ lh_status lh_tokens_read(const lh_tokens *tokens, int64_t first, int64_t count, 
         return LH_RAISE(LH_ERR_RANGE, "%lld tokens from number %lld of '%s'; it has %lld",
                         (long long)count, (long long)first, lh_tokens_path(tokens),
                         (long long)tokens->info.count);
+    if (tokens->file == NULL) {
+        tokens_random(tokens, first, count, out);
+        return LH_OK;
+    }
     if (tokens->info.width > 0) return tokens_widen(tokens, first, count, out);
     return lhi_fasta_read(&tokens->fasta, tokens->file, first, count, out);
 }

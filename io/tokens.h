@@ -1,6 +1,6 @@
 #pragma once
 /* Sequences of tokens on disk, read where they are needed: any file as bytes, FASTA files
- * (io/fasta.h), and token files, which longhaul prepare makes.
+ * (io/fasta.h), and token files, which longhaul prepare makes. For measurements also random ones.
  *
  * Layout of a token file (h5dump and h5py read it):
  *
@@ -52,6 +52,12 @@ uint64_t lh_tokens_digest(const char *names);
 LH_NODISCARD lh_status lh_tokens_open_bytes(lh_comm *comm, const char *path, lh_tokens **out);
 LH_NODISCARD lh_status lh_tokens_open_fasta(lh_comm *comm, const char *path, lh_tokens **out);
 LH_NODISCARD lh_status lh_tokens_open(lh_comm *comm, const char *path, lh_tokens **out);
+
+/* lh_tokens_open_random - no file at all: `count` tokens of a vocabulary of `vocab`, uniform and
+ * independent, a function of (seed, number). Local. kind: LH_TOKENS_BYTES, ... The caller closes
+ * *out. Errors: LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_tokens_open_random(lh_tokens_kind kind, int64_t vocab, int64_t count,
+                                             uint64_t seed, lh_tokens **out);
 
 /* lh_tokens_close - accepts NULL content and nulls it. Local. */
 void lh_tokens_close(lh_tokens **tokens);

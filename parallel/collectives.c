@@ -262,8 +262,10 @@ static void gather_all(const gather_run *g, const void *mine, void *whole, bool 
     lhi_comm_count(g->comm, (int64_t)bytes, LH_SEND_SUMMARY);
     if (g->device->counting) return;
     lh_copy_out(g->device, g->part, mine, bytes);
+    double start = lh_wall();
     LH_MPI(g->comm, MPI_Allgatherv(g->part, lhi_int(g->comm, g->mine), COLLECTIVE_REAL, g->whole,
                                    g->counts, g->offsets, COLLECTIVE_REAL, g->comm->mpi));
+    g->comm->traffic->wait_s += lh_wall() - start;
     for (int r = 0; r < g->layout->ranks; r++) {
         lh_rows_args a = gather_rows(g, r, whole);
         if (g->counts[r] == 0) continue;
@@ -287,8 +289,10 @@ static lh_status gather_sum(const gather_run *g, const void *whole, void *mine, 
         lh_rows_args a = gather_rows(g, r, (void *)(uintptr_t)whole);
         if (g->counts[r] > 0) lh_run_pack_rows(g->device, &a);
     }
+    double start = lh_wall();
     LH_MPI(g->comm, MPI_Reduce_scatter(g->whole, g->part, g->counts, COLLECTIVE_REAL, MPI_SUM,
                                        g->comm->mpi));
+    g->comm->traffic->wait_s += lh_wall() - start;
     lh_copy_in(g->device, sum, g->part, bytes);
     lh_run_axpy(g->device, &(lh_axpy_args){g->mine, 1.0, sum, mine, accumulate});
 done:

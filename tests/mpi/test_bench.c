@@ -1,5 +1,4 @@
-/* longhaul bench attention: it runs on any number of ranks, prints one line per case with every
- * field, and refuses what it should. Speed is never asserted: tests run on busy machines. */
+/* longhaul bench: it runs on any number of ranks, prints one line per case with every field, and refuses what it should. Speed is never asserted: tests run on busy machines. */
 #include "experiments/bench.h"
 #include "tests/lh_test_mpi.h"
 
@@ -8,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OUTPUT = 8192, ARGUMENTS = 24 };
+enum { OUTPUT = 32768, ARGUMENTS = 40, WORDS = 512 };
 
 static const char *const fields[] = {"mechanism",
                                      "n",
@@ -30,13 +29,19 @@ static const char *const fields[] = {"mechanism",
                                      "peak_bytes",
                                      "sent_bytes",
                                      "predicted_sent_bytes",
-                                     "isa"};
+                                     "isa",
+                                     "layout",
+                                     "ulysses",
+                                     "relative",
+                                     "precision",
+                                     "ratio",
+                                     "comm_wait_s"};
 
 /* The benchmark with what it prints in text (rank 0; empty elsewhere). words: arguments separated
  * by blanks. */
 static lh_status run_bench(lh_comm *c, const char *words, char text[OUTPUT])
 {
-    char copy[256];
+    char copy[WORDS];
     char *argv[ARGUMENTS];
     int argc = 0;
     (void)snprintf(copy, sizeof copy, "%s", words);
@@ -135,7 +140,10 @@ static void test_bench_window(void **state)
     char text[OUTPUT];
     bool first = lh_comm_rank(c) == 0;
     const char *words = "attention --window=96 --causal --n 1100 --heads 4 --kv-heads 2 --batch 2 "
-                        "--head-dim 16 --threads 2 --repeats 2 --isa portable";
+                        "--head-dim 16 --threads 2 --repeats 2 --isa portable --relative";
+    /* of the pattern alone: 2 sequences, 4 heads, 4 x 16 flops a score */
+    const double scores = 97.0 * 1100.0 - 96.0 * 97.0 / 2.0;
+    const double pattern = 2.0 * 4.0 * 4.0 * 16.0 * scores;
     lh_assert_all_ok(c, run_bench(c, words, text));
     lh_assert_all(c, first ? line_holds(text, lh_comm_size(c)) : text[0] == '\0');
     lh_assert_all(c, !first ||
@@ -144,7 +152,164 @@ static void test_bench_window(void **state)
                           field_is(text, "heads", "4") && field_is(text, "kv_heads", "2") &&
                           field_is(text, "batch", "2") && field_is(text, "head_dim", "16") &&
                           field_is(text, "threads", "2") && field_is(text, "isa", "\"portable\"")));
+    /* relative positions make half as much work again, and have a table to project */
+    double work = 1e9 * number(text, "gflops_forward") * number(text, "forward_s");
+    lh_assert_all(c, !first || (work > 1.5 * pattern && work < 3.0 * pattern));
 }
+
+/* --- training steps --- */
+
+static const char *const step_fields[] = {"kind",
+                                          "layers",
+                                          "width",
+                                          "heads",
+                                          "n",
+                                          "batch",
+                                          "parameters",
+                                          "ranks",
+                                          "threads",
+                                          "isa",
+                                          "precision",
+                                          "recompute",
+                                          "repeats",
+                                          "step_s",
+                                          "step_s_least",
+                                          "step_s_mean",
+                                          "tokens_per_s",
+                                          "model_flops",
+                                          "step_flops",
+                                          "predicted_flops",
+                                          "gflops",
+                                          "gemm_gflops",
+                                          "ratio",
+                                          "comm_wait_s",
+                                          "comm_wait_max_s",
+                                          "comm_wait_share",
+                                          "peak_bytes",
+                                          "predicted_peak_bytes",
+                                          "rss_peak_bytes",
+                                          "sent_bytes",
+                                          "predicted_sent_bytes",
+                                          "operations"};
+
+/* What an operation of a step's line says, from its name on; "" when it is not there. */
+static const char *operation(const char *line, const char *name, const char *direction)
+{
+    char wanted[96];
+    (void)snprintf(wanted, sizeof wanted, "\"name\":\"%s\",\"direction\":\"%s\"", name, direction);
+    const char *at = strstr(line, wanted);
+    if (at == NULL) print_error("operation %s, %s is missing\n", name, direction);
+    return at != NULL ? at : "";
+}
+
+/* The shares of all operations together. */
+static double shares(const char *line)
+{
+    double sum = 0.0;
+    for (const char *at = strstr(line, "\"share\":"); at != NULL; at = strstr(at + 1, "\"share\":"))
+        sum += number(at, "share");
+    return sum;
+}
+
+static bool step_holds(const char *line, int ranks, bool again)
+{
+    static const char *const besides[] = {"data",          "zero_gradients", "gradient_reduction",
+                                          "gradient_norm", "optimizer",      "messages",
+                                          "other"};
+    bool ok = line[0] == '{' && strchr(line, '\n') != NULL && strchr(line, '\n')[1] == '\0';
+    for (size_t i = 0; i < sizeof step_fields / sizeof step_fields[0]; i++) {
+        bool there = field(line, step_fields[i])[0] != '\0';
+        if (!there) print_error("field %s is missing\n", step_fields[i]);
+        ok = ok && there;
+    }
+    for (size_t i = 0; i < sizeof besides / sizeof besides[0]; i++)
+        ok = ok && operation(line, besides[i], "step")[0] != '\0';
+    ok = ok && number(operation(line, "mlp", "forward"), "gflops") > 0.0;
+    ok = ok && number(operation(line, "attend", "backward"), "seconds") > 0.0;
+    ok = ok && (strstr(line, "\"direction\":\"recompute\"") != NULL) == again;
+    ok = ok && number(line, "ratio") > 0.0 && number(line, "rss_peak_bytes") > 0.0;
+    ok = ok && number(line, "ranks") == ranks && fabs(shares(line) - 1.0) < 1e-6;
+    ok = ok && number(line, "sent_bytes") == number(line, "predicted_sent_bytes");
+    ok = ok && (number(line, "sent_bytes") == 0.0) == (ranks == 1);
+    ok = ok && number(line, "peak_bytes") == number(line, "predicted_peak_bytes");
+    ok = ok && number(line, "step_flops") == number(line, "predicted_flops");
+    return ok && (number(line, "model_flops") < number(line, "step_flops")) == again;
+}
+
+#define STEP_SMALL                                                                                 \
+    "--repeats 1 --warmup 0 --products 1 --set model.layers=2 --set model.width=32 --set "         \
+    "model.heads=2 "                                                                               \
+    "--set data.length=300 --set mesh.chunk=64 "
+
+static void test_bench_step(void **state)
+{
+    static const struct {
+        const char *words;
+        bool again;
+    } steps[] = {
+        {"step " STEP_SMALL "--set train.recompute=block --set mesh.layout=zigzag "
+         "--set data.documents=10 --set data.batch=2 --set train.accumulate=2",
+         true},
+        {"step " STEP_SMALL "--set data.task=masked_tokens --set model.kind=encoder "
+         "--set model.vocab=300 --set data.path=nowhere.h5",
+         false},
+    };
+    lh_comm *c = *state;
+    char text[OUTPUT];
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+        lh_assert_all_ok(c, run_bench(c, steps[i].words, text));
+        bool ok = lh_comm_rank(c) == 0 ? step_holds(text, lh_comm_size(c), steps[i].again)
+                                       : text[0] == '\0';
+        if (!ok) print_error("%s\n", text);
+        lh_assert_all(c, ok);
+    }
+}
+
+/* --- exchanges --- */
+
+static const char *const exchange_fields[] = {"mechanism",  "n",           "ranks",
+                                              "threads",    "batch",       "heads",
+                                              "kv_heads",   "head_dim",    "causal",
+                                              "layout",     "ulysses",     "window",
+                                              "isa",        "precision",   "forward_s",
+                                              "backward_s", "comm_wait_s", "sent_bytes",
+                                              "messages",   "mb_per_s",    "predicted_sent_bytes"};
+
+/* All that one line of bench exchange promises; moves: bytes travel in it. */
+static bool exchange_holds(const char *line, int ranks)
+{
+    bool sizes = field_is(line, "case", "\"message\"") || field_is(line, "case", "\"all_reduce\"");
+    bool ok = field(line, "case")[0] != '\0' && number(line, "ranks") == ranks;
+    for (size_t i = 0; i < sizeof exchange_fields / sizeof exchange_fields[0] && !sizes; i++)
+        ok = ok && field(line, exchange_fields[i])[0] != '\0';
+    if (sizes) ok = ok && number(line, "seconds") > 0.0 && number(line, "bytes") >= 8.0;
+    if (ranks > 1) ok = ok && number(line, "mb_per_s") > 0.0 && number(line, "messages") > 0.0;
+    ok = ok && number(line, "sent_bytes") == number(line, "predicted_sent_bytes");
+    return ok && (number(line, "sent_bytes") == 0.0) == (ranks == 1);
+}
+
+static void test_bench_exchange(void **state)
+{
+    lh_comm *c = *state;
+    char text[OUTPUT];
+    int lines = 0;
+    bool ok = true;
+    lh_assert_all_ok(c, run_bench(c,
+                                  "exchange --n 1200 --window 40 --heads 4 --kv-heads 4 "
+                                  "--head-dim 8 --bytes 4096 --repeats 1",
+                                  text));
+    for (char *line = strtok(text, "\n"); line != NULL; line = strtok(NULL, "\n")) {
+        bool holds = exchange_holds(line, lh_comm_size(c));
+        if (!holds) print_error("%s\n", line);
+        ok = ok && holds;
+        lines++;
+    }
+    /* 14 of mechanisms; 8, 128, 2048 bytes as messages and sums */
+    lh_assert_all(c, ok);
+    lh_assert_all(c, lines == (lh_comm_rank(c) > 0 ? 0 : lh_comm_size(c) == 1 ? 14 : 20));
+}
+
+/* --- random features --- */
 
 /* The line after the one in which `arm` or `kernel` is this; "" when there is none. */
 static const char *features_line(const char *text, const char *name, const char *value)
@@ -183,7 +348,14 @@ static void test_bench_refuses(void **state)
         const char *words, *says;
     } wrong[] = {
         {"", "attention"},
-        {"step", "attention"},
+        {"stepp", "did you mean 'step'"},
+        {"step a.yaml b.yaml", "takes one name"},
+        {"step nowhere.yaml", "cannot read 'nowhere.yaml'"},
+        {"step --set model.head=none", "no loss"},
+        {"step --set data.task=tokens", "key 'model.vocab' is missing"},
+        {"step --set model.layer=3", "did you mean 'layers'"},
+        {"exchange --heads 3 --kv-heads 2", "does not divide"},
+        {"exchange --bytes 7", "--bytes: expected an integer from 8"},
         {"attention --lenght 3", "unknown option '--lenght'"},
         {"attention --n", "--n: expected an integer from 1 to 1099511627776, got nothing"},
         {"attention --n 0", "'0'"},
@@ -214,6 +386,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bench_full),     cmocka_unit_test(test_bench_window),
         cmocka_unit_test(test_bench_by_heads), cmocka_unit_test(test_bench_features),
+        cmocka_unit_test(test_bench_step),     cmocka_unit_test(test_bench_exchange),
         cmocka_unit_test(test_bench_refuses),
     };
     return lh_test_mpi_main(argc, argv, "bench", tests, sizeof tests / sizeof tests[0]);

@@ -799,6 +799,53 @@ static void segments_rerun_what_is_needed(void **state)
     stage_close(&a);
 }
 
+/* A clock that ticks each time it is looked at; a quarter of each tick is waiting. An operation begins
+ * and ends with a look. */
+static double clock_now, clock_waited;
+static double tick(void)
+{
+    clock_waited += 0.25;
+    return clock_now += 1.0;
+}
+
+static const lh_profile_item *profile_find(const lh_profile *p, const char *name, lh_direction d)
+{
+    for (int i = 0; i < p->count; i++)
+        if (strcmp(p->item[i].name, name) == 0 && p->item[i].direction == d) return &p->item[i];
+    fail_msg("no item %s, %s", name, lh_direction_name(d));
+    return NULL;
+}
+
+/* A profile knows every operation in every direction; without one nobody looks at the clock. */
+static void profiles(void **state)
+{
+    (void)state;
+    chain c = {.segments = 2};
+    stage a;
+    lh_profile p = {.clock = tick, .waited = &clock_waited};
+    static const int squares[] = {LINKS, LINKS - 2, LINKS}; /* the last of a segment is not rerun */
+    stage_devices(&a);
+    stage_open(&a, chain_record, &c);
+    lh_tape_profile(a.run.tape, &p);
+    clock_now = clock_waited = 0.0;
+    lh_assert_ok(lh_gradcheck_step(&a.run));
+    for (int d = LH_DIRECTION_FORWARD; d <= LH_DIRECTION_BACKWARD; d++) {
+        const lh_profile_item *item = profile_find(&p, square_op.name, (lh_direction)d);
+        assert_int_equal(item->calls, squares[d]);
+        assert_true(item->seconds == (double)squares[d]);
+        assert_true(item->waited == 0.5 * squares[d]);
+    }
+    assert_int_equal(profile_find(&p, forward_only_op.name, LH_DIRECTION_FORWARD)->calls, LINKS);
+    assert_int_equal(p.count,
+                     6); /* squares in three directions, scales in two, one without gradient */
+    lh_profile_clear(&p);
+    lh_tape_profile(a.run.tape, NULL);
+    double then = clock_now;
+    lh_assert_ok(lh_gradcheck_step(&a.run));
+    assert_true(p.count == 0 && clock_now == then);
+    stage_close(&a);
+}
+
 /* What a gradient reads was made by operations whose own gradients read nothing: they run again
  * too. */
 static lh_status indirect_record(void *user, lh_tape *t, const lh_var *in, lh_var *out, int *n_out)
@@ -1210,6 +1257,7 @@ int main(void)
         cmocka_unit_test(segments_give_the_same_bits),
         cmocka_unit_test(segments_rerun_what_is_needed),
         cmocka_unit_test(segments_rerun_what_leads_there),
+        cmocka_unit_test(profiles),
         cmocka_unit_test(segments_save_memory),
         cmocka_unit_test(segments_that_share_values),
         cmocka_unit_test(segments_are_paired),

@@ -416,6 +416,34 @@ static void test_prepare_others(void **state)
     }
 }
 
+/* No file: all of a vocabulary, in any pieces the same, another seed another sequence. */
+static void test_random(void **state)
+{
+    (void)state;
+    enum { VOCAB = 37, COUNT = 3700 };
+    int32_t all[COUNT], piece[COUNT], seen[VOCAB] = {0};
+    int64_t same = 0;
+    for (uint64_t seed = 1; seed <= 2; seed++) {
+        lh_tokens *t = NULL;
+        lh_assert_ok(lh_tokens_open_random(LH_TOKENS_WORDS, VOCAB, COUNT, seed, &t));
+        lh_assert_ok(lh_tokens_read(t, 0, COUNT, piece));
+        for (int64_t i = 0; i < COUNT; i++) same += seed == 2 && piece[i] == all[i];
+        memcpy(all, piece, sizeof all);
+        lh_assert_ok(lh_tokens_read(t, 1001, COUNT - 1001, piece));
+        assert_memory_equal(piece, all + 1001, (COUNT - 1001) * sizeof *all);
+        assert_int_equal(lh_tokens_read(t, COUNT - 1, 2, piece), LH_ERR_RANGE);
+        assert_string_equal(lh_tokens_path(t), "random tokens");
+        lh_tokens_close(&t);
+    }
+    for (int64_t i = 0; i < COUNT; i++) {
+        assert_in_range(all[i], 0, VOCAB - 1);
+        seen[all[i]]++;
+    }
+    for (int i = 0; i < VOCAB; i++) assert_in_range(seen[i], 50, 150); /* 100 +- 5 deviations */
+    assert_in_range(same, 50, 150);
+    lh_error_clear();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -424,7 +452,7 @@ int main(void)
         cmocka_unit_test(test_damaged),        cmocka_unit_test(test_foreign),
         cmocka_unit_test(test_fasta),          cmocka_unit_test(test_fasta_refuses),
         cmocka_unit_test(test_fasta_changed),  cmocka_unit_test(test_prepare_words),
-        cmocka_unit_test(test_prepare_others),
+        cmocka_unit_test(test_prepare_others), cmocka_unit_test(test_random),
     };
     return cmocka_run_group_tests_name("tokens", tests, NULL, NULL);
 }
