@@ -1,0 +1,126 @@
+"""The whole training step: Longhaul's decoder beside the same decoder in PyTorch."""
+
+import functools
+
+import ours
+import theirs
+import transformer
+
+LENGTH, WINDOW, BLOCK, SEED = 8192, 512, 128, 11
+MODEL = {"kind": "decoder", "layers": 12, "width": 512, "heads": 8, "mlp": "gelu", "mlp_width": 2048,
+         "norm": "pre", "norm_kind": "layer", "position": "rotary", "tie_embeddings": True,
+         "vocab": 256}
+# label, attention, torch.compile, share of the rounds (the plain mask costs many times the work)
+VARIANTS = [("PyTorch eager, window in blocks", "blocks", False, True),
+            ("PyTorch torch.compile, window in blocks", "blocks", True, True),
+            ("PyTorch eager, window as a mask", "mask", False, False)]
+LOSS, NORM = 2e-6, 2e-4  # relative, of float
+
+
+def prepare(place, model):
+    """The text and the checkpoint that both sides start from; returns the job of ours.train."""
+    parameters = transformer.initial(transformer.Transformer(model, LENGTH, lambda: None), SEED)
+    experiment = ours.yaml(model, {"mechanism": "sliding_window", "window": WINDOW})
+    ours.write_checkpoint(place / "step.h5", parameters, experiment)
+    text = place / "step.txt"
+    ours.write_text(text, 12 * LENGTH + 1)
+    return {"name": "step", "experiment": experiment, "task": "text", "text": text,
+            "length": LENGTH, "optimizer": transformer.OPTIMIZER}
+
+
+def specs(model, text):
+    return [(label, {"peer": "step", "model": model, "n": LENGTH, "window": WINDOW, "block": BLOCK,
+                     "attention": attention, "compile": compiled, "text": str(text), "seed": SEED},
+             often) for label, attention, compiled, often in VARIANTS]
+
+
+def same(metrics, answer):
+    """Do losses and norms of the first steps agree? A sentence."""
+    def furthest(mine, other):
+        return max(abs(a - b) / abs(a) for a, b in zip(mine, other))
+
+    loss = furthest([m["loss"] for m in metrics], answer["loss"])
+    norm = furthest([m["grad_norm"] for m in metrics], answer["norm"])
+    count = min(len(metrics), len(answer["loss"]))
+    return loss <= LOSS and norm <= NORM, \
+        f"{count} steps from the same weights: loss within {loss:.0e}, gradient norm {norm:.0e}"
+
+
+class Turns:
+    """Blocks of steps in turn. A run of ours begins with a first step, which is not counted."""
+
+    def __init__(self, program, place, job, threads):
+        self.train = functools.partial(ours.train, program, place, job, threads)
+        self.first = self.train(2)
+        self.mine, self.rss = [], 0
+
+    def own(self, steps):
+        metrics = self.train(steps + 1)
+        self.mine += [m["step_s"] for m in metrics[1:]]
+
+    def other(self, worker, steps):
+        """Their answer to the first samples of ours."""
+        samples = [m["samples"][0] for m in self.first]
+        return worker.ask({"do": "step", "samples": (samples * steps)[:steps]})
+
+
+def start(turns, specs_wanted, threads, say):
+    """{label: (worker, how its first steps compare)}; those that cannot run: {label: reason}."""
+    workers, failed = {}, {}
+    for label, spec in specs_wanted:
+        try:
+            worker = theirs.Worker(spec, threads, SEED)
+            good, text = same(turns.first, turns.other(worker, len(turns.first)))
+            say(f"{label}: {text}")
+            if good:
+                workers[label] = (worker, text)
+            else:
+                worker.close()
+                failed[label] = f"not the same computation: {text}"
+        except theirs.Unable as reason:
+            failed[label] = str(reason)
+    return workers, failed
+
+
+def once(turns, spec, threads):
+    """One step, its first: (seconds, how it compares)."""
+    worker = theirs.Worker(spec, threads, SEED)
+    try:
+        answer = turns.other(worker, 1)
+    finally:
+        worker.close()
+    return answer["seconds"][0], same(turns.first, answer)[1]
+
+
+def measure(program, place, options, tools):
+    """Rows of the table. tools: compare.py's functions row, absent, memory_of and say."""
+    model = MODEL | ({"layers": 3} if options.quick else {})
+    title = f"step, {model['layers']} layers"
+    job = prepare(place, model)
+    turns = Turns(program, place, job, options.threads)
+    wanted = list(specs(model, job["text"]))
+    workers, failed = start(turns, [w[:2] for w in wanted if w[2]], options.threads, tools.say)
+    seconds = {label: [] for label in workers}
+    for steps in (2, 1) if options.quick else (4, 3):
+        turns.own(steps)
+        for label, (worker, _) in workers.items():
+            seconds[label] += turns.other(worker, steps)["seconds"]
+    for worker, _ in workers.values():
+        worker.close()
+    peak, rows = turns.first[-1]["peak_bytes"], []
+    for label, spec, often in wanted:
+        if label in failed:
+            rows.append(tools.absent(title, label, failed[label]))
+            continue
+        tools.say(f"{title}: {label}")
+        if often:
+            taken, note = seconds[label], workers[label][1]
+        else:
+            value, note = once(turns, spec, options.threads)
+            taken, note = [value], "one step, its first; " + note
+        memory = tools.memory_of(spec, options.threads)
+        pairs = [(None, s) for s in taken]
+        rows.append(tools.row(title, label, [(None, s) for s in turns.mine[:len(taken)]], pairs,
+                              (peak, memory["peak"]), note))
+        tools.say_row(rows[-1])
+    return rows
