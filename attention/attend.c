@@ -487,6 +487,7 @@ done:
 
 static const lh_op attend_op = {.name = "attend",
                                 .reads = UINT64_MAX, /* q, every k and v; o, lse, kept rows */
+                                .exact = LH_READS_OUT(ATTEND_LSE),
                                 .by_heads = true,
                                 .place = attend_place,
                                 .forward = attend_forward,

@@ -197,6 +197,7 @@ done:
 
 static const lh_op few_op = {.name = "attend_few",
                              .reads = UINT64_MAX, /* q, k, v; o, lse */
+                             .exact = LH_READS_OUT(FEW_LSE),
                              .place = few_place,
                              .forward = few_forward,
                              .vjp = few_vjp};

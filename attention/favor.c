@@ -725,6 +725,7 @@ static const lh_op favor_sum_op = {.name = "favor_sum",
                                    .vjp = favor_sum_vjp};
 static const lh_op favor_out_op = {.name = "favor_out",
                                    .reads = UINT64_MAX,
+                                   .exact = LH_READS_OUT(FAVOR_DEN),
                                    .place = favor_out_place,
                                    .forward = favor_out_forward,
                                    .vjp = favor_out_vjp};

@@ -31,7 +31,7 @@ void lh_tape_reset(lh_tape *t, lh_device *device, lh_memory *memory, bool gradie
     t->gradients = gradients;
     t->recomputing = t->in_segment = false;
     t->n_values = 1;
-    t->n_nodes = t->n_segments = t->attrs_bytes = 0;
+    t->n_nodes = t->n_segments = t->attrs_bytes = t->calls = 0;
     t->part = 0;
     memset(t->part_flops, 0, sizeof t->part_flops);
 }
@@ -41,8 +41,8 @@ static lh_status tape_new_value(lh_tape *t, lh_shape shape, lh_place place, int3
     lh_status st = lh_grow(&t->value, &t->values_capacity, t->n_values + 1, sizeof *t->value);
     if (st != LH_OK) return st;
     *id = (int32_t)t->n_values++;
-    t->value[*id] =
-        (tape_value){.shape = shape, .place = place, .root = *id, .slot = -1, .grad_slot = -1};
+    t->value[*id] = (tape_value){
+        .shape = shape, .place = place, .root = *id, .slot = -1, .grad_slot = -1, .half = -1};
     return LH_OK;
 }
 
@@ -98,6 +98,7 @@ static lh_status tape_new_outputs(lh_tape *t, const tape_node *n)
         lh_status st =
             lh_memory_new(t->memory, LH_SPACE_DEVICE, lh_shape_bytes(&v->shape), &v->slot);
         if (st != LH_OK) return st;
+        v->half = -1;
     }
     return LH_OK;
 }
@@ -119,8 +120,10 @@ lh_status lhi_tape_forward(lh_tape *t, int64_t k)
     lh_call call = {t, &t->node[k], false};
     double flops = lhi_tape_enter(t, call.node);
     LH_TRY(lh_memory_tick(t->memory));
+    t->calls++;
     LH_TRY(tape_new_outputs(t, call.node));
     LH_TRY(call.node->op->forward(&call));
+    LH_TRY(lhi_tape_keep(t, k));
     lhi_tape_leave(t, call.node, flops);
 done:
     return lh_error_context(st, "%s", t->node[k].op->name);
@@ -173,6 +176,7 @@ lh_status lh_record(lh_tape *t, const lh_op *op, const void *attrs, size_t attrs
     for (int i = 0; i < n_out; i++) {
         LH_TRY(tape_new_value(t, out_shapes[i], out_place[i], &outs[i].id));
         t->value[outs[i].id].needs_grad = n->needs_grad;
+        t->value[outs[i].id].exact = (op->exact & LH_READS_OUT(i)) != 0;
     }
     n->out = outs[0].id;
     n->n_out = n_out;
@@ -229,6 +233,7 @@ lh_status lh_tape_segment_begin(lh_tape *t)
     LH_CHECK(!t->in_segment, LH_ERR_BUG, "segments do not nest");
     LH_TRY(lh_grow(&t->segment, &t->segments_capacity, t->n_segments + 1, sizeof *t->segment));
     t->segment[t->n_segments].begin = t->n_nodes;
+    t->segment[t->n_segments].first = (int32_t)t->n_values;
     t->in_segment = true;
 done:
     return st;

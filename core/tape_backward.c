@@ -33,8 +33,9 @@ static lh_status tape_recompute(lh_tape *t, const tape_segment *s)
     lh_status st = LH_OK;
     LH_TRY(tape_plan_recompute(t, s));
     t->recomputing = true;
+    t->again_from = s->first;
     for (int64_t k = s->begin; k < s->end; k++)
-        if (t->node[k].again) LH_TRY(lhi_tape_forward(t, k));
+        LH_TRY(t->node[k].again ? lhi_tape_forward(t, k) : lhi_tape_keep(t, k));
 done:
     t->recomputing = false;
     return st;
@@ -60,6 +61,7 @@ static lh_status tape_run_backward(lh_tape *t)
         const tape_node *n = &t->node[k];
         if (!n->needs_grad || !tape_has_out_grad(t, n)) continue;
         LH_TRY(lh_memory_tick(t->memory));
+        t->calls++;
         lh_call call = {t, n, true};
         double flops = lhi_tape_enter(t, n);
         st = n->op->vjp(&call);

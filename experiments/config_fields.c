@@ -232,6 +232,9 @@ static const lh_field fields_device[] = {
      .help = "auto: OMP_NUM_THREADS, else the rank's share of the processors"},
     {.name = "isa", .type = LH_FIELD_CHOICE, .offset = AT_DEVICE(isa), .fallback = "auto",
      .choices = "auto|avx512|avx2|portable", .help = "instruction set of the kernels"},
+    {.name = "store", .type = LH_FIELD_CHOICE, .offset = AT_DEVICE(store), .fallback = "real",
+     .choices = "real|bfloat16",
+     .help = "how activations wait for the backward, and rows travel; arithmetic is real"},
     {.name = NULL}};
 
 static const lhi_config_section config_sections[] = {

@@ -249,8 +249,12 @@ static lh_status moves_at(const lh_call *c, const lh_place *in, lh_place *out)
     return LH_OK;
 }
 
-static const lh_op moves_op = {
-    .name = "move_rows", .place = moves_at, .forward = moves_forward, .vjp = moves_vjp};
+/* Rows of parameters, as a parameter's they stay exact, here and on their way. */
+static const lh_op moves_op = {.name = "move_rows",
+                               .exact = LH_READS_OUT(0),
+                               .place = moves_at,
+                               .forward = moves_forward,
+                               .vjp = moves_vjp};
 
 lh_status lh_move_rows(lh_tape *t, lh_comm *sequence, const lh_moves *moves, lh_var x, lh_var *y)
 {
