@@ -15,11 +15,12 @@ typedef struct lh_rig_desc {
     int64_t length, chunk;
     bool unaligned; /* mesh.align: none */
     int ways; /* attention by heads: lh_rig_ways says for how many ranks a mesh must be split */
-    int recompute; /* lh_recompute_kind */
-    bool training; /* dropout acts */
-    bool poison;   /* device */
-    bool forward;  /* no gradients */
-    uint64_t seed; /* of initial weights and dropout */
+    int recompute;  /* lh_recompute_kind */
+    lh_dtype store; /* as lh_tape_store */
+    bool training;  /* dropout acts */
+    bool poison;    /* device */
+    bool forward;   /* no gradients */
+    uint64_t seed;  /* of initial weights and dropout */
     int64_t labels_from,
         labels_to;        /* lh_rig_text labels positions labels_from .. labels_to - 1; to 0: all */
     const int64_t *valid; /* [batch] or NULL, as lh_batch */
