@@ -44,6 +44,7 @@ typedef struct scene {
     int kind;
     bool recompute, encoder;
     const char *head; /* NULL: lm; else the model is pooled[kind] */
+    bool store;       /* bfloat16 */
 } scene;
 
 /* The file's name depends on the number of ranks: tests may run at the same time. */
@@ -56,20 +57,20 @@ static lh_status scene_config(lh_comm *c, const scene *s, lh_config **out)
     (void)snprintf(path, sizeof path, "step_plan.np%d.txt", lh_comm_size(c));
     for (int i = 0; i < BYTES; i++) bytes[i] = (char)('a' + i * i % 23);
     LH_TRY(lh_write_small(c, path, bytes, sizeof bytes));
-    (void)snprintf(text, sizeof text,
-                   "run: {name: plan}\n"
-                   "mesh: {chunk: 16, data: %d, exchange: %s}\n"
-                   "data: {path: %s, length: 77, batch: %d, task: %s}\n"
-                   "model:\n  kind: %s\n  head: %s\n  layers: 2\n  width: 32\n  heads: 2\n%s"
-                   "train: {recompute: %s, accumulate: %d}\n",
-                   (int)s->data, s->head == NULL && by_heads(s->kind) ? "ulysses" : "ring", path,
-                   SEQUENCES,
-                   s->head != NULL ? "markers"
-                   : s->encoder    ? "masked_text"
-                                   : "text",
-                   s->encoder ? "encoder" : "decoder", s->head != NULL ? s->head : "lm",
-                   s->head != NULL ? pooled[s->kind] : kinds[s->kind],
-                   s->recompute ? "block" : "none", (int)s->accumulate);
+    (void)snprintf(
+        text, sizeof text,
+        "run: {name: plan}\n"
+        "mesh: {chunk: 16, data: %d, exchange: %s}\n"
+        "data: {path: %s, length: 77, batch: %d, task: %s}\n"
+        "model:\n  kind: %s\n  head: %s\n  layers: 2\n  width: 32\n  heads: 2\n%s"
+        "train: {recompute: %s, accumulate: %d}\ndevice: {store: %s}\n",
+        (int)s->data, s->head == NULL && by_heads(s->kind) ? "ulysses" : "ring", path, SEQUENCES,
+        s->head != NULL ? "markers"
+        : s->encoder    ? "masked_text"
+                        : "text",
+        s->encoder ? "encoder" : "decoder", s->head != NULL ? s->head : "lm",
+        s->head != NULL ? pooled[s->kind] : kinds[s->kind], s->recompute ? "block" : "none",
+        (int)s->accumulate, s->store ? "bfloat16" : "real");
     LH_TRY(lh_config_parse(text, strlen(text), "scene", LH_CONFIG_PLAN, out));
 done:
     return st;
@@ -222,8 +223,19 @@ static void test_plans_are_what_runs(void **state)
         if (lh_comm_size(c) % data != 0 || SEQUENCES % (2 * data) != 0) continue;
         for (int i = 0; i < 2 * KINDS; i++) /* the last has no causal form */
             check_scene(c, &(scene){data, 1 + i % 2, i / 2, i % 2 == 0,
-                                    i == 3 || i / 2 == KINDS - 1 || i == 8, NULL});
+                                    i == 3 || i / 2 == KINDS - 1 || i == 8, NULL, false});
     }
+}
+
+/* Rings, rows of positions, and heads; blocks kept, and computed again. */
+static void test_store_bfloat16(void **state)
+{
+    const int kind[] = {2, 3, BY_HEADS};
+    for (int i = 0; i < 3; i++)
+        check_scene(
+            *state,
+            &(scene){
+                .data = 1, .accumulate = 1, .kind = kind[i], .recompute = i == 1, .store = true});
 }
 
 static void test_classes(void **state)
@@ -232,7 +244,7 @@ static void test_classes(void **state)
     for (int64_t data = 1; data <= lh_comm_size(c); data++) {
         if (lh_comm_size(c) % data != 0 || SEQUENCES % (2 * data) != 0) continue;
         for (int i = 0; i < 4; i++)
-            check_scene(c, &(scene){data, 1 + i % 2, i / 2, i % 2 == 0, true, "class"});
+            check_scene(c, &(scene){data, 1 + i % 2, i / 2, i % 2 == 0, true, "class", false});
     }
 }
 
@@ -246,8 +258,8 @@ static void test_forward_only(void **state)
         lh_step_plan *plan = NULL;
         lh_session *s = NULL;
         int ranks = lh_comm_size(c);
-        lh_assert_all_ok(c,
-                         scene_config(c, &(scene){1, 2, i / 2, true, true, heads[i % 2]}, &config));
+        lh_assert_all_ok(
+            c, scene_config(c, &(scene){1, 2, i / 2, true, true, heads[i % 2], false}, &config));
         lh_assert_all_ok(c, lh_step_plan_create(config, ranks, &plan));
         lh_assert_all(c, plan->forward_only && parts_add_up(plan));
         lh_assert_all(c, (plan->purpose[LH_SEND_SUMMARY] > 0.0) == (ranks > 1));
@@ -301,6 +313,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plans_are_what_runs),
+        cmocka_unit_test(test_store_bfloat16),
         cmocka_unit_test(test_classes),
         cmocka_unit_test(test_forward_only),
         cmocka_unit_test(test_refusals),
