@@ -170,5 +170,7 @@ void lh_config_help(FILE *out);
 /* lh_config_isa - "auto", "avx512", ... as lh_device_create_cpu takes it. Local. Static. */
 const char *lh_config_isa(const lh_config *config);
 
-/* lh_config_store - of device.store: as lh_tape_store takes it. Local. */
+/* lh_config_store - of device.store: as lh_tape_store takes it. lh_config_store_name - "real", "bfloat16".
+ * Local. */
 lh_dtype lh_config_store(const lh_config *config);
+const char *lh_config_store_name(const lh_config *config);
