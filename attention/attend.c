@@ -39,6 +39,7 @@ typedef struct attend_run {
     lh_device *device;
     const attend_attrs *attrs;
     int64_t batch, heads, width, rows;
+    lh_dtype wire;      /* of rows on their way */
     lh_attend_args fwd; /* q, o, max, sum, scratch; keys and tiles per call */
     lh_attend_grad_args bwd;
     void *block[2], *d_block[2];
@@ -76,6 +77,7 @@ static lh_status attend_open(lh_call *c, attend_run *r)
     lh_status st = LH_OK;
     const lh_shape *q = lh_call_in_shape(c, 0);
     *r = (attend_run){.call = c, .device = lh_call_device(c), .attrs = lh_call_attrs(c)};
+    r->wire = lh_tape_stored(lh_call_tape(c));
     r->batch = q->dim[0];
     r->rows = q->dim[1];
     r->heads = q->dim[2];
@@ -124,14 +126,15 @@ static lh_status attend_scratch(attend_run *r, bool backward, void **kernels)
     lh_call *c = r->call;
     const attend_need n = attend_needs(r, backward);
     const size_t real = lh_dtype_bytes(LH_REAL);
+    const size_t wire = lh_dtype_bytes(r->wire);
     for (int i = 0; i < 2; i++) {
         LH_TRY(lh_scratch(c, (size_t)n.block * real, &r->block[i]));
         if (backward) LH_TRY(lh_scratch(c, (size_t)n.d_block * real, &r->d_block[i]));
     }
-    LH_TRY(lh_host_scratch(c, (size_t)n.fetch_send * real, &r->send[0]));
-    LH_TRY(lh_host_scratch(c, (size_t)n.fetch_recv * real, &r->recv[0]));
-    LH_TRY(lh_host_scratch(c, (size_t)n.give_send * real, &r->send[1]));
-    LH_TRY(lh_host_scratch(c, (size_t)n.give_recv * real, &r->recv[1]));
+    LH_TRY(lh_host_scratch(c, (size_t)n.fetch_send * wire, &r->send[0]));
+    LH_TRY(lh_host_scratch(c, (size_t)n.fetch_recv * wire, &r->recv[0]));
+    LH_TRY(lh_host_scratch(c, (size_t)n.give_send * wire, &r->send[1]));
+    LH_TRY(lh_host_scratch(c, (size_t)n.give_recv * wire, &r->recv[1]));
     if (r->embed > 0) {
         size_t table = (size_t)(n.table * r->heads * r->width) * real;
         LH_TRY(lh_scratch(c, (size_t)(n.table * r->embed) * real, &r->sinusoids));
@@ -159,6 +162,7 @@ static lh_transfer attend_transfer(const attend_run *r, const attend_keys *k, in
                          .row_width = k->home_heads * r->width,
                          .column = (k->part->kv_first - k->part->own_first) * r->width,
                          .block_rows = k->plan->block_rows,
+                         .wire = r->wire,
                          .send = r->send[way],
                          .recv = r->recv[way],
                          .purpose = purpose};
@@ -512,6 +516,7 @@ done:
 
 static const lh_op attend_op = {.name = "attend",
                                 .reads = UINT64_MAX, /* q, every k and v; o, lse, kept rows */
+                                .exact = LH_READS_OUT(ATTEND_LSE),
                                 .by_heads = true,
                                 .costly = true,
                                 .place = attend_place,
@@ -642,6 +647,8 @@ lh_status lh_attend(lh_tape *t, const lh_attend_desc *d, lh_var *o, lh_var *lse)
         in[a.relative_q = n_in++] = d->relative_q;
         in[a.relative_weight = n_in++] = d->relative_weight;
     }
+    /* the backward computes scores again, and other ranks get k and v: all from the same numbers */
+    for (int i = 0; i < n_in; i++) LH_TRY(lh_store_round(t, in[i], &in[i]));
     const lh_shape *q = lh_var_shape(t, d->q);
     shapes[ATTEND_O] = *q;
     shapes[ATTEND_LSE] = lh_shape_3(LH_REAL, q->dim[0], q->dim[2], q->dim[1]);

@@ -198,6 +198,7 @@ done:
 static const lh_op few_op = {.name = "attend_few",
                              .reads = UINT64_MAX, /* q, k, v; o, lse */
                              .costly = true,
+                             .exact = LH_READS_OUT(FEW_LSE),
                              .place = few_place,
                              .forward = few_forward,
                              .vjp = few_vjp};
@@ -211,6 +212,7 @@ lh_status lh_attend_few(lh_tape *t, const lh_attend_few_desc *d, lh_var *o)
     const lh_pattern all = lh_pattern_band(-LH_FAR, LH_FAR);
     few_attrs attrs = {.comm = d->sequence, .scale = d->scale, .sight = d->sight};
     lh_var outs[FEW_OUTPUTS] = {{0}};
+    lh_var in[] = {d->q, d->k, d->v};
     LH_CHECK(q->ndim == 4 && k->ndim == 4 && lh_shape_equal(k, lh_var_shape(t, d->v)) &&
                  k->dim[0] == q->dim[0] && k->dim[3] == q->dim[3] && q->dim[1] == d->queries->n &&
                  k->dim[1] == d->layout->rows[rank],
@@ -224,8 +226,8 @@ lh_status lh_attend_few(lh_tape *t, const lh_attend_few_desc *d, lh_var *o)
     attrs.queries = d->queries;
     attrs.keys = d->layout;
     const lh_shape shapes[FEW_OUTPUTS] = {*q, lh_shape_3(LH_REAL, q->dim[0], q->dim[2], q->dim[1])};
-    LH_TRY(lh_record(t, &few_op, &attrs, sizeof attrs, 3, (lh_var[]){d->q, d->k, d->v}, FEW_OUTPUTS,
-                     shapes, outs));
+    for (int i = 0; i < 3; i++) LH_TRY(lh_store_round(t, in[i], &in[i])); /* as in lh_attend */
+    LH_TRY(lh_record(t, &few_op, &attrs, sizeof attrs, 3, in, FEW_OUTPUTS, shapes, outs));
 done:
     *o = outs[FEW_O];
     return st;

@@ -38,6 +38,7 @@ typedef struct lh_attn_desc {
     bool relative;        /* scores have the relative term */
     bool documents;       /* sequences are packed documents */
     int64_t max_global;   /* global tokens of a sequence that the task may name; 0: it names none */
+    lh_dtype wire;        /* of rows on their way: LH_REAL, or LH_BF16 with a tape that stores so */
     const void *settings; /* the mechanism's settings struct for this layer */
     uint64_t seed;
     const lh_params *params; /* declared parameters, for create to find its own; NULL: none exist */

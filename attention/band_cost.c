@@ -135,7 +135,7 @@ lh_status lh_comb_cost(const lh_attn_desc *d, const lh_band *band, int ranks, in
         else
             sent += cost_has(&m, rank);
     }
-    int64_t row = 2 * d->batch * band->kv_heads * d->head_width * (int64_t)lh_dtype_bytes(LH_REAL);
+    int64_t row = 2 * d->batch * band->kv_heads * d->head_width * (int64_t)lh_dtype_bytes(d->wire);
     double flops = 4.0 * cost_scores(&m, rank) * band->heads * (double)(d->batch * d->head_width);
     c->forward_bytes += sent * row;
     c->backward_bytes += received * row + (keep ? 0 : sent * row);

@@ -156,7 +156,7 @@ void lh_spread_cost(const lh_attn_desc *d, int rank, lh_cost *c)
     int64_t leave = d->heads - mine.n_heads; /* query heads of own rows that others have */
     int64_t in = queries * leave + 2 * (copies - mine.kv_heads);
     int64_t out = queries * mine.n_heads + 2 * mine.kv_heads;
-    int64_t element = d->batch * d->head_width * (int64_t)lh_dtype_bytes(LH_REAL);
+    int64_t element = d->batch * d->head_width * (int64_t)lh_dtype_bytes(d->wire);
     c->heads_bytes += element * own * in;
     c->forward_bytes += element * (own * in + others * mine.n_heads);
     c->backward_bytes += element * (own * leave + others * out);

@@ -727,6 +727,7 @@ static const lh_op favor_sum_op = {.name = "favor_sum",
 static const lh_op favor_out_op = {.name = "favor_out",
                                    .reads = UINT64_MAX,
                                    .costly = true,
+                                   .exact = LH_READS_OUT(FAVOR_DEN),
                                    .place = favor_out_place,
                                    .forward = favor_out_forward,
                                    .vjp = favor_out_vjp};

@@ -204,6 +204,15 @@ typedef struct lh_sum_squares_args {
     double *sum;
 } lh_sum_squares_args;
 
+/* Between real and bfloat16, n elements. to_bf16: y (bf16) = x rounded to nearest, ties to even; NaN
+ * stays NaN, what is too large becomes infinite (double: rounded to float first). from_bf16: y = x (bf16),
+ * exactly. round_bf16: y = x rounded to what bfloat16 can say, both real; y may be x. */
+typedef struct lh_bf16_args {
+    int64_t n;
+    const void *x;
+    void *y;
+} lh_bf16_args;
+
 /* A span of rows of a tensor: rows row, row + stride, ... (count of them). */
 typedef struct lh_span {
     int64_t row, count, stride;
@@ -211,13 +220,15 @@ typedef struct lh_span {
 
 /* Rows between a tensor [batch, tensor_rows, width] and a packed host buffer [batch, sum of counts,
  * width], in the order of the spans (host array). pack_rows: host = tensor; unpack_rows: tensor =
- * host; add_rows: tensor += host. element_bytes: of the dtype (add_rows: real only). */
+ * host; add_rows: tensor += host. element_bytes: of the dtype (add_rows: real only). wire LH_BF16:
+ * the tensor is real, and the host buffer holds bfloat16, rounded as by to_bf16. */
 typedef struct lh_rows_args {
     int64_t batch, tensor_rows, width, n_spans;
     const lh_span *spans;
     size_t element_bytes;
     /* elements of a tensor row, of which `width` from `column` on travel; 0: width (all of it) */
     int64_t row_width, column;
+    lh_dtype wire; /* LH_REAL (or left out): as the tensor; LH_BF16 */
     void *tensor;
     void *host;
 } lh_rows_args;
@@ -458,6 +469,9 @@ typedef struct lh_tril_args {
     X(cross_entropy_grad)                                                                          \
     X(adamw)                                                                                       \
     X(sum_squares)                                                                                 \
+    X(to_bf16)                                                                                     \
+    X(from_bf16)                                                                                   \
+    X(round_bf16)                                                                                  \
     X(pack_rows)                                                                                   \
     X(unpack_rows)                                                                                 \
     X(add_rows)                                                                                    \
@@ -474,6 +488,9 @@ typedef struct lh_tril_args {
     X(divide_grad)                                                                                 \
     X(tril)
 
+typedef lh_bf16_args lh_to_bf16_args;
+typedef lh_bf16_args lh_from_bf16_args;
+typedef lh_bf16_args lh_round_bf16_args;
 typedef lh_rows_args lh_pack_rows_args;
 typedef lh_rows_args lh_unpack_rows_args;
 typedef lh_rows_args lh_add_rows_args;

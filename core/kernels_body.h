@@ -298,6 +298,8 @@ static void k_sum_squares(const lh_sum_squares_args *a, int threads)
     *a->sum += sum;
 }
 
+#include "core/kernels_store.h" /* first: kernels_rows.h uses it */
+
 #include "core/kernels_features.h"
 #include "core/kernels_rows.h"
 #include "core/kernels_tokens.h"
@@ -327,6 +329,9 @@ static const lh_kernels KB_SYMBOL(table) = {
     .cross_entropy_grad = k_cross_entropy_grad,
     .adamw = k_adamw,
     .sum_squares = k_sum_squares,
+    .to_bf16 = k_to_bf16,
+    .from_bf16 = k_from_bf16,
+    .round_bf16 = k_round_bf16,
     .pack_rows = k_pack_rows,
     .unpack_rows = k_unpack_rows,
     .add_rows = k_add_rows,

@@ -6,8 +6,6 @@
 #include <stdint.h>
 #include <string.h>
 
-#if KB_FLOAT
-
 static inline float k_from_bits(uint32_t bits)
 {
     float x;
@@ -21,6 +19,8 @@ static inline uint32_t k_to_bits(float x)
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
+
+#if KB_FLOAT
 
 /* e^x within 2 units in the last place; 0 below -104, inf above 88.8, NaN for NaN. x = n ln 2 + r
  * with |r| <= ln 2 / 2; the polynomial is the one of Cephes (Moshier 1989). 2^n comes as two

@@ -230,6 +230,7 @@ static void k_cross_entropy_grad(const lh_cross_entropy_grad_args *a, int thread
 /* --- rows between tensors and packed host buffers
  * ----------------------------------------------------------------- */
 
+/* bytes: of the tensor. */
 typedef void (*move_fn)(void *tensor, void *host, size_t bytes);
 
 static void rows_walk(const lh_rows_args *a, move_fn move)
@@ -237,13 +238,15 @@ static void rows_walk(const lh_rows_args *a, move_fn move)
     const size_t row_bytes = (size_t)a->width * a->element_bytes;
     const size_t pitch = a->row_width > 0 ? (size_t)a->row_width * a->element_bytes : row_bytes;
     const size_t column = (size_t)a->column * a->element_bytes;
+    const size_t wide =
+        a->wire == LH_BF16 ? sizeof(real) / sizeof(uint16_t) : 1; /* per host byte */
     char *host = a->host;
     for (int64_t b = 0; b < a->batch; b++) {
         for (int64_t s = 0; s < a->n_spans; s++) {
             const lh_span *p = &a->spans[s];
             const bool dense = p->stride == 1 && pitch == row_bytes;
             const size_t bytes = dense ? (size_t)p->count * row_bytes : row_bytes;
-            for (int64_t i = 0; i < (dense ? p->count > 0 : p->count); i++, host += bytes) {
+            for (int64_t i = 0; i < (dense ? p->count > 0 : p->count); i++, host += bytes / wide) {
                 const int64_t row = b * a->tensor_rows + p->row + i * p->stride;
                 move((char *)a->tensor + (size_t)row * pitch + column, host, bytes);
             }
@@ -270,23 +273,42 @@ static void move_add(void *tensor, void *host, size_t bytes)
     for (int64_t i = 0; i < n; i++) y[i] += x[i];
 }
 
+static void move_out_bf16(void *tensor, void *host, size_t bytes)
+{
+    to_bf16(tensor, host, (int64_t)(bytes / sizeof(real)));
+}
+
+static void move_in_bf16(void *tensor, void *host, size_t bytes)
+{
+    from_bf16(host, tensor, (int64_t)(bytes / sizeof(real)));
+}
+
+static void move_add_bf16(void *tensor, void *host, size_t bytes)
+{
+    real *restrict y = tensor;
+    const uint16_t *restrict x = host;
+    const int64_t n = (int64_t)(bytes / sizeof *y);
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) y[i] += bf16_value(x[i]);
+}
+
 /* Copies are bound by memory, and run beside messages: one thread. */
 static void k_pack_rows(const lh_rows_args *a, int threads)
 {
     (void)threads;
-    rows_walk(a, move_out);
+    rows_walk(a, a->wire == LH_BF16 ? move_out_bf16 : move_out);
 }
 
 static void k_unpack_rows(const lh_rows_args *a, int threads)
 {
     (void)threads;
-    rows_walk(a, move_in);
+    rows_walk(a, a->wire == LH_BF16 ? move_in_bf16 : move_in);
 }
 
 static void k_add_rows(const lh_rows_args *a, int threads)
 {
     (void)threads;
-    rows_walk(a, move_add);
+    rows_walk(a, a->wire == LH_BF16 ? move_add_bf16 : move_add);
 }
 
 /* --- attention, brought to a common maximum: few rows

@@ -443,6 +443,7 @@ done:
 static const lh_op norm_op = {.name = "norm",
                               .reads = LH_READS_IN(0) | LH_READS_IN(1) | LH_READS_IN(2) |
                                        LH_READS_OUT(1),
+                              .exact = LH_READS_OUT(1),
                               .place = lhi_place_tokens,
                               .forward = norm_forward,
                               .vjp = norm_vjp,

@@ -417,6 +417,7 @@ done:
 static const lh_op loss_op = {.name = "lm_loss",
                               .reads = LH_READS_IN(0) | LH_READS_IN(1) | LH_READS_IN(2) |
                                        LH_READS_IN(3) | LH_READS_OUT(2),
+                              .exact = LH_READS_OUT(2),
                               .place = loss_place,
                               .forward = loss_forward,
                               .vjp = loss_vjp};

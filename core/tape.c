@@ -32,7 +32,7 @@ void lh_tape_reset(lh_tape *t, lh_device *device, lh_memory *memory, bool gradie
     t->gradients = gradients;
     t->recomputing = t->in_segment = false;
     t->n_values = 1;
-    t->n_nodes = t->n_segments = t->n_grads = t->attrs_bytes = 0;
+    t->n_nodes = t->n_segments = t->n_grads = t->attrs_bytes = t->calls = 0;
     t->part = 0;
     t->between = NULL;
     memset(t->part_flops, 0, sizeof t->part_flops);
@@ -43,8 +43,8 @@ static lh_status tape_new_value(lh_tape *t, lh_shape shape, lh_place place, int3
     lh_status st = lh_grow(&t->value, &t->values_capacity, t->n_values + 1, sizeof *t->value);
     if (st != LH_OK) return st;
     *id = (int32_t)t->n_values++;
-    t->value[*id] =
-        (tape_value){.shape = shape, .place = place, .root = *id, .slot = -1, .maker = -1};
+    t->value[*id] = (tape_value){
+        .shape = shape, .place = place, .root = *id, .slot = -1, .half = -1, .maker = -1};
     return LH_OK;
 }
 
@@ -96,6 +96,7 @@ lh_status lhi_tape_data(lh_tape *t, int32_t id, void **data)
 lh_status lhi_tape_new_output(lh_tape *t, const tape_node *n, int i)
 {
     tape_value *v = &t->value[n->out + i];
+    v->half = -1;
     return lh_memory_new(t->memory, LH_SPACE_DEVICE, lh_shape_bytes(&v->shape), &v->slot);
 }
 
@@ -122,8 +123,10 @@ lh_status lhi_tape_forward(lh_tape *t, int64_t k)
     lh_call call = {.tape = t, .node = &t->node[k]};
     lh_profile_mark begin = lhi_tape_enter(t, call.node);
     LH_TRY(lh_memory_tick(t->memory));
+    t->calls++;
     for (int i = 0; i < call.node->n_out; i++) LH_TRY(lhi_tape_new_output(t, call.node, i));
     LH_TRY(call.node->op->forward(&call));
+    LH_TRY(lhi_tape_keep(t, k));
     lhi_tape_leave(t, call.node, begin,
                    t->recomputing ? LH_DIRECTION_RECOMPUTE : LH_DIRECTION_FORWARD);
 done:
@@ -178,6 +181,7 @@ lh_status lh_record(lh_tape *t, const lh_op *op, const void *attrs, size_t attrs
         LH_TRY(tape_new_value(t, out_shapes[i], out_place[i], &outs[i].id));
         t->value[outs[i].id].needs_grad = n->needs_grad;
         t->value[outs[i].id].maker = t->n_nodes;
+        t->value[outs[i].id].exact = (op->exact & LH_READS_OUT(i)) != 0;
     }
     n->out = outs[0].id;
     n->n_out = n_out;
@@ -233,7 +237,8 @@ static lh_status tape_segment_begin(lh_tape *t, bool light)
     lh_status st = LH_OK;
     LH_CHECK(!t->in_segment, LH_ERR_BUG, "segments do not nest");
     LH_TRY(lh_grow(&t->segment, &t->segments_capacity, t->n_segments + 1, sizeof *t->segment));
-    t->segment[t->n_segments] = (tape_segment){.begin = t->n_nodes, .light = light};
+    t->segment[t->n_segments] =
+        (tape_segment){.begin = t->n_nodes, .first = (int32_t)t->n_values, .light = light};
     t->in_segment = true;
 done:
     return st;

@@ -12,7 +12,11 @@
  * drop their outputs after the forward pass and run `forward` again before their vjp; what is as good
  * as free to compute (`drops`) is dropped everywhere, and made again when a vjp reads it. A gradient
  * that is the same for an operation's output and its inputs is one buffer until someone adds to it
- * (lh_pass_grad). */
+ * (lh_pass_grad).
+ *
+ * Storage (lh_tape_store): what lies from the forward pass until a vjp reads it may be kept in
+ * bfloat16; arithmetic never is. Then an operation's forward sees the numbers that were computed, its
+ * vjp, and a recomputation, sees them rounded. */
 #include "core/memory.h"
 #include "core/params.h"
 #include "core/profile.h"
@@ -31,6 +35,7 @@ enum { LH_OP_INPUTS = 28, LH_OP_OUTPUTS = 10 };
 typedef struct lh_op {
     const char *name;
     uint64_t reads; /* what vjp reads, besides gradients: LH_READS_IN | LH_READS_OUT */
+    uint64_t exact; /* outputs (LH_READS_OUT) never kept in bfloat16: statistics, denominators */
     bool by_heads;  /* takes values that lie as HEADS: for others that is a forgotten collective */
     lh_status (*place)(const lh_call *c, const lh_place *in, lh_place *out); /* required */
     lh_status (*forward)(lh_call *c);                                        /* required */
@@ -58,6 +63,20 @@ void lh_tape_reset(lh_tape *t, lh_device *device, lh_memory *memory, bool gradie
 /* lh_tape_profile - from now on, also after resets, every operation's time and flops are added to p
  * (borrowed), in its direction; NULL, as at first: nothing is measured. Local. */
 void lh_tape_profile(lh_tape *t, lh_profile *p);
+/* lh_tape_store - how values are kept from the forward to the backward pass, from the next reset on:
+ * LH_REAL (as they are; at first) or LH_BF16. Kept in bfloat16 are values of type real that lie by
+ * position (or HEADS) and need a gradient, when a vjp reads them, or the recomputation of a segment that
+ * does not make them itself; not what comes from outside, summaries (replicated or partial), and what
+ * its operation declares exact. lh_tape_stored - which of the two. Local. */
+void lh_tape_store(lh_tape *t, lh_dtype store);
+lh_dtype lh_tape_stored(const lh_tape *t);
+
+/* lh_store_round - x rounded to the numbers of bfloat16, where the tape keeps values of its kind as
+ * such; else x itself. For what must be the same in the forward and the backward pass, or here and on
+ * another rank: scores are computed anew from q and k. Gradients pass as they are. Local.
+ * lh_store_rounded - a promise that v, just recorded, holds nothing but such numbers. */
+LH_NODISCARD lh_status lh_store_round(lh_tape *t, lh_var x, lh_var *y);
+void lh_store_rounded(lh_tape *t, lh_var v);
 
 /* lh_tape_input - a value from outside: device data borrowed until the next reset; no gradient.
  * Local. */

@@ -3,8 +3,7 @@
 
 #include <string.h>
 
-/* Does an operation make this value, and drop it after the forward pass? */
-static bool tape_drops(const lh_tape *t, int32_t id)
+bool lhi_tape_drops(const lh_tape *t, int32_t id)
 {
     const tape_value *v = &t->value[id];
     if (v->maker < 0) return false;
@@ -19,12 +18,13 @@ static lh_status tape_remake_inputs(lh_tape *t, const tape_node *n, bool all_inp
     lh_status st = LH_OK;
     for (int i = 0; i < n->n_in; i++) {
         int32_t id = n->in[i] > 0 ? t->value[n->in[i]].root : 0;
-        if (id == 0 || !(all_inputs || (n->op->reads & LH_READS_IN(i))) || !tape_drops(t, id))
+        if (id == 0 || !(all_inputs || (n->op->reads & LH_READS_IN(i))) || !lhi_tape_drops(t, id))
             continue;
         tape_node *m = &t->node[t->value[id].maker];
         if (m->here) continue;
         LH_TRY(tape_remake_inputs(t, m, false));
         LH_TRY(lh_memory_tick(t->memory));
+        t->calls++;
         lh_call call = {.tape = t, .node = m, .remake = true};
         lh_profile_mark begin = lhi_tape_enter(t, m);
         for (int k = 0; k < m->n_out; k++)
@@ -41,7 +41,7 @@ done:
 /* A vjp will read value id: it must be made in the recomputation, or what it is made again from. */
 static void tape_want(lh_tape *t, int32_t id)
 {
-    if (!tape_drops(t, id)) {
+    if (!lhi_tape_drops(t, id)) {
         t->wanted[id] = true;
         return;
     }
@@ -86,8 +86,12 @@ static lh_status tape_recompute(lh_tape *t, const tape_segment *s)
     lh_status st = LH_OK;
     LH_TRY(tape_plan_recompute(t, s));
     t->recomputing = true;
+    t->again_from = s->first;
     for (int64_t k = s->begin; k < s->end; k++) {
-        if (!t->node[k].again) continue;
+        if (!t->node[k].again) {
+            LH_TRY(lhi_tape_keep(t, k));
+            continue;
+        }
         LH_TRY(tape_remake_inputs(t, &t->node[k], true));
         LH_TRY(lhi_tape_forward(t, k));
         t->node[k].here = true;
@@ -154,6 +158,7 @@ static lh_status tape_run_vjp(lh_tape *t, const tape_node *n)
     lh_call call = {.tape = t, .node = n, .vjp = true};
     LH_TRY(tape_remake_inputs(t, n, false));
     LH_TRY(lh_memory_tick(t->memory));
+    t->calls++;
     lh_profile_mark begin = lhi_tape_enter(t, n);
     st = n->op->vjp(&call);
     lhi_tape_leave(t, n, begin, LH_DIRECTION_BACKWARD);

@@ -49,7 +49,7 @@ lh_status lh_in(lh_call *c, int i, const void **data)
     LH_CHECK(i >= 0 && i < c->node->n_in && c->node->in[i] > 0, LH_ERR_BUG, "no input %d", i);
     LH_CHECK((!c->vjp && !c->remake) || (c->node->op->reads & LH_READS_IN(i)), LH_ERR_BUG,
              "the gradient reads input %d, which `reads` does not declare", i);
-    LH_TRY(lhi_tape_data(c->tape, c->node->in[i], &p));
+    LH_TRY(lhi_call_data(c, c->node->in[i], &p));
     *data = p;
 done:
     return st;
@@ -63,7 +63,7 @@ lh_status lh_out(lh_call *c, int i, void **data)
     LH_CHECK((!c->vjp && !c->remake) || (c->node->op->reads & LH_READS_OUT(i)) ||
                  (c->remake && (c->node->op->drops & LH_READS_OUT(i))),
              LH_ERR_BUG, "the gradient reads output %d, which `reads` does not declare", i);
-    LH_TRY(lhi_tape_data(c->tape, c->node->out + i, data));
+    LH_TRY(lhi_call_data(c, c->node->out + i, data));
 done:
     return st;
 }

@@ -13,6 +13,10 @@ typedef struct tape_value {
     int64_t slot;
     int64_t own_grad; /* number of a tape_grad; several values may have the same */
     int64_t maker;    /* the node whose output it is; -1: none */
+    int64_t half;     /* slot of the same in bfloat16; -1: none */
+    void *wide;       /* and that again as real, in call number wide_call */
+    int64_t wide_call;
+    bool exact, rounded; /* see lh_op; lh_store_rounded */
     lh_param *param;
     int64_t first_use; /* of a parameter: the node whose vjp is the last to add to its gradient */
 } tape_value;
@@ -39,6 +43,7 @@ typedef struct tape_node {
 typedef struct tape_segment {
     int64_t begin, end; /* nodes begin .. end - 1 */
     bool light;         /* keeps what costly operations made */
+    int32_t first;      /* values from here on are made in it, or later */
 } tape_segment;
 
 struct lh_tape {
@@ -46,6 +51,8 @@ struct lh_tape {
     lh_device *device;
     lh_memory *memory;
     bool gradients, recomputing, in_segment;
+    lh_dtype store;
+    int64_t calls;     /* running number of the call at hand */
     tape_value *value; /* value[0] is unused: ids are 1-based */
     int64_t n_values, values_capacity;
     tape_node *node;
@@ -56,7 +63,8 @@ struct lh_tape {
     int64_t n_grads, grads_capacity;
     char *attrs;
     int64_t attrs_bytes, attrs_capacity;
-    bool *wanted; /* per value: recomputation needs it */
+    int32_t again_from; /* while recomputing: the segment's first value */
+    bool *wanted;       /* per value: recomputation needs it */
     int64_t wanted_capacity;
     void (*between)(void *user); /* NULL: nobody */
     void *between_user;
@@ -76,6 +84,17 @@ lh_status lhi_tape_check(const lh_tape *t, lh_var v);
 
 /* lhi_tape_data - address of a value's data; counts as a use. */
 lh_status lhi_tape_data(lh_tape *t, int32_t id, void **data);
+
+/* lhi_tape_drops - does an operation make this value (a root), and drop it after the forward pass? */
+bool lhi_tape_drops(const lh_tape *t, int32_t id);
+
+/* lhi_tape_keep - operation number k has run: what the backward pass will want of its inputs and outputs
+ * is kept in bfloat16, where the tape stores so. */
+lh_status lhi_tape_keep(lh_tape *t, int64_t k);
+
+/* lhi_call_data - as lhi_tape_data, for the call at hand: what was kept in bfloat16, it sees as such when
+ * it is a vjp, makes a dropped value again, or runs again and the value was not made anew. */
+lh_status lhi_call_data(const lh_call *c, int32_t id, void **data);
 
 /* lhi_tape_forward - run operation number k, its outputs in new memory. */
 lh_status lhi_tape_forward(lh_tape *t, int64_t k);

@@ -176,3 +176,13 @@ const char *lh_config_isa(const lh_config *config)
     int n = (int)(sizeof names / sizeof names[0]);
     return config->device.isa >= 0 && config->device.isa < n ? names[config->device.isa] : "auto";
 }
+
+lh_dtype lh_config_store(const lh_config *config)
+{
+    return config->device.store == LH_STORE_BFLOAT16 ? LH_BF16 : LH_REAL;
+}
+
+const char *lh_config_store_name(const lh_config *config)
+{
+    return lh_config_store(config) == LH_BF16 ? "bfloat16" : "real";
+}

@@ -37,6 +37,7 @@ typedef enum lh_schedule_kind {
     LH_SCHEDULE_INVERSE_SQRT
 } lh_schedule_kind;
 typedef enum lh_device_kind { LH_DEVICE_CPU, LH_DEVICE_POISON } lh_device_kind;
+typedef enum lh_store_kind { LH_STORE_REAL, LH_STORE_BFLOAT16 } lh_store_kind;
 typedef enum lh_isa_kind {
     LH_ISA_AUTO,
     LH_ISA_AVX512,
@@ -109,6 +110,7 @@ typedef struct lh_config_device {
     int kind;        /* lh_device_kind */
     int64_t threads; /* LH_AUTO: by environment and mask */
     int isa;         /* lh_isa_kind; lh_config_isa names it */
+    int store;       /* lh_store_kind; lh_config_store is its type */
 } lh_config_device;
 
 typedef struct lh_config {
@@ -179,3 +181,8 @@ void lh_config_help(FILE *out);
 
 /* lh_config_isa - "auto", "avx512", ... as lh_device_create_cpu takes it. Local. Static. */
 const char *lh_config_isa(const lh_config *config);
+
+/* lh_config_store - of device.store: as lh_tape_store takes it. lh_config_store_name - "real", "bfloat16".
+ * Local. */
+lh_dtype lh_config_store(const lh_config *config);
+const char *lh_config_store_name(const lh_config *config);

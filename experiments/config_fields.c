@@ -235,6 +235,9 @@ static const lh_field fields_device[] = {
      .choices = "auto|avx512|avx512_bf16|avx2|portable",
      .help = "instruction set of the kernels; avx512_bf16: attention rounds the operands of its "
              "products to bfloat16, auto never takes it"},
+    {.name = "store", .type = LH_FIELD_CHOICE, .offset = AT_DEVICE(store), .fallback = "real",
+     .choices = "real|bfloat16",
+     .help = "how activations wait for the backward, and rows travel; arithmetic is real"},
     {.name = NULL}};
 
 static const lhi_config_section config_sections[] = {

@@ -117,6 +117,7 @@ lh_status lh_plan_json(const lh_step_plan *p, FILE *out)
     lh_json_int(&j, "batch", p->config->data.batch);
     lh_json_int(&j, "accumulate", p->config->train.accumulate);
     lh_json_string(&j, "real", LH_REAL_NAME);
+    lh_json_string(&j, "store", lh_config_store_name(p->config));
     lh_json_string(&j, "isa", p->isa);
     lh_json_int(&j, "threads", p->threads);
     lh_json_object(&j, "sent_bytes_by_purpose");
@@ -164,9 +165,10 @@ static void command_head(const lh_step_plan *p, FILE *out)
     char a[LH_UNITS_TEXT];
     char b[LH_UNITS_TEXT];
     const char *what = p->forward_only ? "pass" : "step";
-    (void)fprintf(out, "%d rank%s (%d data x %d sequence), %d thread%s each, %s kernels, %s\n",
+    (void)fprintf(out, "%d rank%s (%d data x %d sequence), %d thread%s each, %s kernels, %s%s\n",
                   p->ranks, command_plural(p->ranks, "s"), p->data, p->sequence, p->threads,
-                  command_plural(p->threads, "s"), p->isa, LH_REAL_NAME);
+                  command_plural(p->threads, "s"), p->isa, LH_REAL_NAME,
+                  lh_config_store(p->config) == LH_BF16 ? ", stored as bfloat16" : "");
     command_pass(p, out);
     (void)fprintf(out, "parameters   %" PRId64 "; %s%s a rank\n", p->parameters,
                   p->forward_only ? "" : "with gradients and moments ",
@@ -396,7 +398,7 @@ void lh_plan_help(FILE *out)
         "                     a layer: the most that its values take at one moment\n"
         "  parameter_bytes    values, gradients and moments, largest over ranks\n"
         "  pass               step, or forward: the model's head has no loss\n"
-        "  ranks, data, sequence, length, batch, accumulate, real, isa, threads\n"
+        "  ranks, data, sequence, length, batch, accumulate, real, store, isa, threads\n"
         "  sent_bytes_by_purpose\n"
         "  tiles_empty, tiles_mixed, tiles_full: see below; of all ranks, heads and sequences of "
         "a\n"

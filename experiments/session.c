@@ -110,7 +110,8 @@ static lh_status session_model(lh_session *s, lh_config *config, bool trainable)
                             .table = s->table != NULL ? s->table : s->layout,
                             .spread = s->spread,
                             .documents = config->data.documents != LH_AUTO,
-                            .max_global = s->max_global};
+                            .max_global = s->max_global,
+                            .store = lh_config_store(config)};
     uint64_t seed = (uint64_t)config->run.seed;
     /* without files only the configuration can tell */
     int64_t vocab = s->task != NULL ? lh_task_vocab_read(s->task, config) : lh_task_vocab(config);
@@ -126,6 +127,7 @@ static lh_status session_model(lh_session *s, lh_config *config, bool trainable)
     LH_TRY(lh_model_create(&config->model, &shape, s->params, seed, config->train.recompute,
                            &s->model));
     LH_TRY(lh_tape_create(s->mesh->size, s->mesh->coord, &s->tape));
+    lh_tape_store(s->tape, shape.store);
 done:
     return st;
 }

@@ -181,6 +181,7 @@ static lh_status block_heads(lhi_pass *pass, const lhi_linear *l, lh_var x, int6
     LH_TRY(lhi_linear_forward(pass, l, x, &flat));
     LH_TRY(lh_reshape(pass->tape, flat, shape, y));
     if (rotate && pass->angles.id > 0) LH_TRY(lh_rotary(pass->tape, *y, pass->angles, y));
+    LH_TRY(lh_store_round(pass->tape, *y, y));
 done:
     return st;
 }

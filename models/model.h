@@ -87,6 +87,7 @@ typedef struct lh_model_shape {
     const lh_spread *spread;
     bool documents;     /* sequences are packed documents */
     int64_t max_global; /* global tokens of a sequence that the task may name */
+    lh_dtype store;     /* of the tape that records it: LH_REAL, LH_BF16 (lh_tape_store) */
 } lh_model_shape;
 
 /* One batch: device memory [B, s] of int32, borrowed until the tape is reset. */

@@ -100,6 +100,7 @@ static lh_attn_desc transformer_attn(const lh_model_desc *d, const lh_model_shap
                           .relative = d->position == LH_POSITION_RELATIVE,
                           .documents = shape->documents,
                           .max_global = shape->max_global,
+                          .wire = shape->store,
                           .settings = d->attention[layer].settings};
 }
 

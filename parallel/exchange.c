@@ -111,18 +111,19 @@ void lh_exchange_destroy(lh_exchange **x)
 
 size_t lh_transfer_bytes(const lh_transfer *x, int64_t rows)
 {
-    return (size_t)(x->n * x->batch * rows * x->width) * lh_dtype_bytes(LH_REAL);
+    return (size_t)(x->n * x->batch * rows * x->width) * lh_dtype_bytes(x->wire);
 }
 
 /* Between tensor k of a message and its host buffer. */
 static lh_rows_args transfer_rows(const lh_transfer *x, int k, int64_t rows, void *tensor,
                                   int64_t tensor_rows, void *host)
 {
-    size_t part = (size_t)(x->batch * rows * x->width) * lh_dtype_bytes(LH_REAL);
+    size_t part = (size_t)(x->batch * rows * x->width) * lh_dtype_bytes(x->wire);
     return (lh_rows_args){.batch = x->batch,
                           .tensor_rows = tensor_rows,
                           .width = x->width,
                           .element_bytes = lh_dtype_bytes(LH_REAL),
+                          .wire = x->wire,
                           .tensor = tensor,
                           .host = (char *)host + (size_t)k * part};
 }
@@ -228,7 +229,8 @@ static lh_transfer fetch_transfer(lh_call *c)
                          .batch = s->dim[0],
                          .width = s->dim[2],
                          .rows = s->dim[1],
-                         .block_rows = a->exchange->total_recv};
+                         .block_rows = a->exchange->total_recv,
+                         .wire = lh_tape_stored(lh_call_tape(c))};
 }
 
 static lh_status fetch_forward(lh_call *c)

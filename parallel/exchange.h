@@ -51,7 +51,7 @@ enum {
 };
 
 /* Rows on the way: several tensors [batch, rows, width] of type real travel in one message per
- * neighbour. */
+ * neighbour, as they are or rounded to bfloat16 (`wire`). */
 typedef struct lh_transfer {
     lh_comm *comm;
     lh_device *device;
@@ -63,6 +63,7 @@ typedef struct lh_transfer {
     int64_t row_width, column;
     /* rows of the block tensors: max_recv, or total_recv when received rows are kept */
     int64_t block_rows;
+    lh_dtype wire; /* LH_REAL, LH_BF16; an operation takes lh_tape_stored */
     /* host buffers: lh_transfer_bytes of max_send / max_recv rows (the other way round to return) */
     void *send, *recv;
     lh_purpose purpose;

@@ -249,8 +249,10 @@ static lh_status moves_at(const lh_call *c, const lh_place *in, lh_place *out)
     return LH_OK;
 }
 
+/* Rows of parameters, as a parameter's they stay exact, here and on their way. */
 static const lh_op moves_op = {.name = "move_rows",
                                .costly = true,
+                               .exact = LH_READS_OUT(0),
                                .place = moves_at,
                                .forward = moves_forward,
                                .vjp = moves_vjp};

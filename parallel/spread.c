@@ -107,6 +107,7 @@ typedef struct spread_run {
     lh_device *device;
     const spread_attrs *a;
     int64_t batch, width;
+    lh_dtype wire; /* what everything goes through, also what stays here */
     bool moved[LH_SPREAD_VALUES];
     void *position[LH_SPREAD_VALUES], *by_heads[LH_SPREAD_VALUES];
     lh_span *spans; /* where the rows of one rank lie in its group's */
@@ -145,7 +146,7 @@ static int64_t spread_bytes(const spread_run *r, int owner, int holder)
 {
     int64_t n = 0;
     for (int i = 0; i < r->a->n; i++) n += spread_count(r, i, owner, holder);
-    return n * (int64_t)lh_dtype_bytes(LH_REAL);
+    return n * (int64_t)lh_dtype_bytes(r->wire);
 }
 
 /* Value i by position, columns of the heads of `holder`. */
@@ -161,6 +162,7 @@ static lh_rows_args spread_position(const spread_run *r, int i, int holder, lh_s
                           .n_spans = 1,
                           .spans = all,
                           .element_bytes = lh_dtype_bytes(LH_REAL),
+                          .wire = r->wire,
                           .row_width = (r->a->kv[i] ? r->a->kv_heads : r->a->heads) * r->width,
                           .column = first * r->width,
                           .tensor = r->position[i]};
@@ -181,13 +183,14 @@ static lh_rows_args spread_by_heads(const spread_run *r, int i, int owner)
                           .n_spans = n,
                           .spans = r->spans,
                           .element_bytes = lh_dtype_bytes(LH_REAL),
+                          .wire = r->wire,
                           .tensor = r->by_heads[i]};
 }
 
 /* What this rank and `peer` have to do with each other, out of or into the values: towards heads, rows
  * of this rank leave for the peer's heads and rows of the peer arrive; towards positions the other way
  * round. */
-static void spread_pack(const spread_run *r, bool to_heads, int peer, lh_real *host)
+static void spread_pack(const spread_run *r, bool to_heads, int peer, char *host)
 {
     int me = spread_member(r->a);
     for (int i = 0; i < r->a->n; i++) {
@@ -196,12 +199,12 @@ static void spread_pack(const spread_run *r, bool to_heads, int peer, lh_real *h
         if (n == 0) continue;
         lh_rows_args a = to_heads ? spread_position(r, i, peer, &all) : spread_by_heads(r, i, peer);
         a.host = host;
-        if (!r->device->counting) host += n;
+        if (!r->device->counting) host += n * (int64_t)lh_dtype_bytes(r->wire);
         lh_run_pack_rows(r->device, &a);
     }
 }
 
-static void spread_unpack(const spread_run *r, bool to_heads, int peer, lh_real *host)
+static void spread_unpack(const spread_run *r, bool to_heads, int peer, char *host)
 {
     int me = spread_member(r->a);
     for (int i = 0; i < r->a->n; i++) {
@@ -210,7 +213,7 @@ static void spread_unpack(const spread_run *r, bool to_heads, int peer, lh_real 
         if (n == 0) continue;
         lh_rows_args a = to_heads ? spread_by_heads(r, i, peer) : spread_position(r, i, peer, &all);
         a.host = host;
-        if (!r->device->counting) host += n;
+        if (!r->device->counting) host += n * (int64_t)lh_dtype_bytes(r->wire);
         if (r->add)
             lh_run_add_rows(r->device, &a);
         else
@@ -278,6 +281,7 @@ static void spread_open(lh_call *c, spread_run *r)
     *r = (spread_run){.call = c,
                       .device = lh_call_device(c),
                       .a = lh_call_attrs(c),
+                      .wire = lh_tape_stored(lh_call_tape(c)),
                       .batch = s->dim[0],
                       .width = s->dim[3]};
 }
@@ -448,6 +452,7 @@ lh_status lh_to_heads(lh_tape *t, const lh_spread_desc *d, int n, const lh_var *
         shape[i].dim[2] = spread_part(&a, i, spread_member(&a), &first);
     }
     LH_TRY(lh_record(t, &to_heads_op, &a, sizeof a, n, x, n, shape, y));
+    for (int i = 0; i < n && lh_tape_stored(t) == LH_BF16; i++) lh_store_rounded(t, y[i]);
 done:
     return st;
 }

@@ -108,6 +108,7 @@ lh_status lh_gradcheck_open(const lh_gradcheck *g, lh_gradcheck_run *run)
     *run = (lh_gradcheck_run){.g = g};
     LH_TRY(open_inputs(run));
     LH_TRY(lh_tape_create(g->size, g->coord, &run->tape));
+    lh_tape_store(run->tape, g->store);
     LH_TRY(lh_memory_create(&run->memory));
     LH_TRY(lh_memory_count_begin(run->memory));
     LH_TRY(record_step(run, g->count));

@@ -23,6 +23,7 @@ typedef struct lh_gradcheck_input {
 typedef struct lh_gradcheck {
     lh_device *device, *count; /* borrowed; count: counts with the same kernels */
     int size[LH_AXES], coord[LH_AXES];
+    lh_dtype store; /* as lh_tape_store */
     int n_in;
     lh_gradcheck_input in[LH_GRADCHECK_INPUTS];
     /* Records operations: in[n_in], out[*n_out]. One output of type f64: it is the loss, and

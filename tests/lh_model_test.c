@@ -97,6 +97,7 @@ static lh_status rig_model(lh_rig *r, const int size[LH_AXES], const int coord[L
     LH_TRY(lh_mesh_create_counting(size[LH_AXIS_DATA], size[LH_AXIS_SEQ], rank, &r->counting));
     r->shape = (lh_model_shape){
         .batch = d->batch / size[LH_AXIS_DATA], .length = d->length, .layout = r->layout};
+    r->shape.store = d->store;
     LH_TRY(rig_spread(r, size[LH_AXIS_SEQ]));
     r->shape.max_global = d->global != NULL ? d->global->max : 0;
     r->rows = r->layout->rows[coord[LH_AXIS_SEQ]];
@@ -106,6 +107,7 @@ static lh_status rig_model(lh_rig *r, const int size[LH_AXES], const int coord[L
     LH_TRY(lh_params_initialise(r->params, d->seed));
     LH_TRY(lh_model_create(&d->model, &r->shape, r->params, d->seed, d->recompute, &r->model));
     LH_TRY(lh_tape_create(size, coord, &r->tape));
+    lh_tape_store(r->tape, d->store);
     LH_TRY(lh_memory_create(&r->memory));
     r->in = (lh_batch){.loss_scale = 1.0,
                        .training = d->training,

@@ -15,10 +15,11 @@ typedef struct lh_rig_desc {
     int64_t length, chunk;
     bool unaligned; /* mesh.align: none */
     int ways; /* attention by heads: lh_rig_ways says for how many ranks a mesh must be split */
-    int recompute; /* lh_recompute_kind */
-    bool training; /* dropout acts */
-    bool poison;   /* device */
-    bool forward;  /* no gradients */
+    int recompute;  /* lh_recompute_kind */
+    lh_dtype store; /* as lh_tape_store */
+    bool training;  /* dropout acts */
+    bool poison;    /* device */
+    bool forward;   /* no gradients */
     /* gradients are reduced behind the backward pass, `bucket` elements at a time (0: some thousands);
      * or after it */
     int64_t bucket;

@@ -34,6 +34,19 @@ train 1 threads --set device.threads=2 --set train.eval_every=5
 says err '2 threads'
 same "losses with 2 threads" "$(value loss runs/threads/metrics.jsonl)" "$(value loss runs/cpu-1/metrics.jsonl)"
 
+# --- bfloat16 storage: another number of ranks, half of the rows' bytes, less memory; a run may go on with it ---
+train 3 bfloat16 --set device.store=bfloat16 --set device.kind=poison
+near_losses "bfloat16 on 3 ranks" runs/bfloat16 runs/cpu-3 5e-3
+for key in sent_bytes peak_bytes; do
+    holds "bfloat16 needs less $key" \
+        "$(metric runs/bfloat16 train 1 $key) < $(metric runs/cpu-3 train 1 $key)"
+done
+train 1 cpu-1 --resume --set schedule.steps=12 --set device.store=bfloat16
+near "the last loss of a run that goes on in bfloat16" \
+    "$(losses runs/cpu-1 | tail -n 1)" "$(losses runs/cpu-1 | head -n 1)" 0.5
+expect 2 2 train tiny.yaml --set device.store=half
+says err "expected one of: real, bfloat16"
+
 # --- bytes ---
 same "1 rank sends nothing" "$(value sent_bytes runs/cpu-1/metrics.jsonl | sort -u)" 0
 for length in 512 1024; do

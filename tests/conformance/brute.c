@@ -38,7 +38,7 @@ static int64_t rows_travel(const probe *p, const lh_layout *l, int64_t head, int
 /* Keys and values of one key/value head, between ranks that lie by l. */
 static void brute_rows(const probe *p, const lh_layout *l, int64_t head, int rank, brute_bytes *b)
 {
-    int64_t row = 2 * p->desc.batch * p->desc.head_width * (int64_t)lh_dtype_bytes(LH_REAL);
+    int64_t row = 2 * p->desc.batch * p->desc.head_width * (int64_t)lh_dtype_bytes(p->store);
     int64_t sent = rows_travel(p, l, head, rank, true) * row;
     bool keep = strcmp(p->ops->name, "full") != 0;
     for (int r = 0; keep && r < l->ranks; r++)
@@ -64,7 +64,7 @@ static void brute_swap(const probe *p, brute_bytes *b)
     int ways = p->spread->ways;
     int rank = p->mesh->coord[LH_AXIS_SEQ];
     int me = rank % ways;
-    int64_t value = d->batch * d->head_width * (int64_t)lh_dtype_bytes(LH_REAL);
+    int64_t value = d->batch * d->head_width * (int64_t)lh_dtype_bytes(p->store);
     for (int u = 0; u < ways; u++) {
         int64_t own = p->layout->rows[rank];
         int64_t theirs = p->layout->rows[rank - me + u];

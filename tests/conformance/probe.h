@@ -30,7 +30,8 @@ typedef struct probe {
     lh_config *config; /* owns the settings */
     lh_attn_desc desc;
     void *state;
-    lh_mesh *mesh; /* borrowed */
+    lh_mesh *mesh;  /* borrowed */
+    lh_dtype store; /* of the tape, and so of rows on their way */
     lh_mesh *counting;
     lh_device *device, *count;
     lh_layout *layout;

@@ -4,7 +4,8 @@
  *   the experiment file accepts its name and refuses what is no setting of it; it refuses what its caps deny;
  *   output and gradients equal dense softmax attention written out here, on any number of ranks;
  *   its gradient passes the Taylor test (double; not where a maximum is detached); a model of it is rank-invariant;
- *   bytes sent = predicted = counted without messages = brute force over the pattern;
+ *   bytes sent = predicted = counted without messages = brute force over the pattern, as real numbers and as
+ *   bfloat16; with device.store: bfloat16 the model is rank-invariant, and close to what it is without;
  *   whichever allocation fails on one rank, all ranks get the error, and nothing leaks (the sanitizers look). */
 #include <math.h>
 #include <stdio.h>
@@ -167,6 +168,7 @@ typedef struct form {
     const lh_attn_ops *ops;
     const variant *variant;
     bool causal, grouped;
+    lh_dtype store; /* of the tape */
 } form;
 
 /* --- one attention operation on a mesh
@@ -290,6 +292,7 @@ static lh_status probe_mechanism(probe *p, bool causal, bool grouped, int64_t n,
                              .relative = p->variant->relative,
                              .documents = p->variant->documents,
                              .max_global = p->variant->task ? GLOBALS : 0,
+                             .wire = p->store,
                              .settings = d->attention[0].settings,
                              .seed = 1};
     LH_TRY(lh_attn_check(p->ops, &p->desc));
@@ -372,7 +375,7 @@ static lh_status probe_open(probe *p, const form *f, int64_t n, bool unaligned)
 {
     lh_status st = LH_OK;
     lh_mesh *mesh = f->mesh;
-    *p = (probe){.ops = f->ops, .variant = f->variant, .mesh = mesh};
+    *p = (probe){.ops = f->ops, .variant = f->variant, .mesh = mesh, .store = f->store};
     LH_TRY(lh_device_create_cpu("auto", 1, &p->device));
     LH_TRY(lh_device_create_count("auto", 1, &p->count));
     LH_TRY(probe_mechanism(p, f->causal, f->grouped, n, unaligned));
@@ -380,6 +383,7 @@ static lh_status probe_open(probe *p, const form *f, int64_t n, bool unaligned)
     LH_TRY(probe_buffers(p));
     LH_TRY(lh_plan_cache_create(&p->plans));
     LH_TRY(lh_tape_create(mesh->size, mesh->coord, &p->tape));
+    lh_tape_store(p->tape, p->store);
     LH_TRY(lh_memory_create(&p->memory));
     LH_TRY(lh_mesh_create_counting(1, mesh->size[LH_AXIS_SEQ], mesh->coord[LH_AXIS_SEQ],
                                    &p->counting));
@@ -641,7 +645,9 @@ static void check_bytes(const form *f)
     for (int i = 0; i < (lh_test_reports() ? 6 : 5); i++) {
         probe p;
         lh_cost cost;
-        lh_assert_all_ok(c, probe_open(&p, f, lengths[i], i == 1));
+        form here = *f;
+        if (i == 2 && f->variant->ways != 2) here.store = LH_BF16;
+        lh_assert_all_ok(c, probe_open(&p, &here, lengths[i], i == 1));
         *mesh->traffic = (lh_traffic){0};
         lh_assert_all_ok(c, probe_run(&p, 0.0));
         lh_assert_all_ok(
@@ -728,6 +734,77 @@ static void check_model(const form *f)
 static void test_model_is_rank_invariant(void **state)
 {
     for_all_forms(*state, check_model);
+}
+
+/* --- kept and sent as bfloat16
+ * ------------------------------------------------------------------------------------------------------------ */
+
+/* Of whole gradients. */
+static double distance(const double *a, const double *b, int64_t n)
+{
+    double sum = 0.0;
+    double square = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += (a[i] - b[i]) * (a[i] - b[i]);
+        square += b[i] * b[i];
+    }
+    return sqrt(sum / square);
+}
+
+/* On one rank as it is and in bfloat16, and on all ranks in bfloat16. Rows of keys and values are the
+ * same everywhere; outputs that go back from their heads are rounded, so there the losses differ. */
+static void check_store(const form *f)
+{
+    lh_comm *c = f->comm;
+    const variant *v = f->variant;
+    bool plain = !v->relative && !v->zigzag && !v->documents && !v->valid && !v->task;
+    lh_config *config = NULL;
+    lh_mesh *self = NULL;
+    lh_rig r[3];
+    double loss[3];
+    double *grads[3] = {NULL, NULL, NULL};
+    if (f->grouped || !plain || (f->causal != ((f->ops->caps & LH_ATTN_CAUSAL) != 0))) return;
+    lh_assert_all_ok(c, config_of(v, f->causal, false, "", &config));
+    lh_rig_desc d[3];
+    for (int i = 0; i < 3; i++)
+        d[i] = (lh_rig_desc){.model = config->model,
+                             .batch = 2,
+                             .length = 101,
+                             .chunk = 16,
+                             .seed = 7,
+                             .recompute = v->first ? LH_RECOMPUTE_BLOCK : LH_RECOMPUTE_NONE,
+                             .store = i > 0 ? LH_BF16 : LH_REAL,
+                             .ways = v->ways};
+    lh_assert_all_ok(c, lh_mesh_create_self(&self));
+    for (int i = 0; i < 3; i++)
+        model_run(c, &d[i], i < 2 ? self : f->mesh, &r[i], &loss[i], &grads[i]);
+    int64_t n = lh_params_total(r[0].params);
+    bool heads = f->mesh->ways > 1 && (f->ops->caps & LH_ATTN_SPREAD) != 0;
+    double ranks = distance(grads[2], grads[1], n);
+    double real = distance(grads[1], grads[0], n);
+    bool close =
+        lh_test_within(loss[2], loss[1], heads ? LH_TOL_STORE_HEADS_LOSS : LH_TOL_LOSS, 0.0) &&
+        ranks <= (heads ? LH_TOL_STORE_HEADS_GRAD : LH_TOL_STORE_GRAD) &&
+        lh_test_within(loss[1], loss[0], LH_TOL_STORE_REAL_LOSS, 0.0) && real > 0.0 &&
+        real <= LH_TOL_STORE_REAL_GRAD;
+    if (!close) {
+        describe(f, 101);
+        print_error(
+            "bfloat16: loss %.9g, on one rank %.9g, real %.9g; gradients off by %.3g, %.3g\n",
+            loss[2], loss[1], loss[0], ranks, real);
+    }
+    lh_assert_all(c, close);
+    for (int i = 0; i < 3; i++) {
+        lh_free(&grads[i]);
+        lh_rig_close(&r[i]);
+    }
+    lh_mesh_destroy(&self);
+    lh_config_destroy(&config);
+}
+
+static void test_store_bfloat16(void **state)
+{
+    for_all_forms(*state, check_store);
 }
 
 /* --- settings and refusals
@@ -871,6 +948,7 @@ int main(int argc, char **argv)
 #endif
         cmocka_unit_test(test_bytes_as_predicted),
         cmocka_unit_test(test_model_is_rank_invariant),
+        cmocka_unit_test(test_store_bfloat16),
         cmocka_unit_test(test_every_allocation_may_fail),
     };
     return lh_test_mpi_main(argc, argv, "conformance", tests, sizeof tests / sizeof tests[0]);

@@ -127,7 +127,7 @@ static lh_status wheel_predict(const lh_attn_desc *d, int ranks, int rank, lh_co
         }
     }
     for (int64_t i = own.begin; i < own.end; i++) scores += (double)(i % rim + 1 + (i >= rim));
-    int64_t row = 2 * d->batch * d->kv_heads * d->head_width * (int64_t)lh_dtype_bytes(LH_REAL);
+    int64_t row = 2 * d->batch * d->kv_heads * d->head_width * (int64_t)lh_dtype_bytes(d->wire);
     bool keep = most <= l->max_rows;
     *c = (lh_cost){.forward_bytes = sent * row,
                    .backward_bytes = (received + (keep ? 0 : sent)) * row,

@@ -46,6 +46,7 @@ typedef struct scene {
     bool encoder, documents, spread;
     const char *head; /* NULL: lm; else the model is pooled[kind] */
     int64_t length;   /* 0: 77 */
+    bool store;       /* bfloat16 */
 } scene;
 
 static const char *const recomputes[] = {"none", "attention", "block"};
@@ -71,7 +72,8 @@ static lh_status scene_config(lh_comm *c, const scene *s, lh_config **out)
                    "mesh: {chunk: 16, data: %d, exchange: %s}\n"
                    "data: {path: %s, length: %d, batch: %d, task: %s%s}\n"
                    "model:\n  kind: %s\n  head: %s\n  layers: 2\n  width: 32\n  heads: 2\n%s"
-                   "train: {recompute: %s, accumulate: %d}\n",
+                   "train: {recompute: %s, accumulate: %d}\n"
+                   "device: {store: %s}\n",
                    (int)s->data, scene_by_heads(s) ? "ulysses" : "ring", path,
                    s->length > 0 ? (int)s->length : 77, SEQUENCES,
                    s->head != NULL ? "markers"
@@ -80,7 +82,7 @@ static lh_status scene_config(lh_comm *c, const scene *s, lh_config **out)
                    s->documents ? ", documents: 99" : "", s->encoder ? "encoder" : "decoder",
                    s->head != NULL ? s->head : "lm",
                    s->head != NULL ? pooled[s->kind] : kinds[s->kind], recomputes[s->recompute],
-                   (int)s->accumulate);
+                   (int)s->accumulate, s->store ? "bfloat16" : "real");
     LH_TRY(lh_config_parse(text, strlen(text), "scene", LH_CONFIG_PLAN, out));
 done:
     return st;
@@ -299,6 +301,15 @@ static void test_other_sequences(void **state)
                                     .length = i >= 2 ? 20 : 0});
 }
 
+/* Rings, rows of positions, and heads, however much is computed again. */
+static void test_store_bfloat16(void **state)
+{
+    const int kind[] = {2, 3, BY_HEADS};
+    for (int i = 0; i < 3; i++)
+        check_recomputes(*state,
+                         (scene){.data = 1, .accumulate = 1, .kind = kind[i], .store = true});
+}
+
 static void test_classes(void **state)
 {
     lh_comm *c = *state;
@@ -421,6 +432,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plans_are_what_runs),
         cmocka_unit_test(test_other_sequences),
+        cmocka_unit_test(test_store_bfloat16),
         cmocka_unit_test(test_classes),
         cmocka_unit_test(test_forward_only),
         cmocka_unit_test(test_memory),

@@ -90,7 +90,7 @@ static void test_defaults(void **state)
                 c->train.accumulate == 1);
     assert_true(c->checkpoint.every == 200 && c->checkpoint.keep == 2);
     assert_true(c->device.kind == LH_DEVICE_CPU && c->device.threads == LH_AUTO &&
-                c->device.isa == LH_ISA_AUTO);
+                c->device.isa == LH_ISA_AUTO && lh_config_store(c) == LH_REAL);
     assert_string_equal(lh_config_isa(c), "auto");
     lh_config_destroy(&c);
     assert_null(c);
@@ -138,7 +138,7 @@ static void test_choices(void **state)
         "schedule: {kind: inverse_sqrt, warmup: 7, steps: 7, final_lr: 0}\n"
         "train: {log_every: 1, eval_every: 0, eval_tokens: 0, recompute: block, accumulate: 3}\n"
         "checkpoint: {every: 0, keep: 1}\n"
-        "device: {kind: poison, threads: 3, isa: portable}\n",
+        "device: {kind: poison, threads: 3, isa: portable, store: bfloat16}\n",
         &c));
     assert_true(c->mesh.align == LH_ALIGN_NONE && c->data.task == LH_TASK_MASKED_TEXT);
     assert_true(c->model.kind == LH_MODEL_ENCODER && c->model.vocab == 97 &&
@@ -151,6 +151,8 @@ static void test_choices(void **state)
                 c->train.recompute == LH_RECOMPUTE_BLOCK);
     assert_true(c->device.kind == LH_DEVICE_POISON && c->device.threads == 3);
     assert_string_equal(lh_config_isa(c), "portable");
+    assert_true(lh_config_store(c) == LH_BF16);
+    assert_string_equal(lh_config_store_name(c), "bfloat16");
     assert_string_equal(c->run.init, "/home/me/w.h5");
     assert_string_equal(c->run.output, "/o");
     assert_string_equal(c->data.test_path, "/home/me/t");
