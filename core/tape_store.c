@@ -43,7 +43,8 @@ done:
 static bool store_stays(const lh_tape *t, int32_t root)
 {
     const tape_segment *s = &t->segment[t->n_segments];
-    return root < s->first || (s->light && t->node[t->value[root].maker].op->costly);
+    int64_t maker = t->value[root].maker;
+    return root < s->first || (s->light && maker >= 0 && t->node[maker].op->costly);
 }
 
 /* In a segment's first run, that is what its recomputation begins with; what it makes, it makes again,
@@ -80,8 +81,8 @@ lh_status lhi_call_data(const lh_call *c, int32_t id, void **data)
     void *half = NULL;
     int32_t root = t->value[id].root;
     tape_value *v = &t->value[root];
-    bool later = c->vjp || c->remake || (t->recomputing && store_found(t, root));
-    if (v->half < 0 || !later) return lhi_tape_data(t, id, data);
+    if (v->half < 0 || !(c->vjp || c->remake || (t->recomputing && store_found(t, root))))
+        return lhi_tape_data(t, id, data);
     if (v->wide_call != t->calls) {
         int64_t n = lh_shape_count(&v->shape);
         LH_TRY(lh_memory_use(t->memory, v->half, &half));
