@@ -260,6 +260,12 @@ static void check_scene(lh_comm *c, const scene *k, outcome *out)
     lh_config_destroy(&config);
 }
 
+static bool same_weights(const outcome *a, const outcome *b)
+{
+    /* the representation is what must be equal: NOLINTNEXTLINE(bugprone-suspicious-memory-comparison) */
+    return a->bytes == b->bytes && memcmp(a->weights, b->weights, a->bytes) == 0;
+}
+
 /* The scene with each way to recompute: the same bits. On several data ranks, which learn the same, with one
  * of them. */
 static void check_recomputes(lh_comm *c, scene k)
@@ -269,9 +275,7 @@ static void check_recomputes(lh_comm *c, scene k)
     int end = k.data > 1 ? first + 1 : RECOMPUTES;
     for (k.recompute = first; k.recompute < end; k.recompute++)
         check_scene(c, &k, &out[k.recompute]);
-    for (int i = first + 1; i < end; i++)
-        lh_assert_all(c, out[i].bytes == out[0].bytes && /* NOLINTNEXTLINE */
-                             memcmp(out[i].weights, out[0].weights, out[0].bytes) == 0);
+    for (int i = first + 1; i < end; i++) lh_assert_all(c, same_weights(&out[i], &out[0]));
     for (int i = first; i < end; i++) lh_free(&out[i].weights);
 }
 
