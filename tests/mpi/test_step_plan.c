@@ -266,17 +266,22 @@ static bool same_weights(const outcome *a, const outcome *b)
     return a->bytes == b->bytes && memcmp(a->weights, b->weights, a->bytes) == 0;
 }
 
-/* The scene with each way to recompute: the same bits. On several data ranks, which learn the same, with one
- * of them. */
+/* The scene with `none` and with the other ways to recompute, of which a large number of ranks tries one:
+ * the same bits. On several data ranks, which learn the same, with one way alone. */
 static void check_recomputes(lh_comm *c, scene k)
 {
-    outcome out[RECOMPUTES] = {{0}};
-    int first = k.data > 1 ? k.kind % RECOMPUTES : 0;
-    int end = k.data > 1 ? first + 1 : RECOMPUTES;
-    for (k.recompute = first; k.recompute < end; k.recompute++)
-        check_scene(c, &k, &out[k.recompute]);
-    for (int i = first + 1; i < end; i++) lh_assert_all(c, same_weights(&out[i], &out[0]));
-    for (int i = first; i < end; i++) lh_free(&out[i].weights);
+    outcome none = {0};
+    int one = 1 + (k.kind + lh_comm_size(c)) % (RECOMPUTES - 1);
+    bool all = k.data == 1 && lh_comm_size(c) <= 3;
+    if (k.data == 1) check_scene(c, &k, &none);
+    for (k.recompute = 1; k.recompute < RECOMPUTES; k.recompute++) {
+        outcome out = {0};
+        if (!all && k.recompute != one) continue;
+        check_scene(c, &k, &out);
+        lh_assert_all(c, k.data > 1 || same_weights(&out, &none));
+        lh_free(&out.weights);
+    }
+    lh_free(&none.weights);
 }
 
 static void test_plans_are_what_runs(void **state)
@@ -296,13 +301,13 @@ static void test_plans_are_what_runs(void **state)
 static void test_other_sequences(void **state)
 {
     lh_comm *c = *state;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 3; i++)
         check_recomputes(c, (scene){.data = 1,
-                                    .accumulate = 2,
+                                    .accumulate = 1 + i % 2,
                                     .kind = i % 2,
-                                    .documents = i < 2 || i == 3,
-                                    .spread = i == 3,
-                                    .length = i >= 2 ? 20 : 0});
+                                    .documents = i > 0,
+                                    .spread = i == 2,
+                                    .length = i == 0 ? 20 : 0});
 }
 
 static void test_classes(void **state)
