@@ -53,12 +53,12 @@ check_run sinusoidal 2 --set model.position=sinusoidal --set model.mlp=swiglu --
 check_run encoder 3 --set model.kind=encoder --set data.task=masked_text --set data.length=77
 check_run class 3 --set model.kind=encoder --set data.task=markers --set model.head=class --set data.length=77 \
     --set model.pooler=true --set data.batch=2 --set train.accumulate=2
-check_run zigzag 3 --set mesh.layout=zigzag --set data.length=110 --set train.recompute=block
+check_run zigzag 3 --set mesh.layout=zigzag --set data.length=110 --set train.recompute=attention
 check_run relative 2 --set model.position=relative --set 'model.attention={mechanism: full}'
 check_run documents 3 --set data.documents=32 --set data.batch=2 --set train.accumulate=2
 by_heads='--set mesh.exchange=ulysses --set data.length=110 --set train.recompute=block'
 check_run ulysses 3 $by_heads --set 'model.attention=[{mechanism: full},{mechanism: sliding_window, window: 40}]'
-check_run hybrid 4 $by_heads --set mesh.ulysses=2 --set data.documents=32 --set data.batch=2 --set model.kv_heads=1
+check_run hybrid 4 $by_heads --set train.recompute=attention --set mesh.ulysses=2 --set data.documents=32 --set data.batch=2 --set model.kv_heads=1
 check_run threads 2 --set device.threads=2
 check_run poison 2 --set device.kind=poison
 check_run idle 4 --set data.length=20 # a rank without tokens

@@ -195,7 +195,7 @@ static void test_recompute(void **state)
 {
     check_mechanisms(*state, CASE(ROTARY, .n = 101, .recompute = LH_RECOMPUTE_BLOCK, .dropout = 0.1,
                                   .kv_heads = 2));
-    check_mechanisms(*state, CASE(ROTARY, .n = 101, .recompute = LH_RECOMPUTE_BLOCK,
+    check_mechanisms(*state, CASE(ROTARY, .n = 101, .recompute = LH_RECOMPUTE_ATTENTION,
                                   .kind = LH_MODEL_ENCODER, .post = true));
 }
 

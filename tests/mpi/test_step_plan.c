@@ -219,16 +219,15 @@ static void weights_of(lh_comm *c, const lh_session *s, outcome *out)
     }
 }
 
-/* Two steps more: they find all that they need, and what they learn is kept. */
-static void later_steps(lh_comm *c, lh_session *s, outcome *out)
+/* A step more: it finds all that it needs, and what was learned is kept. */
+static void later_step(lh_comm *c, lh_session *s, outcome *out)
 {
     lh_step_result result;
     int64_t before = lh_new_count();
-    for (int64_t t = 2; t <= 3; t++)
-        lh_assert_all_ok(c, lh_session_step(s, SEQUENCES * (t - 1), t, 1e-3, false, &result));
-    if (lh_new_count() != before)
-        print_error("%lld allocations in steps 2 and 3\n", (long long)(lh_new_count() - before));
-    lh_assert_all(c, lh_new_count() == before);
+    lh_assert_all_ok(c, lh_session_step(s, SEQUENCES, 2, 1e-3, false, &result));
+    int64_t made = lh_new_count() - before;
+    if (made != 0) print_error("%lld allocations in step 2\n", (long long)made);
+    lh_assert_all(c, made == 0);
     weights_of(c, s, out);
 }
 
@@ -257,22 +256,35 @@ static void check_scene(lh_comm *c, const scene *k, outcome *out)
     lh_assert_all(c, same_tiles(plan, mine, s) && tiles_add_up(plan, s));
     lh_assert_all(c, exchanges_right(plan));
     lh_assert_all(c, plan->ways == (scene_by_heads(k) ? plan->sequence : 1));
-    later_steps(c, s, out);
+    later_step(c, s, out);
     lh_session_close(&s);
     lh_step_plan_destroy(&plan);
     lh_config_destroy(&config);
 }
 
-/* The scene with each way to recompute: the same bits, but where it begins with rounded numbers. */
+static bool same_weights(const outcome *a, const outcome *b)
+{
+    /* the representation is what must be equal: NOLINTNEXTLINE(bugprone-suspicious-memory-comparison) */
+    return a->bytes == b->bytes && memcmp(a->weights, b->weights, a->bytes) == 0;
+}
+
+/* The scene with `none` and with the other ways to recompute, of which a large number of ranks tries one:
+ * the same bits, but where it begins with rounded numbers. On several data ranks, which learn the same,
+ * with one way alone. */
 static void check_recomputes(lh_comm *c, scene k)
 {
-    outcome out[RECOMPUTES];
-    for (k.recompute = 0; k.recompute < RECOMPUTES; k.recompute++)
-        check_scene(c, &k, &out[k.recompute]);
-    for (int i = 1; i < RECOMPUTES && !k.store; i++)
-        lh_assert_all(c, out[i].bytes == out[0].bytes && /* NOLINTNEXTLINE */
-                             memcmp(out[i].weights, out[0].weights, out[0].bytes) == 0);
-    for (int i = 0; i < RECOMPUTES; i++) lh_free(&out[i].weights);
+    outcome none = {0};
+    int one = 1 + (k.kind + lh_comm_size(c)) % (RECOMPUTES - 1);
+    bool all = k.data == 1 && lh_comm_size(c) <= 3;
+    if (k.data == 1) check_scene(c, &k, &none);
+    for (k.recompute = 1; k.recompute < RECOMPUTES; k.recompute++) {
+        outcome out = {0};
+        if (!all && k.recompute != one) continue;
+        check_scene(c, &k, &out);
+        lh_assert_all(c, k.data > 1 || k.store || same_weights(&out, &none));
+        lh_free(&out.weights);
+    }
+    lh_free(&none.weights);
 }
 
 static void test_plans_are_what_runs(void **state)
@@ -292,13 +304,13 @@ static void test_plans_are_what_runs(void **state)
 static void test_other_sequences(void **state)
 {
     lh_comm *c = *state;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 3; i++)
         check_recomputes(c, (scene){.data = 1,
-                                    .accumulate = 2,
+                                    .accumulate = 1 + i % 2,
                                     .kind = i % 2,
-                                    .documents = i < 2 || i == 3,
-                                    .spread = i == 3,
-                                    .length = i >= 2 ? 20 : 0});
+                                    .documents = i > 0,
+                                    .spread = i == 2,
+                                    .length = i == 0 ? 20 : 0});
 }
 
 /* Rings, rows of positions, and heads, however much is computed again. */
