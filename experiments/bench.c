@@ -137,8 +137,8 @@ void lh_bench_help(FILE *out)
         "                          gradients), the largest over ranks\n"
         "  sent_bytes              of one forward and backward, the mean over ranks\n"
         "  predicted_sent_bytes    the same by formula\n"
-        "  comm_wait_s             of one forward and backward, spent waiting for messages, the\n"
-        "                          largest over ranks\n");
+        "  comm_wait_s             of one forward and backward, waiting for messages and in\n"
+        "                          collectives, the largest over ranks\n");
     bench_help_features(out);
 }
 
