@@ -145,8 +145,8 @@ void lhi_bench_attention_help(FILE *out)
         "                          gradients), the largest over ranks\n"
         "  sent_bytes              of one forward and backward, the mean over ranks\n"
         "  predicted_sent_bytes    the same by formula\n"
-        "  comm_wait_s             of one forward and backward, spent waiting for messages, the\n"
-        "                          largest over ranks\n"
+        "  comm_wait_s             of one forward and backward, waiting for messages and in\n"
+        "                          collectives, the largest over ranks\n"
         "Before each pass every rank writes a buffer of twice its last cache (at least 64 MiB), "
         "so\n"
         "that inputs come from memory.\n");

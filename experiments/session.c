@@ -176,7 +176,8 @@ static lh_status session_buffers(lh_session *s)
     LH_TRY(lh_device_alloc(s->device, one, &s->device_labels));
     if (!s->params->trainable) goto done;
     int64_t all = lh_params_total(s->params);
-    s->reduce_elements = all < SESSION_REDUCE ? all : SESSION_REDUCE;
+    int64_t part = (all + SESSION_BUCKETS - 1) / SESSION_BUCKETS; /* of a small model */
+    s->reduce_elements = part < SESSION_REDUCE ? part : SESSION_REDUCE;
     s->reduce_buckets = SESSION_BUCKETS;
     if (lh_comm_size(s->world) > 1) LH_TRY(lh_new((size_t)session_reduce_bytes(s), &s->reduce));
     LH_TRY(lh_device_alloc(s->device, 2 * sizeof(double), (void **)&s->norm_scratch));

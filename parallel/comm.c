@@ -143,6 +143,11 @@ int lhi_int(const lh_comm *c, int64_t n)
     return (int)n;
 }
 
+MPI_Datatype lhi_mpi_real(void)
+{
+    return lh_dtype_bytes(LH_REAL) == sizeof(double) ? MPI_DOUBLE : MPI_FLOAT;
+}
+
 static void comm_reduce(lh_comm *c, void *x, int64_t n, int64_t element, MPI_Datatype type,
                         MPI_Op op, lh_purpose purpose)
 {
@@ -180,12 +185,12 @@ void lh_max_i64(lh_comm *c, int64_t *x, int64_t n, lh_purpose purpose)
 
 void lh_sum_real(lh_comm *c, lh_real *x, int64_t n, lh_purpose purpose)
 {
-    comm_reduce(c, x, n, (int64_t)sizeof *x, LHI_MPI_REAL, MPI_SUM, purpose);
+    comm_reduce(c, x, n, (int64_t)sizeof *x, lhi_mpi_real(), MPI_SUM, purpose);
 }
 
 void lh_max_real(lh_comm *c, lh_real *x, int64_t n, lh_purpose purpose)
 {
-    comm_reduce(c, x, n, (int64_t)sizeof *x, LHI_MPI_REAL, MPI_MAX, purpose);
+    comm_reduce(c, x, n, (int64_t)sizeof *x, lhi_mpi_real(), MPI_MAX, purpose);
 }
 
 void lh_broadcast(lh_comm *c, void *x, int64_t bytes, lh_purpose purpose)

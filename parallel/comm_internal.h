@@ -16,8 +16,6 @@ struct lh_comm {
 /* The largest piece of a collective, in elements. */
 enum { LHI_COMM_PIECE = 1 << 28 };
 
-#define LHI_MPI_REAL (sizeof(lh_real) == sizeof(double) ? MPI_DOUBLE : MPI_FLOAT)
-
 /* LH_MPI - every MPI call goes through here: what fails cannot be agreed on, so it is fatal. */
 #define LH_MPI(comm, call) lhi_mpi_check((comm), (call), #call, __FILE__, __LINE__)
 
@@ -33,6 +31,9 @@ void lhi_comm_start(lh_comm *c);
 
 /* lhi_comm_own - take a new handle: errors return, rank and size filled. Collective on the handle. */
 void lhi_comm_own(lh_comm *c, MPI_Comm handle, lh_traffic *traffic);
+
+/* lhi_mpi_real - the type of lh_real. Local. */
+MPI_Datatype lhi_mpi_real(void);
 
 /* lhi_int - a count for MPI; fatal when it does not fit. Local. */
 int lhi_int(const lh_comm *c, int64_t n);

@@ -98,7 +98,7 @@ void lh_sum_real_start(lh_comm *c, lh_real *x, int64_t n, lh_purpose purpose, lh
         lhi_comm_count(c, piece * (int64_t)sizeof *x, purpose);
         if (c->counting) continue;
         MPI_Request handle = MPI_REQUEST_NULL;
-        LH_MPI(c, MPI_Iallreduce(MPI_IN_PLACE, x + done, lhi_int(c, piece), LHI_MPI_REAL, MPI_SUM,
+        LH_MPI(c, MPI_Iallreduce(MPI_IN_PLACE, x + done, lhi_int(c, piece), lhi_mpi_real(), MPI_SUM,
                                  c->mpi, &handle));
         message_put(req, req->count++, handle);
     }
