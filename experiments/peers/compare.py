@@ -2,7 +2,7 @@
 the same minutes. Prints one table (markdown) on standard output, progress on standard error.
 
     pip install -r requirements.txt
-    python3 compare.py PATH/TO/longhaul [--threads 1] [--quick] [--only WORD] [--json FILE]
+    python3 compare.py PATH/TO/longhaul [--threads 1] [--quick] [--plain] [--only WORD] [--json FILE]
 
 What is measured: forward, and forward + backward, of attention; whole training steps of a decoder.
 Ours and each of theirs take turns, one measurement each, on fresh random inputs, 7 rounds after a
@@ -76,7 +76,7 @@ def memory_of(spec, threads):
         return theirs.memory(spec, threads, 1)
     except (theirs.Unable, OSError) as failure:
         say(f"memory of {spec['peer']}: {failure}")
-        return {"peak": None, "process": None}
+        return {"peak": None}
 
 
 def row(title, peer, mine, other, memory, note):
@@ -125,7 +125,8 @@ def measure(program, case, options):
     workers, rows, rates = {}, [], {"ours": [], "theirs": []}
     for label, kind in case["peers"]:
         try:
-            workers[label] = theirs.Worker(spec_of(case, kind), options.threads, 1)
+            workers[label] = theirs.Worker(spec_of(case, kind), options.threads, 1,
+                                           quick=not options.plain)
         except theirs.Unable as reason:
             rows.append(absent(case["title"], label, str(reason)))
             say(f"{case['title']}: {label}: {reason}")
@@ -229,7 +230,7 @@ def machine(options):
     return {"processor": processor(), "cpus": os.cpu_count(), "torch": torch.__version__,
             "torch_capability": torch.backends.cpu.get_cpu_capability(),
             "python": platform.python_version(), "threads": options.threads,
-            "rounds": options.rounds, "load": os.getloadavg()[0]}
+            "rounds": options.rounds, "plain": options.plain, "load": os.getloadavg()[0]}
 
 
 def arguments():
@@ -240,6 +241,8 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="3 rounds, a step of 3 layers")
     parser.add_argument("--rounds", type=int, default=0, help="of attention (7; --quick: 3)")
     parser.add_argument("--only", metavar="WORD", help="cases whose name has it; 'step': the step")
+    parser.add_argument("--plain", action="store_true",
+                        help="their processes without the settings of memory in theirs.py")
     parser.add_argument("--json", metavar="FILE", help="also as one JSON object")
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.quick else 7)

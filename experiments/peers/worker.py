@@ -3,7 +3,7 @@ line and reads one for each.
 
     {"do": "time"}     -> {"forward": s, "backward": s or null, "gemm": GFLOP/s, "projections": ...}
     {"do": "step", "samples": [0, 1]}  -> {"seconds": [...], "loss": [...], "norm": [...]}
-    {"do": "memory"}   -> {"peak": bytes, "process": bytes}
+    {"do": "memory"}   -> {"peak": bytes}
 
 The first line of its answer says {"ready": true}, or {"missing": package}, or {"failed": reason}.
 Inputs are drawn anew for every measurement, and a 2048 x 2048 matrix product runs before it, which
@@ -13,7 +13,6 @@ says what the machine gives at this moment and drives the inputs out of the cach
 import ctypes
 import gc
 import json
-import resource
 import sys
 import time
 import warnings
@@ -199,7 +198,7 @@ def memory(peer):
         gradients = next(passing)
         peak = status("VmHWM") - before - gradients
         passing.close()
-    return {"peak": peak, "process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return {"peak": peak}
 
 
 # --- the conversation ----------------------------------------------------------------------------
