@@ -198,6 +198,8 @@ def summary(rows):
     lines = []
     for r in rows:
         name, step = f"- {r['case']}, {r['peer']}", r["case"].startswith("step")
+        if r["rounds"] == 0:
+            lines.append(f"{name}: not measured: {r['note']}")
         for part, word in (("forward", "forward"), ("both", "forward + backward")):
             value = r.get(f"ratio_{part}")
             if value is not None and value < wanted_ratio(r):
