@@ -58,17 +58,33 @@ class WindowBlocks:
         return torch.cat(parts, dim=2)
 
 
-def flex(length, h, causal):
-    """FlexAttention, compiled. h None: full. It has no backward pass on CPU."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+def flex_mask(length, h, causal, size=128):
+    """FlexAttention's BlockMask of a band, from its definition by blocks; create_block_mask would
+    write out all length x length pairs. Every row sees itself, so no row is empty."""
+    from torch.nn.attention.flex_attention import BlockMask
+    least, most = -h, 0 if causal else h  # of key minus query
 
     def seen(_batch, _head, i, j):
-        near = (i - j <= h) & (j - i <= h) if h is not None else i >= 0
-        return near & (i >= j) if causal else near
+        return (j - i >= least) & (j - i <= most)
 
+    at = torch.arange(-(-length // size)) * size
+    away = at[None, :] - at[:, None]
+    touched = (away + size > least) & (away - size < most)
+    whole = (away - size + 1 >= least) & (away + size - 1 <= most)
+    lists = []
+    for chosen in (touched & ~whole, whole):
+        lists += [chosen.sum(-1, dtype=torch.int32)[None, None],
+                  chosen.int().argsort(dim=-1, descending=True, stable=True).int()[None, None]]
+    return BlockMask.from_kv_blocks(*lists, BLOCK_SIZE=size, mask_mod=seen,
+                                    seq_lengths=(length, length))
+
+
+def flex(length, h, causal):
+    """FlexAttention, compiled. h None: full. It has no backward pass on CPU."""
+    from torch.nn.attention.flex_attention import flex_attention
     mask = None
     if h is not None or causal:
-        mask = create_block_mask(seen, None, None, length, length, device="cpu")
+        mask = flex_mask(length, length if h is None else h, causal)
     compiled = torch.compile(flex_attention)
     return lambda q, k, v: compiled(q, k, v, block_mask=mask)
 

@@ -1,7 +1,6 @@
 """Longhaul's side: the program is run, and what it prints is read."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -15,17 +14,13 @@ class Failed(Exception):
     """The program ended with an error, said in one line."""
 
 
-def run(words, environment=None):
-    """(standard output, the process's peak memory in bytes)"""
-    process = subprocess.Popen([str(w) for w in words], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True, env=environment)
-    out, err = process.stdout.read(), process.stderr.read()
-    _, code, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(code)
-    if process.returncode != 0:
-        lines = err.strip().splitlines() or ["no message"]
+def run(words):
+    """Its standard output."""
+    done = subprocess.run([str(w) for w in words], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["no message"]
         raise Failed(f"{' '.join(map(str, words[:3]))}: {lines[-1]}")
-    return out, usage.ru_maxrss * 1024
+    return done.stdout
 
 
 def attention(program, case, threads, seed):
@@ -36,16 +31,12 @@ def attention(program, case, threads, seed):
     for setting in ("window", "features", "k"):
         if setting in case:
             words += ["--set", f"{setting}={case[setting]}"]
-    out, process = run(words)
-    return json.loads(out) | {"process": process}
+    return json.loads(run(words))
 
 
 def yaml(model, attention_settings):
-    def text(value):
-        return str(value).lower() if isinstance(value, bool) else str(value)
-
-    lines = [f"  {key}: {text(value)}" for key, value in model.items()]
-    inner = ", ".join(f"{key}: {text(value)}" for key, value in attention_settings.items())
+    lines = [f"  {key}: {str(value).lower()}" for key, value in model.items()]
+    inner = ", ".join(f"{key}: {value}" for key, value in attention_settings.items())
     return "\n".join(["model:"] + lines + [f"  attention: {{{inner}}}"]) + "\n"
 
 

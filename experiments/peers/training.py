@@ -52,7 +52,7 @@ class Turns:
     def __init__(self, program, place, job, threads):
         self.train = functools.partial(ours.train, program, place, job, threads)
         self.first = self.train(2)
-        self.mine, self.rss = [], 0
+        self.mine = []
 
     def own(self, steps):
         metrics = self.train(steps + 1)
@@ -64,12 +64,12 @@ class Turns:
         return worker.ask({"do": "step", "samples": (samples * steps)[:steps]})
 
 
-def start(turns, specs_wanted, threads, say):
+def start(turns, specs_wanted, options, say):
     """{label: (worker, how its first steps compare)}; those that cannot run: {label: reason}."""
     workers, failed = {}, {}
     for label, spec in specs_wanted:
         try:
-            worker = theirs.Worker(spec, threads, SEED)
+            worker = theirs.Worker(spec, options.threads, SEED, quick=not options.plain)
             good, text = same(turns.first, turns.other(worker, len(turns.first)))
             say(f"{label}: {text}")
             if good:
@@ -82,9 +82,9 @@ def start(turns, specs_wanted, threads, say):
     return workers, failed
 
 
-def once(turns, spec, threads):
+def once(turns, spec, options):
     """One step, its first: (seconds, how it compares)."""
-    worker = theirs.Worker(spec, threads, SEED)
+    worker = theirs.Worker(spec, options.threads, SEED, quick=not options.plain)
     try:
         answer = turns.other(worker, 1)
     finally:
@@ -99,7 +99,7 @@ def measure(program, place, options, tools):
     job = prepare(place, model)
     turns = Turns(program, place, job, options.threads)
     wanted = list(specs(model, job["text"]))
-    workers, failed = start(turns, [w[:2] for w in wanted if w[2]], options.threads, tools.say)
+    workers, failed = start(turns, [w[:2] for w in wanted if w[2]], options, tools.say)
     seconds = {label: [] for label in workers}
     for steps in (2, 1) if options.quick else (4, 3):
         turns.own(steps)
@@ -116,7 +116,7 @@ def measure(program, place, options, tools):
         if often:
             taken, note = seconds[label], workers[label][1]
         else:
-            value, note = once(turns, spec, options.threads)
+            value, note = once(turns, spec, options)
             taken, note = [value], "one step, its first; " + note
         memory = tools.memory_of(spec, options.threads)
         pairs = [(None, s) for s in taken]
