@@ -216,7 +216,7 @@ static void exchange_message(const exchange_size *x)
 
 static void exchange_sum(const exchange_size *x)
 {
-    int64_t n = x->bytes / (int64_t)sizeof(lh_real);
+    int64_t n = x->bytes / (int64_t)lh_dtype_bytes(LH_REAL);
     lh_sum_real(x->world, x->send, n, LH_SEND_SUMMARY);
 }
 

@@ -53,7 +53,7 @@ typedef struct lh_session {
         int count;
         bool known;
     } baseline[LH_SPLITS];
-    lh_status trouble; /* this rank's error inside the running step */
+    lh_status trouble;   /* this rank's error inside the running step */
     lh_profile *profile; /* NULL: nobody asks; borrowed */
 } lh_session;
 

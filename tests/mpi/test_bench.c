@@ -190,7 +190,9 @@ static const char *const step_fields[] = {"kind",
                                           "rss_peak_bytes",
                                           "sent_bytes",
                                           "predicted_sent_bytes",
-                                          "operations"};
+                                          "operations",
+                                          "parameter_bytes",
+                                          "rss_start_bytes"};
 
 /* What an operation of a step's line says, from its name on; "" when it is not there. */
 static const char *operation(const char *line, const char *name, const char *direction)
