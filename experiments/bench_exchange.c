@@ -19,20 +19,21 @@ typedef struct exchange_options {
         .name = text, .kind = LH_OPTION_INT, .offset = offsetof(exchange_options, member),         \
         .min = least, .max = most                                                                  \
     }
-static const lh_option exchange_table[] = {{.name = "--isa",
-                                            .kind = LH_OPTION_WORD,
-                                            .offset = offsetof(exchange_options, isa),
-                                            .expected = "auto, avx512, avx512_bf16, avx2 or portable"},
-                                           EXCHANGE_INT("--n", n, 1, 1 << 28),
-                                           EXCHANGE_INT("--window", window, 0, 1 << 28),
-                                           EXCHANGE_INT("--head-dim", head_width, 1, 1024),
-                                           EXCHANGE_INT("--heads", heads, 1, 1024),
-                                           EXCHANGE_INT("--kv-heads", kv_heads, 1, 1024),
-                                           EXCHANGE_INT("--batch", batch, 1, 1024),
-                                           EXCHANGE_INT("--threads", threads, 1, LH_MAX_THREADS),
-                                           EXCHANGE_INT("--repeats", repeats, 1, 10000),
-                                           EXCHANGE_INT("--bytes", bytes, 8, 1 << 30),
-                                           {.name = NULL}};
+static const lh_option exchange_table[] = {
+    {.name = "--isa",
+     .kind = LH_OPTION_WORD,
+     .offset = offsetof(exchange_options, isa),
+     .expected = "auto, avx512, avx512_bf16, avx2 or portable"},
+    EXCHANGE_INT("--n", n, 1, 1 << 28),
+    EXCHANGE_INT("--window", window, 0, 1 << 28),
+    EXCHANGE_INT("--head-dim", head_width, 1, 1024),
+    EXCHANGE_INT("--heads", heads, 1, 1024),
+    EXCHANGE_INT("--kv-heads", kv_heads, 1, 1024),
+    EXCHANGE_INT("--batch", batch, 1, 1024),
+    EXCHANGE_INT("--threads", threads, 1, LH_MAX_THREADS),
+    EXCHANGE_INT("--repeats", repeats, 1, 10000),
+    EXCHANGE_INT("--bytes", bytes, 8, 1 << 30),
+    {.name = NULL}};
 
 /* Exchanges of mechanisms. ways 0: all ranks share heads. */
 static const struct exchange_case {
