@@ -224,6 +224,7 @@ memory() {
 model=$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo 2>/dev/null | head -n 1)
 family=$(sed -n 's/^cpu family[[:space:]]*: //p' /proc/cpuinfo 2>/dev/null | head -n 1)
 echo "Machine: ${model:-$(uname -m)}${family:+, family $family}, $(nproc --all) processors, load $(cut -d' ' -f1 /proc/loadavg 2>/dev/null || echo '?') at the start; $("$program" --version 2>&1 | head -n 1); one thread a rank; float unless the program says otherwise; $(date -u +%Y-%m-%d)."
+if [ -n "$quick" ]; then echo && echo 'Quick: sizes are smaller than the table says.'; fi
 echo
 echo '| what | required | aim | measured | met |'
 echo '|---|---|---|---|---|'
