@@ -120,32 +120,48 @@ def peer_rows(case, label, mine, other, peak, memory):
     return [row(case["title"], label, mine, times(other, 0), memory, note)]
 
 
-def measure(program, case, options):
-    """The rows of one case, and both sides' rates of a matrix product."""
-    workers, rows, rates = {}, [], {"ours": [], "theirs": []}
+def start(case, options):
+    """({label: worker}, rows of those that cannot run)."""
+    workers, rows = {}, []
     for label, kind in case["peers"]:
         try:
             workers[label] = theirs.Worker(spec_of(case, kind), options.threads, 1,
                                            quick=not options.plain)
         except theirs.Unable as reason:
             rows.append(absent(case["title"], label, str(reason)))
-            say(f"{case['title']}: {label}: {reason}")
-    mine, other, peak = [], {label: [] for label in workers}, None
+    return workers, rows
+
+
+def alternate(program, case, options, workers):
+    """(what ours said in each round, {label: what theirs said}); a worker that dies is taken out of
+    workers, and its label has the reason."""
+    mine, other = [], {label: [] for label in workers}
     for i in range(options.rounds if workers else 0):
-        answer = ours.attention(program, case, options.threads, i + 1)
-        peak = answer["peak_bytes"]
-        rates["ours"].append(answer["gemm_gflops"])
-        mine.append((answer["forward_s"], answer["forward_s"] + answer["backward_s"]))
-        for label, worker in workers.items():
-            other[label].append(worker.ask({"do": "time"}))
-            rates["theirs"].append(other[label][-1]["gemm"])
+        mine.append(ours.attention(program, case, options.threads, i + 1))
+        for label in list(workers):
+            try:
+                other[label].append(workers[label].ask({"do": "time"}))
+            except theirs.Unable as reason:
+                workers.pop(label).close()
+                other[label] = str(reason)
+    return mine, other
+
+
+def measure(program, case, options):
+    """The rows of one case, and both sides' rates of a matrix product."""
+    workers, rows = start(case, options)
+    said, other = alternate(program, case, options, workers)
+    mine = [(a["forward_s"], a["forward_s"] + a["backward_s"]) for a in said]
+    rates = {"ours": [a["gemm_gflops"] for a in said],
+             "theirs": [a["gemm"] for label in workers for a in other[label]]}
     kinds = dict(case["peers"])
+    rows += [absent(case["title"], label, x) for label, x in other.items() if isinstance(x, str)]
     for label, worker in workers.items():
-        block, _ = worker.answer["block"], worker.close()
+        worker.close()
         memory = memory_of(spec_of(case, kinds[label]), options.threads)
-        found = peer_rows(case, label, mine, other[label], peak, memory)
-        if block:
-            found[0]["note"] = f"blocks of {block}, the quickest of 64, 128, 256"
+        found = peer_rows(case, label, mine, other[label], said[0]["peak_bytes"], memory)
+        if worker.answer["block"]:
+            found[0]["note"] = f"blocks of {worker.answer['block']}, the quickest of 64, 128, 256"
         rows += found
     for r in rows:
         say_row(r)
@@ -168,6 +184,9 @@ def mebibytes(x):
 
 
 def say_row(r):
+    if r["rounds"] == 0:
+        say(f"{r['case']}, {r['peer']}: {r['note']}")
+        return
     say(f"{r['case']}, {r['peer']}: ratio forward {ratio(r.get('ratio_forward'))}, forward + backward "
         f"{ratio(r.get('ratio_both'))}, MiB {mebibytes(r.get('ours_peak_bytes'))} and "
         f"{mebibytes(r.get('theirs_peak_bytes'))}")
@@ -287,7 +306,7 @@ def main():
     if options.json is not None:
         pathlib.Path(options.json).write_text(json.dumps(
             {"machine": about, "gemm_gflops": rates, "checks": checked, "rows": rows}) + "\n")
-    return 1 if wrong else 0
+    return 1 if wrong or any(r["note"].startswith(training.OTHER) for r in rows) else 0
 
 
 if __name__ == "__main__":

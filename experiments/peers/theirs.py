@@ -45,7 +45,10 @@ class Worker:
         return json.loads(line)
 
     def close(self):
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # it is dead already
         self.process.wait()
         self.process.stdout.close()
 

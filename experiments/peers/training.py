@@ -14,6 +14,7 @@ MODEL = {"kind": "decoder", "layers": 12, "width": 512, "heads": 8, "mlp": "gelu
 VARIANTS = [("PyTorch eager, window in blocks", "blocks", False, True),
             ("PyTorch torch.compile, window in blocks", "blocks", True, True),
             ("PyTorch eager, window as a mask", "mask", False, False)]
+OTHER = "not the same computation"
 LOSS, NORM = 2e-6, 2e-4  # relative, of float
 
 
@@ -43,7 +44,7 @@ def same(metrics, answer):
     norm = furthest([m["grad_norm"] for m in metrics], answer["norm"])
     count = min(len(metrics), len(answer["loss"]))
     return loss <= LOSS and norm <= NORM, \
-        f"{count} steps from the same weights: loss within {loss:.0e}, gradient norm {norm:.0e}"
+        f"{count} step{'s' if count > 1 else ''} from the same weights: loss within {loss:.0e}, gradient norm {norm:.0e}"
 
 
 class Turns:
@@ -76,7 +77,7 @@ def start(turns, specs_wanted, options, say):
                 workers[label] = (worker, text)
             else:
                 worker.close()
-                failed[label] = f"not the same computation: {text}"
+                failed[label] = f"{OTHER}: {text}"
         except theirs.Unable as reason:
             failed[label] = str(reason)
     return workers, failed
@@ -89,38 +90,45 @@ def once(turns, spec, options):
         answer = turns.other(worker, 1)
     finally:
         worker.close()
-    return answer["seconds"][0], same(turns.first, answer)[1]
+    good, text = same(turns.first, answer)
+    if not good:
+        raise theirs.Unable(f"{OTHER}: {text}")
+    return answer["seconds"], f"one step, its first; {text}"
+
+
+def alternate(turns, workers, blocks):
+    """{label: seconds of each step}; ours are in turns."""
+    seconds = {label: [] for label in workers}
+    for steps in blocks:
+        turns.own(steps)
+        for label, (worker, _) in workers.items():
+            seconds[label] += turns.other(worker, steps)["seconds"]
+    for worker, _ in workers.values():
+        worker.close()
+    return seconds
 
 
 def measure(program, place, options, tools):
-    """Rows of the table. tools: compare.py's functions row, absent, memory_of and say."""
+    """Rows of the table. tools: compare.py's functions row, absent, memory_of, say and say_row."""
     model = MODEL | ({"layers": 3} if options.quick else {})
     title = f"step, {model['layers']} layers"
     job = prepare(place, model)
     turns = Turns(program, place, job, options.threads)
     wanted = list(specs(model, job["text"]))
     workers, failed = start(turns, [w[:2] for w in wanted if w[2]], options, tools.say)
-    seconds = {label: [] for label in workers}
-    for steps in (2, 1) if options.quick else (4, 3):
-        turns.own(steps)
-        for label, (worker, _) in workers.items():
-            seconds[label] += turns.other(worker, steps)["seconds"]
-    for worker, _ in workers.values():
-        worker.close()
-    peak, rows = turns.first[-1]["peak_bytes"], []
+    seconds = alternate(turns, workers, (2, 1) if options.quick else (4, 3))
+    rows = []
     for label, spec, often in wanted:
-        if label in failed:
-            rows.append(tools.absent(title, label, failed[label]))
-            continue
-        tools.say(f"{title}: {label}")
-        if often:
-            taken, note = seconds[label], workers[label][1]
-        else:
-            value, note = once(turns, spec, options)
-            taken, note = [value], "one step, its first; " + note
-        memory = tools.memory_of(spec, options.threads)
-        pairs = [(None, s) for s in taken]
-        rows.append(tools.row(title, label, [(None, s) for s in turns.mine[:len(taken)]], pairs,
-                              (peak, memory["peak"]), note))
+        try:
+            if label in failed:
+                raise theirs.Unable(failed[label])
+            taken, note = (seconds[label], workers[label][1]) if often else \
+                once(turns, spec, options)
+            memory = tools.memory_of(spec, options.threads)
+            rows.append(tools.row(title, label, [(None, s) for s in turns.mine[:len(taken)]],
+                                  [(None, s) for s in taken],
+                                  (turns.first[-1]["peak_bytes"], memory["peak"]), note))
+        except theirs.Unable as reason:
+            rows.append(tools.absent(title, label, str(reason)))
         tools.say_row(rows[-1])
     return rows
