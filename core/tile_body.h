@@ -846,7 +846,7 @@ static void softmax_group(const work *w, int64_t i0, const int64_t range[2])
 /* P^T = exp2(S - lse) in place and as an operand, for the backward. */
 static void probability_group(const work *w, int64_t i0, const int64_t range[2])
 {
-    real *p = w->piece[PIECE_P] + i0, *operand = w->piece[PIECE_P_WORDS] + i0 / PAIR;
+    real *p = w->piece[PIECE_P] + i0;
     const real *lse = w->piece[PIECE_MAX] + i0;
     const int64_t end = depth_words(range[1]) * PAIR;
     for (int64_t r = complete_pairs(p, range); r < end; r++)
@@ -855,7 +855,8 @@ static void probability_group(const work *w, int64_t i0, const int64_t range[2])
             real *at = p + r * LH_TILE_Q + v * LANES;
             vec e = vec_exp2(load(at) - load(lse + v * LANES));
             store(at, e);
-            if (PAIR > 1) store_flat(operand + (r * LH_TILE_Q + v * LANES) / PAIR, e);
+            if (PAIR == 1) continue;
+            store_flat(w->piece[PIECE_P_WORDS] + (r * LH_TILE_Q + i0 + v * LANES) / PAIR, e);
         }
 }
 
@@ -930,12 +931,12 @@ static void add_term_gradients(const query_block *q, const key_block *kb)
     const lh_tile *t = kb->tile;
     const key_block *rows = &kb->term->rows;
     const int64_t n = min_of(rows->n, kb->n + q->n - 1 - rows->first); /* rows of the table */
-    const real *x = w->piece[PIECE_X] + rows->first * LH_TILE_Q, *flat = x;
+    const real *x = w->piece[PIECE_X] + rows->first * LH_TILE_Q;
+    const real *flat = PAIR == 1 ? x : w->piece[PIECE_X_FLAT];
     const int64_t row = t->r_row + (rows->first - (kb->first + kb->n - 1)) * t->r_step;
     relative_slope(q, kb);
     if (PAIR > 1) {
         const int64_t words = LH_TILE_Q / PAIR;
-        flat = w->piece[PIECE_X_FLAT];
         pack_flat(w->piece[PIECE_X_FLAT], words, x, LH_TILE_Q, rows->n, LH_TILE_Q, 1);
         x = stack_rows(w->piece[PIECE_X_STACKED], LH_TILE_Q, flat, words, rows->n);
     }

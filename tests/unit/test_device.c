@@ -109,8 +109,8 @@ static void test_isa(void **state)
     } else {
         lh_assert_ok(lh_device_create_cpu("avx512_bf16", 1, &d));
         assert_ptr_equal(d->kernels, rounding);
-        assert_true(rounding->attend != wide->attend && rounding->gemm == wide->gemm &&
-                    rounding->norm == wide->norm);
+        assert_true(wide != NULL && rounding->attend != wide->attend &&
+                    rounding->gemm == wide->gemm && rounding->norm == wide->norm);
         lh_device_destroy(&d);
     }
     if (narrow != NULL) {
