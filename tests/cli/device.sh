@@ -28,9 +28,13 @@ for isa in avx2 avx512; do
     near_losses "device.isa $isa" runs/$isa runs/portable 1e-4
 done
 echo "$tried vector instruction sets tried"
-train 1 threads --set device.threads=2 --set train.eval_every=5
-says err '2 threads'
-same "losses with 2 threads" "$(value loss runs/threads/metrics.jsonl)" "$(value loss runs/cpu-1/metrics.jsonl)"
+# a step that is wide enough for threads to share every part of it: any number of them gives the same bits
+for threads in 1 2 3 7; do
+    train 1 threads-$threads --set device.threads=$threads --set data.length=1000 --set mesh.chunk=256 \
+        --set model.width=128 --set model.mlp=swiglu --set schedule.steps=3 --set train.eval_every=3
+    says err "$threads thread"
+    same "results with $threads threads" "$(results runs/threads-$threads)" "$(results runs/threads-1)"
+done
 
 # --- bytes ---
 same "1 rank sends nothing" "$(value sent_bytes runs/cpu-1/metrics.jsonl | sort -u)" 0
