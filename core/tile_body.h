@@ -7,6 +7,7 @@
  *   TILE_OWN_BASICS        if it brings vec_splat, vec_max and vec_transpose of its own, with its own instructions
  *   TILE_OWN_EXP2          if it brings vec_exp2 of its own; else
  *   EXP2_SHIFT, EXP2_LOWEST, EXP2_COEFFICIENTS   of the generic one
+ *   GEMM_ELSE              if it brings matrix products too (core/gemm_body.h): the slot for those it leaves
  * Needs -ffp-contract=fast: products and sums become fused multiply-adds.
  *
  * How it works. A work item is one (batch row, key/value head): its keys and values are packed
@@ -1146,3 +1147,7 @@ void TILE_SLOT(attend_delta)(const lh_attend_delta_args *a, int threads)
     (void)threads;
     for (int64_t row = 0; row < rows; row++) delta_row(a, row);
 }
+
+#ifdef GEMM_ELSE
+#include "core/gemm_body.h"
+#endif
