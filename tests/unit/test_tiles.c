@@ -733,6 +733,32 @@ static void test_spans(void **unused)
     check_scene(&c);
 }
 
+/* One head whose backward several threads share: by spans of keys, where every query block sees many,
+ * or by runs of query blocks. */
+static void test_shared_backward(void **unused)
+{
+    (void)unused;
+    scene c = new_scene("shared by keys, causal", 2, 1, 128, 700, 700);
+    c.batch = 1;
+    add_band(&c, 96, -1, 0);
+    check_scene(&c);
+    c = new_scene("shared by keys, other lengths", 1, 1, 128, 130, 900);
+    add_band(&c, 40, -1, -1);
+    c.has_valid = true;
+    c.valid[0] = 900;
+    c.valid[1] = 250;
+    check_scene(&c);
+    c = new_scene("shared by queries", 1, 1, 20, 3300, 3300);
+    c.batch = 1;
+    add_band(&c, 60, 50, 10);
+    check_scene(&c);
+    c = new_scene("shared by queries of two heads, in two blocks", 2, 1, 8, 2600, 1300);
+    c.batch = 1;
+    c.n_blocks = 2;
+    add_band(&c, 96, 70, 0);
+    check_scene(&c);
+}
+
 static void test_documents(void **unused)
 {
     (void)unused;
@@ -1139,17 +1165,29 @@ static void test_exp(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_full),           cmocka_unit_test(test_band),
-        cmocka_unit_test(test_bits),           cmocka_unit_test(test_valid),
-        cmocka_unit_test(test_groups),         cmocka_unit_test(test_strides),
-        cmocka_unit_test(test_blocks),         cmocka_unit_test(test_nothing_seen),
-        cmocka_unit_test(test_no_tiles),       cmocka_unit_test(test_spans),
-        cmocka_unit_test(test_documents),      cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_limits_strided), cmocka_unit_test(test_hidden),
-        cmocka_unit_test(test_heads_held),     cmocka_unit_test(test_term),
-        cmocka_unit_test(test_term_shapes),    cmocka_unit_test(test_term_masked),
-        cmocka_unit_test(test_not_a_number),   cmocka_unit_test(test_nothing_seen_backward),
-        cmocka_unit_test(test_differences),    cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_full),
+        cmocka_unit_test(test_band),
+        cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_valid),
+        cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_strides),
+        cmocka_unit_test(test_blocks),
+        cmocka_unit_test(test_nothing_seen),
+        cmocka_unit_test(test_no_tiles),
+        cmocka_unit_test(test_spans),
+        cmocka_unit_test(test_shared_backward),
+        cmocka_unit_test(test_documents),
+        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_limits_strided),
+        cmocka_unit_test(test_hidden),
+        cmocka_unit_test(test_heads_held),
+        cmocka_unit_test(test_term),
+        cmocka_unit_test(test_term_shapes),
+        cmocka_unit_test(test_term_masked),
+        cmocka_unit_test(test_not_a_number),
+        cmocka_unit_test(test_nothing_seen_backward),
+        cmocka_unit_test(test_differences),
+        cmocka_unit_test(test_exp),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
