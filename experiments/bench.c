@@ -297,15 +297,9 @@ done:
 static void bench_warn(lh_comm *world, const bench_options *o)
 {
     lh_host host = lh_host_of(world);
-    int64_t wanted = o->threads * host.sharing;
-    if (lh_comm_rank(world) != 0 || wanted <= host.mask) return;
-    (void)fprintf(stderr,
-                  "longhaul bench: warning: %" PRId64 " threads share %d of this machine's %d "
-                  "processors; %s\n",
-                  wanted, host.mask, host.online,
-                  wanted <= host.online ? "launchers bind ranks to cores: with Open MPI give "
-                                          "mpirun --bind-to none"
-                                        : "start fewer ranks or threads");
+    char text[256];
+    if (lh_comm_rank(world) == 0 && lh_host_short(&host, (int)o->threads, text, sizeof text))
+        (void)fprintf(stderr, "longhaul bench: %s\n", text);
 }
 
 lh_status lh_bench_main(lh_comm *world, int argc, char **argv)

@@ -28,13 +28,23 @@ for isa in avx2 avx512; do
     near_losses "device.isa $isa" runs/$isa runs/portable 1e-4
 done
 echo "$tried vector instruction sets tried"
+without_memory() { # every thread has scratch of its own
+    results "$1" | sed -E 's/,"peak_bytes":[0-9]+//'
+}
 # a step that is wide enough for threads to share every part of it: any number of them gives the same bits
 for threads in 1 2 3 7; do
     train 1 threads-$threads --set device.threads=$threads --set data.length=1000 --set mesh.chunk=256 \
         --set model.width=128 --set model.mlp=swiglu --set schedule.steps=3 --set train.eval_every=3
     says err "$threads thread"
-    same "results with $threads threads" "$(results runs/threads-$threads)" "$(results runs/threads-1)"
+    same "results with $threads threads" "$(without_memory runs/threads-$threads)" "$(without_memory runs/threads-1)"
 done
+
+# --- a launcher that bound the rank to one processor ---
+one=$(taskset -cp $$ | sed 's/.*: *\([0-9]*\).*/\1/')
+LH_MPIEXEC="taskset -c $one $LH_MPIEXEC" train 1 bound --set device.threads=2 --set schedule.steps=1
+says err 'warning: 2 threads share 1 of this node'
+LH_MPIEXEC="taskset -c $one $LH_MPIEXEC" train 1 fits --set device.threads=1 --set schedule.steps=1
+if grep -q warning err; then fail "1 thread of 1 processor is warned"; else pass; fi
 
 # --- bytes ---
 same "1 rank sends nothing" "$(value sent_bytes runs/cpu-1/metrics.jsonl | sort -u)" 0
