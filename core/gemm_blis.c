@@ -1,6 +1,6 @@
 /* Matrix products by the typed interface of BLIS (Van Zee and van de Geijn 2015), whose operands
- * have row and column strides of their own, so that transposed operands need no copy. The thread
- * count travels with the call. */
+ * have row and column strides of their own, so that transposed operands need no copy. Threads each call
+ * it for a part of their own. */
 #define _DEFAULT_SOURCE /* setenv */
 #include "core/kernels_internal.h"
 
@@ -37,38 +37,76 @@ static bool gemm_trivial(const lh_gemm_args *a)
     return a->m <= 0 || a->n <= 0 || (a->k <= 0 && a->accumulate);
 }
 
-/* Threads for a product: each gets at least GEMM_SHARE multiply-adds, since waking one costs more
- * than that. The bits do not depend on it. */
-enum { GEMM_SHARE = 262144 };
-static int gemm_threads(const lh_gemm_args *a, int threads)
+/* Parts for a product, one for each thread: each gets at least GEMM_SHARE multiply-adds, since waking
+ * a thread costs more than that. The longer side of C is cut, at multiples of GEMM_UNIT (what register
+ * blocks of every width divide). The bits do not depend on it. BLIS's own threads would meet at
+ * barriers in which they spin: where processors are shared that takes a multiple of the product. */
+enum { GEMM_SHARE = 262144, GEMM_UNIT = 96 };
+
+static int gemm_parts(const lh_gemm_args *a, int threads)
 {
     double most = (double)a->m * (double)a->n * (double)a->k / GEMM_SHARE;
-    if (most < 1.0) return 1;
-    return most < (double)threads ? (int)most : threads;
+    int64_t units = ((a->m > a->n ? a->m : a->n) + GEMM_UNIT - 1) / GEMM_UNIT;
+    if (most < (double)threads) threads = (int)most;
+    if (units < threads) threads = (int)units;
+    return threads > 1 ? threads : 1;
+}
+
+/* Part i of `parts`: its rows or columns of C, and where its operands begin. */
+static lh_gemm_args gemm_part(const lh_gemm_args *g, int64_t i, int64_t parts, size_t bytes)
+{
+    lh_gemm_args p = *g;
+    const bool tall = g->m > g->n;
+    const int64_t size = tall ? g->m : g->n, units = (size + GEMM_UNIT - 1) / GEMM_UNIT;
+    const int64_t first = units * i / parts * GEMM_UNIT;
+    int64_t end = units * (i + 1) / parts * GEMM_UNIT;
+    if (end > size) end = size;
+    if (tall) {
+        p.m = end - first;
+        p.a = (const char *)g->a + first * g->a_rs * (int64_t)bytes;
+        p.c = (char *)g->c + first * g->c_rs * (int64_t)bytes;
+    } else {
+        p.n = end - first;
+        p.b = (const char *)g->b + first * g->b_cs * (int64_t)bytes;
+        p.c = (char *)g->c + first * g->c_cs * (int64_t)bytes;
+    }
+    return p;
 }
 
 #define GEMM_DEFINE(suffix, real, call)                                                            \
-    void lhi_gemm_##suffix(const lh_gemm_args *g, int threads)                                     \
+    static void gemm_one_##suffix(const lh_gemm_args *g)                                           \
     {                                                                                              \
         rntm_t rntm = BLIS_RNTM_INITIALIZER;                                                       \
         real alpha = (real)g->alpha;                                                               \
         real beta = g->accumulate ? (real)1 : (real)0;                                             \
-        real *c = g->c;                                                                            \
-        if (gemm_trivial(g)) return;                                                               \
-        if (g->k <= 0) {                                                                           \
-            for (int64_t i = 0; i < g->m; i++)                                                     \
-                for (int64_t j = 0; j < g->n; j++) c[i * g->c_rs + j * g->c_cs] = (real)0;         \
-            return;                                                                                \
-        }                                                                                          \
         gemm_strides sa = gemm_normal(g->m, g->k, g->a_rs, g->a_cs);                               \
         gemm_strides sb = gemm_normal(g->k, g->n, g->b_rs, g->b_cs);                               \
         gemm_strides sc = gemm_normal(g->m, g->n, g->c_rs, g->c_cs);                               \
         bli_rntm_disable_l3_sup(&rntm);                                                            \
-        bli_rntm_set_num_threads(gemm_threads(g, threads), &rntm);                                 \
+        bli_rntm_set_num_threads(1, &rntm);                                                        \
         /* BLIS's prototypes lack const; it only reads a and b. */                                 \
         call(BLIS_NO_TRANSPOSE, BLIS_NO_TRANSPOSE, (dim_t)g->m, (dim_t)g->n, (dim_t)g->k, &alpha,  \
              (real *)(uintptr_t)g->a, sa.rs, sa.cs, (real *)(uintptr_t)g->b, sb.rs, sb.cs, &beta,  \
-             c, sc.rs, sc.cs, NULL, &rntm);                                                        \
+             (real *)g->c, sc.rs, sc.cs, NULL, &rntm);                                             \
+    }                                                                                              \
+    void lhi_gemm_##suffix(const lh_gemm_args *g, int threads)                                     \
+    {                                                                                              \
+        real *c = g->c;                                                                            \
+        if (gemm_trivial(g)) return;                                                               \
+        for (int64_t i = 0; g->k <= 0 && i < g->m; i++)                                            \
+            for (int64_t j = 0; j < g->n; j++) c[i * g->c_rs + j * g->c_cs] = (real)0;             \
+        if (g->k <= 0) return;                                                                     \
+        const int parts = gemm_parts(g, threads);                                                  \
+        if (parts == 1) {                                                                          \
+            gemm_one_##suffix(g);                                                                  \
+            return;                                                                                \
+        }                                                                                          \
+        _Pragma("omp parallel for num_threads(parts) schedule(static, 1)") for (int i = 0;         \
+                                                                                i < parts; i++)    \
+        {                                                                                          \
+            const lh_gemm_args part = gemm_part(g, i, parts, sizeof(real));                        \
+            if (!gemm_trivial(&part)) gemm_one_##suffix(&part);                                    \
+        }                                                                                          \
     }
 
 GEMM_DEFINE(f64, double, bli_dgemm_ex)

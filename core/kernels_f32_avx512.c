@@ -10,7 +10,7 @@
 #define KB_ISA "avx512"
 #define KB_SYMBOL(name) lhi_##name##_f32_avx512
 #define KB_SQRT sqrtf
-#define KB_GEMM lhi_gemm_f32
+#define KB_GEMM lhi_gemm_f32_avx512
 #define KB_TABLE lhi_kernels_f32_avx512_table
 #include "core/kernels_body.h"
 

@@ -26,9 +26,16 @@ LHI_TILE_SYMBOLS(f32_avx512)
 LHI_TILE_SYMBOLS(f32_avx512_bf16)
 #endif
 
-/* Matrix products (core/gemm_blis.c): the slot gemm of every table of that element type. */
+/* Matrix products by BLIS (core/gemm_blis.c): the slot gemm of the portable tables. */
 void lhi_gemm_f64(const lh_gemm_args *args, int threads);
 void lhi_gemm_f32(const lh_gemm_args *args, int threads);
+
+#if defined(__x86_64__)
+/* The same in the project's own vector code (core/gemm_body.h), which leaves what does not fit it to
+ * lhi_gemm_f32. */
+void lhi_gemm_f32_avx2(const lh_gemm_args *args, int threads);
+void lhi_gemm_f32_avx512(const lh_gemm_args *args, int threads);
+#endif
 
 /* lhi_gemm_prepare - choose BLIS's kernels where it does not know the processor. Local. Before the
  * first product. */

@@ -37,13 +37,13 @@ static inline vec vec_exp2(vec x)
     return _mm512_scalef_ps(p, x);
 }
 
-/* dst = transposed src, 16 x 16. */
+/* dst = transposed src, 16 x 16; src at any address. */
 static inline void vec_transpose(const real *src, int64_t src_stride, real *dst, int64_t dst_stride)
 {
     __m512 a[16], b[16];
     for (int r = 0; r < 16; r += 2) {
-        __m512 x = _mm512_load_ps(src + r * src_stride),
-               y = _mm512_load_ps(src + (r + 1) * src_stride);
+        __m512 x = _mm512_loadu_ps(src + r * src_stride),
+               y = _mm512_loadu_ps(src + (r + 1) * src_stride);
         a[r] = _mm512_unpacklo_ps(x, y);
         a[r + 1] = _mm512_unpackhi_ps(x, y);
     }

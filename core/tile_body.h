@@ -8,6 +8,7 @@
  *   TILE_OWN_EXP2          if it brings vec_exp2 of its own; else
  *   EXP2_SHIFT, EXP2_LOWEST, EXP2_COEFFICIENTS   of the generic one
  *   TILE_BF16              if products take bfloat16 operands (core/tile_bf16.h)
+ *   GEMM_ELSE              if it brings matrix products too (core/gemm_body.h): the slot for those it leaves
  * Needs -ffp-contract=fast: products and sums become fused multiply-adds.
  *
  * How it works. A work item is one (batch row, key/value head): its keys and values are packed
@@ -35,6 +36,8 @@
 #include <string.h>
 #ifdef _OPENMP
 #include <omp.h>
+#include <sched.h>
+#include <stdatomic.h>
 #endif
 
 #include "core/kernels_internal.h"
@@ -51,7 +54,10 @@ enum {
     ROW_PAD = 16,               /* rows behind a buffer that a register block may read or write */
     OFFSETS = TILE_KEYS + LH_TILE_Q, /* at least the distances of a key block to a query block */
     SPAN_BYTES =
-        512 * 1024 /* of packed keys, values and gradients that should stay in a core's own cache */
+        512 *
+        1024, /* of packed keys, values and gradients that should stay in a core's own cache */
+    UNIT_QUERIES = 1024, /* at least, of a backward unit made of queries */
+    UNITS = 1024         /* of one item, at most */
 };
 _Static_assert(LH_TILE_Q % GROUP == 0 && LH_TILE_Q % OUT_ROWS == 0,
                "register blocks divide a query block");
@@ -448,6 +454,9 @@ typedef struct query_block {
     int64_t row, n, step; /* rows row, row + step, ... of the queries */
     int64_t padded;       /* n rounded up to whole groups of columns */
     tile_limits *limits;  /* of the tile at hand; NULL: none */
+    int64_t number;       /* of the block among those of all tiles */
+    struct turn *turn;    /* for which dq waits; NULL: none */
+    bool waited;          /* for the turn of this block */
 } query_block;
 
 typedef struct key_block {
@@ -522,12 +531,23 @@ static ALWAYS_INLINE int64_t row_at(int64_t b, int64_t rows, int64_t row, int64_
     return ((b * rows + row) * heads + h) * width;
 }
 
-/* Rows [range[0], range[1]) of the key block that any tile touches for batch row b. */
-static void rows_touched(const job *s, int64_t b, int64_t range[2])
+/* A part of an item that is worked through in one go: tiles [begin, end), and of the rows of the key
+ * block [from, to). */
+typedef struct unit {
+    int64_t begin, end, from, to;
+} unit;
+
+static unit whole_item(const job *s)
+{
+    return (unit){0, s->n_tiles, 0, INT32_MAX};
+}
+
+/* Rows [range[0], range[1]) of the key block that any tile of the unit touches for batch row b. */
+static void rows_touched(const job *s, int64_t b, const unit *u, int64_t range[2])
 {
     range[0] = s->k_rows;
     range[1] = 0;
-    for (int64_t i = 0; i < s->n_tiles; i++) {
+    for (int64_t i = u->begin; i < u->end; i++) {
         const lh_tile *t = s->tiles + i;
         int64_t keys[2];
         key_range(s, t, b, 0, t->nq, keys);
@@ -537,14 +557,14 @@ static void rows_touched(const job *s, int64_t b, int64_t range[2])
         range[0] = min_of(range[0], min_of(first, last));
         range[1] = max_of(range[1], max_of(first, last) + 1);
     }
+    range[0] = max_of(range[0], u->from);
+    range[1] = min_of(range[1], u->to);
 }
 
-/* Part `part` of `parts` of the rows: keys and values in, their gradients to 0. */
-static void pack_keys(const job *s, int64_t b, int64_t kv, const work *w, int64_t part,
-                      int64_t parts)
+/* Part `part` of `parts` of the rows range[]: keys and values in, their gradients to 0. */
+static void pack_keys(const job *s, int64_t b, int64_t kv, const work *w, const int64_t range[2],
+                      int64_t part, int64_t parts)
 {
-    int64_t range[2];
-    rows_touched(s, b, range);
     int64_t n = range[1] - range[0];
     if (n <= 0) return;
     int64_t first = range[0] + n * part / parts, rows = range[0] + n * (part + 1) / parts - first;
@@ -564,10 +584,9 @@ static void pack_keys(const job *s, int64_t b, int64_t kv, const work *w, int64_
     memset(w->piece[PIECE_V] + range[1] * s->words, 0, pad);
 }
 
-static void add_key_gradients(const job *s, int64_t b, int64_t kv, const work *w)
+static void add_key_gradients(const job *s, int64_t b, int64_t kv, const work *w,
+                              const int64_t range[2])
 {
-    int64_t range[2];
-    rows_touched(s, b, range);
     int64_t n = range[1] - range[0];
     if (n <= 0) return;
     int64_t to = row_at(b, s->k_rows, range[0], s->kv_held, kv - s->kv_first, s->width);
@@ -1009,6 +1028,40 @@ static void run_block(const query_block *q, key_block *kb)
         move_rows(q, kb, (enum piece)(PIECE_K + i), (enum piece)(PIECE_K_BLOCK + i), false);
 }
 
+/* ---- The order of additions ---- */
+
+/* How far the units of an item have come. What two of them add to is added in their order, whoever
+ * works on them: a unit's turn is over for query block i when its entry is above i. Units are taken
+ * in ascending order, so whoever waits waits for a unit that somebody works on. */
+typedef struct turn {
+#ifdef _OPENMP
+    atomic_llong *before, *own; /* NULL: nobody comes before, or after */
+#else
+    char none;
+#endif
+} turn;
+
+/* Waits until the unit before is through with block `number`. */
+static void turn_wait(const turn *t, int64_t number)
+{
+#ifdef _OPENMP
+    if (t == NULL || t->before == NULL) return;
+    while (atomic_load_explicit(t->before, memory_order_acquire) <= number) (void)sched_yield();
+#else
+    (void)t, (void)number;
+#endif
+}
+
+static void turn_pass(const turn *t, int64_t number)
+{
+#ifdef _OPENMP
+    if (t != NULL && t->own != NULL)
+        atomic_store_explicit(t->own, number + 1, memory_order_release);
+#else
+    (void)t, (void)number;
+#endif
+}
+
 /* ---- Work items ---- */
 
 static bool same_queries(const lh_tile *a, const lh_tile *b)
@@ -1082,8 +1135,19 @@ static void run_queries(query_block *q, int64_t begin, int64_t end)
             run_block(q, &kb);
         }
     }
-    if (begun) end_queries(q);
+    if (begun) {
+        turn_wait(q->turn, q->number);
+        q->waited = true;
+        end_queries(q);
+    }
     if (q->w->calls) q->s->between(q->s->user);
+}
+
+/* Query heads [first, last) of key head kv. */
+static void query_heads(const job *s, int64_t kv, int64_t *first, int64_t *last)
+{
+    *first = max_of(s->head, kv * s->group - s->skew);
+    *last = min_of(s->head + s->n_heads, (kv + 1) * s->group - s->skew);
 }
 
 /* Every parts-th query block of one item, from number `part`, for all query heads of the item's
@@ -1091,11 +1155,11 @@ static void run_queries(query_block *q, int64_t begin, int64_t end)
 static void run_part(const job *s, const work *w, int64_t b, int64_t kv, int64_t part,
                      int64_t parts)
 {
-    int64_t first = max_of(s->head, kv * s->group - s->skew),
-            last = min_of(s->head + s->n_heads, (kv + 1) * s->group - s->skew);
-    int64_t rows[2], span = span_rows(s, b);
+    const unit all = whole_item(s);
+    int64_t rows[2], span = span_rows(s, b), first, last;
     tile_limits limits;
-    rows_touched(s, b, rows);
+    query_heads(s, kv, &first, &last);
+    rows_touched(s, b, &all, rows);
     for (int64_t from = rows[0]; from < rows[1]; from += span) {
         query_block q = {.s = s, .w = w, .b = b, .from = from, .to = from + span};
         if (s->sight.limits != NULL) q.limits = &limits;
@@ -1108,13 +1172,94 @@ static void run_part(const job *s, const work *w, int64_t b, int64_t kv, int64_t
     }
 }
 
+/* ---- Units of the backward ----
+ * An item's backward is cut into units that depend on its shape alone, so that several threads can
+ * share an item and the bits are those of one thread. Where keys are worked through in spans a unit
+ * is a span: it has its rows of dK and dV to itself, and adds to a block's dQ after the span before
+ * it. Where one span has all keys that a query block sees, a unit is a run of query blocks: it has
+ * its rows of dQ to itself, and adds its part of dK and dV after the unit before it. */
+
+/* The query blocks behind tile `begin` that make a unit of at least `queries` rows. */
+static int64_t queries_end(const job *s, int64_t begin, int64_t queries)
+{
+    int64_t end = begin, rows = 0;
+    while (end < s->n_tiles && rows < queries) {
+        rows += s->tiles[end].nq;
+        end = group_end(s, end);
+    }
+    return end;
+}
+
+/* Rows of queries of a unit: UNIT_QUERIES, more where UNITS of them would not do. */
+static int64_t unit_queries(const job *s)
+{
+    int64_t rows = 0;
+    for (int64_t i = 0; i < s->n_tiles; i = group_end(s, i)) rows += s->tiles[i].nq;
+    return max_of(UNIT_QUERIES, rows / UNITS + 1);
+}
+
+/* The units of batch row b, into list [UNITS]; their number. */
+static int64_t list_units(const job *s, int64_t b, unit list[UNITS])
+{
+    const unit all = whole_item(s);
+    int64_t rows[2], n = 0;
+    const int64_t span = span_rows(s, b), queries = unit_queries(s);
+    rows_touched(s, b, &all, rows);
+    if (rows[1] - rows[0] > UNITS * span) {
+        list[0] = all; /* then one thread takes the spans in their order, as several would */
+        return 1;
+    }
+    for (int64_t from = rows[0]; span < INT32_MAX && from < rows[1]; from += span)
+        list[n++] = (unit){0, s->n_tiles, from, min_of(from + span, rows[1])};
+    for (int64_t i = 0, end; span == INT32_MAX && i < s->n_tiles; i = end) {
+        end = queries_end(s, i, queries);
+        list[n++] = (unit){i, end, 0, INT32_MAX};
+    }
+    return n;
+}
+
+/* Unit u of an item, whose spans are `span` rows. t: its turn; NULL: there is one thread. */
+static void run_unit(const job *s, const work *w, int64_t b, int64_t kv, const unit *u, turn *t)
+{
+    const bool of_keys = u->to < INT32_MAX;
+    int64_t rows[2], first, last;
+    const int64_t span = of_keys ? INT32_MAX : span_rows(s, b);
+    tile_limits limits;
+    query_heads(s, kv, &first, &last);
+    rows_touched(s, b, u, rows);
+    pack_keys(s, b, kv, w, rows, 0, 1);
+    for (int64_t from = rows[0]; from < rows[1]; from += span) {
+        query_block q = {.s = s, .w = w, .b = b, .from = from, .to = min_of(from + span, rows[1])};
+        q.turn = of_keys ? t : NULL;
+        if (s->sight.limits != NULL) q.limits = &limits;
+        for (int64_t begin = u->begin, end; begin < u->end; begin = end, q.number++) {
+            end = group_end(s, begin);
+            q.waited = false;
+            for (q.h = first; q.h < last; q.h++) run_queries(&q, begin, end);
+            if (q.waited) turn_pass(q.turn, q.number);
+        }
+    }
+    if (of_keys) add_key_gradients(s, b, kv, w, rows);
+    turn_wait(t, s->n_tiles);
+    if (!of_keys) add_key_gradients(s, b, kv, w, rows);
+    turn_pass(t, s->n_tiles);
+}
+
 static void run_one(const job *s, int thread, int64_t b, int64_t kv)
 {
     work w;
+    unit list[UNITS];
     work_place(s, thread, &w);
-    pack_keys(s, b, kv, &w, 0, 1);
+    if (s->backward) {
+        const int64_t n = list_units(s, b, list);
+        for (int64_t u = 0; u < n; u++) run_unit(s, &w, b, kv, list + u, NULL);
+        return;
+    }
+    const unit all = whole_item(s);
+    int64_t rows[2];
+    rows_touched(s, b, &all, rows);
+    pack_keys(s, b, kv, &w, rows, 0, 1);
     run_part(s, &w, b, kv, 0, 1);
-    if (s->backward) add_key_gradients(s, b, kv, &w);
 }
 
 /* The batch rows of a head add into the same dr: then one item is all of them, in their order. */
@@ -1168,16 +1313,67 @@ static void run_item_shared(const job *s, int thread, int threads, int64_t b, in
     work_place(s, 0, &first);
     own.piece[PIECE_K] = first.piece[PIECE_K];
     own.piece[PIECE_V] = first.piece[PIECE_V];
+    const unit all = whole_item(s);
+    int64_t rows[2];
+    rows_touched(s, b, &all, rows);
 #pragma omp barrier
-    pack_keys(s, b, kv, &own, thread, threads);
+    pack_keys(s, b, kv, &own, rows, thread, threads);
 #pragma omp barrier
     run_part(s, &own, b, kv, thread, threads);
+}
+
+/* Backward of items that several threads share: units are taken in the order of items and units. */
+typedef struct pool {
+    const job *s;
+    int64_t first, n_kv, item, items; /* item: the first of this round */
+    int64_t most;                     /* units of an item */
+    atomic_llong next, done[UNITS];
+} pool;
+
+static void pool_run(pool *p, int thread)
+{
+    work w;
+    unit list[UNITS];
+    work_place(p->s, thread, &w);
+    for (;;) {
+        const int64_t i = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed);
+        const int64_t item = p->item + i / p->most, u = i % p->most;
+        if (i >= p->items * p->most) break;
+        const int64_t b = item / p->n_kv, kv = p->first + item % p->n_kv;
+        turn t = {u > 0 ? &p->done[i - 1] : NULL, &p->done[i]};
+        if (u < list_units(p->s, b, list)) run_unit(p->s, &w, b, kv, list + u, &t);
+    }
+}
+
+static void run_pool(const job *s, int threads, int64_t first, int64_t n_kv, int64_t most)
+{
+    const int64_t items = s->batch * n_kv, together = UNITS / most;
+    for (int64_t item = 0; item < items; item += together) {
+        pool p = {.s = s, .first = first, .n_kv = n_kv, .item = item, .most = most};
+        p.items = min_of(together, items - item);
+#pragma omp parallel num_threads(threads)
+        pool_run(&p, omp_get_thread_num());
+    }
+}
+
+/* Units of an item, at most. */
+static int64_t most_units(const job *s)
+{
+    unit list[UNITS];
+    int64_t most = 1;
+    for (int64_t b = 0; b < s->batch; b++) most = max_of(most, list_units(s, b, list));
+    return most;
 }
 
 static void run_team(const job *s, int threads, int64_t first, int64_t n_kv)
 {
     int64_t items = items_are_heads(s) ? n_kv : s->batch * n_kv;
-    bool shared = !s->backward && items % threads != 0 && blocks_disjoint(s);
+    bool even = items % threads == 0; /* then each thread has as many as the others */
+    bool shared = !s->backward && !even && blocks_disjoint(s);
+    if (s->backward && !even && !items_are_heads(s) && blocks_disjoint(s)) {
+        run_pool(s, threads, first, n_kv, most_units(s));
+        return;
+    }
     if (shared) {
 #pragma omp parallel num_threads(threads)
         for (int64_t i = 0; i < items; i++)
@@ -1306,3 +1502,7 @@ void TILE_SLOT(attend_delta)(const lh_attend_delta_args *a, int threads)
     (void)threads;
     for (int64_t row = 0; row < rows; row++) delta_row(a, row);
 }
+
+#ifdef GEMM_ELSE
+#include "core/gemm_body.h"
+#endif

@@ -10,6 +10,7 @@
 #define OUT_ROWS 6
 #define OUT_VECS 2
 #define TILE_OWN_BASICS
+#define GEMM_ELSE lhi_gemm_f32
 #define EXP2_SHIFT 23
 #define EXP2_LOWEST (-126.0F)
 #define EXP2_COEFFICIENTS                                                                          \
@@ -31,13 +32,13 @@ static inline vec vec_max(vec a, vec b)
     return _mm256_max_ps(a, b);
 }
 
-/* dst = transposed src, 8 x 8. */
+/* dst = transposed src, 8 x 8; src at any address. */
 static inline void vec_transpose(const real *src, int64_t src_stride, real *dst, int64_t dst_stride)
 {
     __m256 a[8], b[8];
     for (int r = 0; r < 8; r += 2) {
-        __m256 x = _mm256_load_ps(src + r * src_stride),
-               y = _mm256_load_ps(src + (r + 1) * src_stride);
+        __m256 x = _mm256_loadu_ps(src + r * src_stride),
+               y = _mm256_loadu_ps(src + (r + 1) * src_stride);
         a[r] = _mm256_unpacklo_ps(x, y);
         a[r + 1] = _mm256_unpackhi_ps(x, y);
     }

@@ -6,6 +6,7 @@
 #define SCORE_VECS 3
 #define OUT_ROWS 12
 #define OUT_VECS 2
+#define GEMM_ELSE lhi_gemm_f32
 
 #include "core/tile_avx512.h"
 #include "core/tile_body.h"

@@ -25,15 +25,9 @@ double lhi_bench_median(double *x, int n)
 void lhi_bench_warn(lh_comm *world, int64_t threads)
 {
     lh_host host = lh_host_of(world);
-    int64_t wanted = threads * host.sharing;
-    if (lh_comm_rank(world) != 0 || wanted <= host.mask) return;
-    (void)fprintf(stderr,
-                  "longhaul bench: warning: %" PRId64 " threads share %d of this machine's %d "
-                  "processors; %s\n",
-                  wanted, host.mask, host.online,
-                  wanted <= host.online ? "launchers bind ranks to cores: with Open MPI give "
-                                          "mpirun --bind-to none"
-                                        : "start fewer ranks or threads");
+    char text[256];
+    if (lh_comm_rank(world) == 0 && lh_host_short(&host, (int)threads, text, sizeof text))
+        (void)fprintf(stderr, "longhaul bench: %s\n", text);
 }
 
 /* Small numbers, so that repeated products stay finite. */

@@ -104,6 +104,7 @@ static void train_say_start(train_run *r)
                    s->device->threads == 1 ? "" : "s", s->device->kernels->isa, windows,
                    r->config->data.length);
     train_say(r, text);
+    if (lh_host_short(&s->host, s->device->threads, text, sizeof text)) train_say(r, text);
     if (s->host.ranks * s->device->threads < s->host.online) {
         (void)snprintf(
             text, sizeof text,

@@ -2,6 +2,7 @@
 #include "parallel/host.h"
 
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -38,4 +39,20 @@ lh_host lh_host_of(lh_comm *c)
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     host.online = online > 0 ? (int)online : 1;
     return host;
+}
+
+bool lh_host_short(const lh_host *h, int threads, char *text, size_t bytes)
+{
+    const int64_t wanted = (int64_t)threads * h->sharing;
+    char remedy[160] = "start fewer ranks or threads";
+    if (wanted <= h->mask) return false;
+    if (wanted <= h->online)
+        (void)snprintf(remedy, sizeof remedy,
+                       "launchers bind ranks to cores: give mpirun --bind-to none or --map-by "
+                       "slot:PE=%d, srun --cpus-per-task=%d",
+                       threads, threads);
+    (void)snprintf(text, bytes,
+                   "warning: %lld threads share %d of this node's %d processor%s; %s",
+                   (long long)wanted, h->mask, h->online, h->online == 1 ? "" : "s", remedy);
+    return true;
 }

@@ -13,5 +13,9 @@ typedef struct lh_host {
 /* lh_host_of - look around. Collective on c. Errors: none (an MPI failure is fatal). */
 lh_host lh_host_of(lh_comm *c);
 
+/* lh_host_short - do the threads of a rank lack processors? Then text says how many there are and what to
+ * give the launcher. Local. */
+bool lh_host_short(const lh_host *h, int threads, char *text, size_t bytes);
+
 /* lh_host_processors - processors that this process may run on. Local, needs no MPI. */
 int lh_host_processors(void);

@@ -92,7 +92,7 @@ static lh_status rig_model(lh_rig *r, const int size[LH_AXES], const int coord[L
     int rank = coord[LH_AXIS_DATA] * size[LH_AXIS_SEQ] + coord[LH_AXIS_SEQ];
     LH_CHECK(d->batch % size[LH_AXIS_DATA] == 0, LH_ERR_BUG, "%lld sequences on %d data ranks",
              (long long)d->batch, size[LH_AXIS_DATA]);
-    LH_TRY(lh_device_create_count("auto", 1, &r->count));
+    LH_TRY(lh_device_create_count(lh_test_isa(), 1, &r->count));
     LH_TRY(lh_layout_contiguous(d->length, size[LH_AXIS_SEQ], d->chunk, !d->unaligned, &r->layout));
     LH_TRY(lh_mesh_create_counting(size[LH_AXIS_DATA], size[LH_AXIS_SEQ], rank, &r->counting));
     r->shape = (lh_model_shape){
@@ -159,9 +159,9 @@ lh_status lh_rig_open(lh_rig *r, const lh_rig_desc *desc, lh_mesh *mesh)
     lh_status st = LH_OK;
     *r = (lh_rig){.desc = desc, .mesh = mesh};
     if (desc->poison)
-        LH_TRY(lh_device_create_poison("auto", 1, &r->device));
+        LH_TRY(lh_device_create_poison(lh_test_isa(), 1, &r->device));
     else
-        LH_TRY(lh_device_create_cpu("auto", 1, &r->device));
+        LH_TRY(lh_device_create_cpu(lh_test_isa(), 1, &r->device));
     LH_TRY(rig_model(r, mesh->size, mesh->coord));
     size_t bytes = (size_t)(r->shape.batch * r->rows) * sizeof *r->ids;
     LH_TRY(lh_device_alloc(r->device, bytes, &r->tokens));

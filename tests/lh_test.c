@@ -37,6 +37,12 @@ void lh_test_close(double actual, double expected, double relative, double absol
     _fail(file, line);
 }
 
+const char *lh_test_isa(void)
+{
+    const char *asked = getenv("LH_TEST_ISA");
+    return asked != NULL && asked[0] != '\0' ? asked : "auto";
+}
+
 bool lh_test_reports(void)
 {
     const char *asked = getenv("LH_TEST_REPORT");

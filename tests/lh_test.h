@@ -34,6 +34,9 @@
 /* lh_test_within - the comparison of lh_assert_close; false when a value is not finite. Local. */
 bool lh_test_within(double actual, double expected, double relative, double absolute);
 
+/* lh_test_isa - the instruction set of the tests' devices: LH_TEST_ISA, else "auto". Local. */
+const char *lh_test_isa(void);
+
 /* lh_test_reports - does the environment ask for figures (LH_TEST_REPORT=1)? Local. */
 bool lh_test_reports(void);
 

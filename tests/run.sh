@@ -9,9 +9,10 @@ usage: bash tests/run.sh [--all] [--tidy] [--build NAME]... [--tests REGEX] [--n
        bash tests/run.sh --count JUNIT.xml
 
   (nothing)       release at 1-5 ranks, double and asan at 1 and 3 ranks, warnings as errors, format
-  --all           release, debug, double and asan at 1-5 ranks, tests labelled slow too, clang where installed, clang-tidy
+  --all           release, debug, double and asan at 1-5 ranks, tests labelled slow too, release once more with each
+                  lesser instruction set, clang where installed, clang-tidy
   --tidy          clang-tidy as well
-  --build NAME    only this part (release, debug, double, asan, ci, clang, format, tidy); may be repeated
+  --build NAME    only this part (release, debug, double, asan, avx2, portable, ci, clang, format, tidy); may be repeated
   --tests REGEX   only tests whose name matches
   --no-install    leave setup.sh out
   --count FILE    print what a ctest report counts
@@ -77,26 +78,27 @@ build() {
     return 1
 }
 
-# run_tests NAME RANKS: every test of build/NAME; RANKS lists the rank counts, the others are left out.
+# run_tests NAME RANKS [ISA]: every test of build/NAME; RANKS lists the rank counts, the others are left out. ISA: the
+# instruction set of the tests' devices, where it is not the best.
 run_tests() {
-    local name=$1 ranks=$2 report=$PWD/build/$1/report.xml p f s t others
+    local name=$1 ranks=$2 isa=${3:-} report=$PWD/build/$1/report.xml p f s t others
     local select=()
     others=$(echo 1 2 3 4 5 6 7 8 | tr ' ' '\n' | grep -vxE "$(echo "$ranks" | tr ' ' '|')" | tr -d '\n')
     select+=(-E "\\.np[$others]\$")
     [ "$all" = 1 ] || select+=(-LE '^slow$')
     [ -z "$filter" ] || select+=(-R "$filter")
-    note "test $name at $ranks ranks"
+    note "test $name${isa:+ with $isa} at $ranks ranks"
     rm -f "$report"
-    ctest --test-dir "build/$name" -j "$jobs" --output-on-failure --no-tests=error \
+    LH_TEST_ISA=$isa ctest --test-dir "build/$name" -j "$jobs" --output-on-failure --no-tests=error \
         --output-junit "$report" "${select[@]}"
     if [ ! -s "$report" ]; then
-        [ -n "$filter" ] || fail "$name: ctest made no report"
+        [ -n "$filter" ] || fail "$name${isa:+ with $isa}: ctest made no report"
         return
     fi
     read -r p f s < <(count_report "$report")
     passed=$((passed + p)) failed=$((failed + f))
     [ $((p + f + s)) -gt 0 ] || [ -n "$filter" ] || fail "$name: no tests"
-    while read -r t; do failures+=("$name: $t"); done < <(list_report "$report" failed)
+    while read -r t; do failures+=("$name${isa:+ with $isa}: $t"); done < <(list_report "$report" failed)
     while read -r t; do skips+=("$name: $t"); done < <(list_report "$report" skipped)
 }
 
@@ -149,6 +151,10 @@ part() {
     release) build release --preset release && run_tests release '1 2 3 4 5' ;;
     debug) build debug --preset debug && run_tests debug '1 2 3 4 5' ;;
     double | asan) build "$1" --preset "$1" && run_tests "$1" "$some" ;;
+    avx2 | portable)
+        if [ "$1" = portable ] || grep -qw avx2 /proc/cpuinfo 2>/dev/null; then
+            build release --preset release && run_tests release '1 2 3 4 5' "$1"
+        else skip "$1: not on this processor"; fi ;;
     ci) build ci --preset ci && pass ;;
     clang)
         if command -v clang >/dev/null; then
@@ -169,7 +175,7 @@ fi
 parts=$only
 if [ -z "$parts" ]; then
     parts='format ci release double asan'
-    [ "$all" = 1 ] && parts='format ci release debug double asan clang tidy'
+    [ "$all" = 1 ] && parts='format ci release avx2 portable debug double asan clang tidy'
     [ "$all" = 0 ] && [ "$tidy" = 1 ] && parts="$parts tidy"
 fi
 for p in $parts; do part "$p"; done

@@ -30,9 +30,23 @@ for isa in avx2 avx512 avx512_bf16; do
     near_losses "device.isa $isa" runs/$isa runs/portable $bound
 done
 echo "$tried vector instruction sets tried"
-train 1 threads --set device.threads=2 --set train.eval_every=5
-says err '2 threads'
-same "losses with 2 threads" "$(value loss runs/threads/metrics.jsonl)" "$(value loss runs/cpu-1/metrics.jsonl)"
+without_memory() { # every thread has scratch of its own
+    results "$1" | sed -E 's/,"peak_bytes":[0-9]+//'
+}
+# a step that is wide enough for threads to share every part of it: any number of them gives the same bits
+for threads in 1 2 3 7; do
+    train 1 threads-$threads --set device.threads=$threads --set data.length=1000 --set mesh.chunk=256 \
+        --set model.width=128 --set model.mlp=swiglu --set schedule.steps=3 --set train.eval_every=3
+    says err "$threads thread"
+    same "results with $threads threads" "$(without_memory runs/threads-$threads)" "$(without_memory runs/threads-1)"
+done
+
+# --- a launcher that bound the rank to one processor ---
+one=$(taskset -cp $$ | sed 's/.*: *\([0-9]*\).*/\1/')
+LH_MPIEXEC="taskset -c $one $LH_MPIEXEC" train 1 bound --set device.threads=2 --set schedule.steps=1
+says err 'warning: 2 threads share 1 of this node'
+LH_MPIEXEC="taskset -c $one $LH_MPIEXEC" train 1 fits --set device.threads=1 --set schedule.steps=1
+if grep -q warning err; then fail "1 thread of 1 processor is warned"; else pass; fi
 
 # --- bfloat16 storage: another number of ranks, half of the rows' bytes, less memory; a run may go on with it ---
 train 3 bfloat16 --set device.store=bfloat16 --set device.kind=poison

@@ -204,7 +204,7 @@ write_periodic() {
 }
 
 # write_experiment FILE TEXT: a tiny decoder; chunks of 16 so that even short sequences have shards on all ranks. Every
-# step is logged, the end is evaluated, nothing is saved.
+# step is logged, the end is evaluated, nothing is saved. LH_TEST_ISA chooses the instruction set.
 write_experiment() {
     cat >"$1" <<EOF
 run: {name: tiny, seed: 3, output: runs}
@@ -219,6 +219,7 @@ optimizer: {lr: 1.0e-2}
 schedule: {kind: constant, steps: 5}
 train: {log_every: 1, eval_every: 1000, eval_tokens: 0}
 checkpoint: {every: 0}
+device: {isa: ${LH_TEST_ISA:-auto}}
 EOF
 }
 

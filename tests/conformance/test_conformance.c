@@ -376,8 +376,8 @@ static lh_status probe_open(probe *p, const form *f, int64_t n, bool unaligned)
     lh_status st = LH_OK;
     lh_mesh *mesh = f->mesh;
     *p = (probe){.ops = f->ops, .variant = f->variant, .mesh = mesh, .store = f->store};
-    LH_TRY(lh_device_create_cpu("auto", 1, &p->device));
-    LH_TRY(lh_device_create_count("auto", 1, &p->count));
+    LH_TRY(lh_device_create_cpu(lh_test_isa(), 1, &p->device));
+    LH_TRY(lh_device_create_count(lh_test_isa(), 1, &p->count));
     LH_TRY(probe_mechanism(p, f->causal, f->grouped, n, unaligned));
     LH_TRY(probe_sight(p));
     LH_TRY(probe_buffers(p));
@@ -846,7 +846,7 @@ static void check_refusal(lh_comm *c, const lh_attn_ops *ops, const void *settin
     lh_device *device = NULL;
     lh_layout *layout = NULL;
     lh_params *params = NULL;
-    lh_assert_all_ok(c, lh_device_create_cpu("auto", 1, &device));
+    lh_assert_all_ok(c, lh_device_create_cpu(lh_test_isa(), 1, &device));
     lh_assert_all_ok(c, lh_layout_contiguous(20, 1, 16, true, &layout));
     lh_assert_all_ok(c, lh_params_create(device, coord, &params));
     const lh_model_shape shape = {.batch = 1, .length = 20, .layout = layout};

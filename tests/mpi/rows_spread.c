@@ -83,8 +83,8 @@ static lh_status spread_open(lh_comm *c, lh_test_layout_kind kind, int64_t n, sp
     LH_TRY(lh_mesh_split(a->mesh, a->ways));
     LH_TRY(lh_mesh_create_counting(1, ranks, a->rank, &a->counting));
     LH_TRY(lh_mesh_split(a->counting, a->ways));
-    LH_TRY(lh_device_create_poison("auto", 1, &a->device));
-    LH_TRY(lh_device_create_count("auto", 1, &a->count));
+    LH_TRY(lh_device_create_poison(lh_test_isa(), 1, &a->device));
+    LH_TRY(lh_device_create_count(lh_test_isa(), 1, &a->count));
     LH_TRY(lh_test_layout(kind, n, ranks, CHUNK, &a->layout));
     LH_TRY(lh_spread_create(a->layout, a->ways, &a->spread));
     a->rows = a->layout->rows[a->rank];
@@ -282,7 +282,7 @@ void spread_refuses(void **state)
     lh_assert_all_ok(c, lh_tape_create(mesh->size, mesh->coord, &t));
     lh_device *device = NULL;
     lh_memory *memory = NULL;
-    lh_assert_all_ok(c, lh_device_create_count("auto", 1, &device));
+    lh_assert_all_ok(c, lh_device_create_count(lh_test_isa(), 1, &device));
     lh_assert_all_ok(c, lh_memory_create(&memory));
     lh_assert_all_ok(c, lh_memory_count_begin(memory));
     lh_tape_reset(t, device, memory, false);

@@ -371,8 +371,8 @@ static lh_status stage_open(lh_comm *c, const scene *s, stage *a)
     *a = (stage){.s = s, .comm = c};
     LH_TRY(lh_mesh_create(data, &a->mesh));
     LH_TRY(lh_mesh_create_counting(data, ranks / data, rank, &a->counting));
-    LH_TRY(lh_device_create_poison("auto", 1, &a->device));
-    LH_TRY(lh_device_create_count("auto", 1, &a->count));
+    LH_TRY(lh_device_create_poison(lh_test_isa(), 1, &a->device));
+    LH_TRY(lh_device_create_count(lh_test_isa(), 1, &a->count));
     LH_TRY(lh_plan_cache_create(&a->plans));
     LH_TRY(lh_test_layout(s->layout, s->n, ranks / data, s->chunk, &a->layout[0]));
     if (s->n_segments > 1)
@@ -705,7 +705,7 @@ static lh_status memory_measure(const memory_case *c, measured *out)
     lh_status st = LH_OK;
     memory_stage m = {0};
     LH_TRY(lh_mesh_create_counting(1, c->ranks, c->ranks / 2, &m.mesh));
-    LH_TRY(lh_device_create_count("auto", 1, &m.count));
+    LH_TRY(lh_device_create_count(lh_test_isa(), 1, &m.count));
     LH_TRY(lh_layout_contiguous(c->n, c->ranks, 16, true, &m.layout));
     LH_TRY(lh_plan_cache_create(&m.plans));
     LH_TRY(lh_tape_create(m.mesh->size, m.mesh->coord, &m.tape));
@@ -794,7 +794,7 @@ static void refuses(void **state)
     lh_var o;
     lh_pattern pattern = lh_pattern_band(-3, 3);
     lh_assert_all_ok(comm, lh_mesh_create_counting(1, 2, 0, &m.mesh));
-    lh_assert_all_ok(comm, lh_device_create_count("auto", 1, &m.count));
+    lh_assert_all_ok(comm, lh_device_create_count(lh_test_isa(), 1, &m.count));
     lh_assert_all_ok(comm, lh_layout_contiguous(20, 2, 4, true, &m.layout));
     lh_assert_all_ok(comm, lh_plan_cache_create(&m.plans));
     lh_assert_all_ok(comm, lh_tape_create(m.mesh->size, m.mesh->coord, &m.tape));

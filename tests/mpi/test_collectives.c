@@ -28,8 +28,8 @@ static lh_status stage_open(lh_comm *c, int data, lh_test_layout_kind kind, int6
     *a = (stage){.axis = LH_AXIS_SEQ};
     LH_TRY(lh_mesh_create(data, &a->mesh));
     LH_TRY(lh_mesh_create_counting(data, seq, lh_comm_rank(c), &a->counting));
-    LH_TRY(lh_device_create_poison("auto", 1, &a->device));
-    LH_TRY(lh_device_create_count("auto", 1, &a->count));
+    LH_TRY(lh_device_create_poison(lh_test_isa(), 1, &a->device));
+    LH_TRY(lh_device_create_count(lh_test_isa(), 1, &a->count));
     LH_TRY(lh_test_layout(kind, n, seq, 4, &a->layout));
 done:
     return st;
@@ -635,8 +635,8 @@ static void scan_formula(void **state)
                 stage a = {.axis = LH_AXIS_SEQ};
                 lh_gradcheck_run run;
                 lh_assert_all_ok(c, lh_mesh_create_counting(1, ranks, rank, &a.counting));
-                lh_assert_all_ok(c, lh_device_create_poison("auto", 1, &a.device));
-                lh_assert_all_ok(c, lh_device_create_count("auto", 1, &a.count));
+                lh_assert_all_ok(c, lh_device_create_poison(lh_test_isa(), 1, &a.device));
+                lh_assert_all_ok(c, lh_device_create_count(lh_test_isa(), 1, &a.count));
                 lh_assert_all_ok(c, lh_test_layout(zigzag ? LH_TEST_ZIGZAG : LH_TEST_UNEVEN, 23,
                                                    ranks, 4, &a.layout));
                 a.mesh = a.counting;

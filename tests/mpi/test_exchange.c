@@ -69,8 +69,8 @@ static lh_status stage_open(lh_comm *c, lh_test_layout_kind kind, int64_t n, nee
     *a = (stage){.n = {.kind = needs, .reach = reach}};
     LH_TRY(lh_mesh_create(1, &a->mesh));
     LH_TRY(lh_mesh_create_counting(1, ranks, lh_comm_rank(c), &a->counting));
-    LH_TRY(lh_device_create_poison("auto", 1, &a->device));
-    LH_TRY(lh_device_create_count("auto", 1, &a->count));
+    LH_TRY(lh_device_create_poison(lh_test_isa(), 1, &a->device));
+    LH_TRY(lh_device_create_count(lh_test_isa(), 1, &a->count));
     LH_TRY(lh_test_layout(kind, n, ranks, 4, &a->layout));
     a->n.layout = a->layout;
     LH_TRY(lh_exchange_create(a->layout, lh_comm_rank(c), &(lh_needs){need_runs, &a->n, false},
@@ -464,8 +464,8 @@ static lh_status move_open(lh_comm *c, int from, int64_t n, int to, int64_t m, m
     *a = (move){.rank = lh_comm_rank(c)};
     LH_TRY(lh_mesh_create(1, &a->mesh));
     LH_TRY(lh_mesh_create_counting(1, ranks, a->rank, &a->counting));
-    LH_TRY(lh_device_create_poison("auto", 1, &a->device));
-    LH_TRY(lh_device_create_count("auto", 1, &a->count));
+    LH_TRY(lh_device_create_poison(lh_test_isa(), 1, &a->device));
+    LH_TRY(lh_device_create_count(lh_test_isa(), 1, &a->count));
     LH_TRY(move_layout(from, n, ranks, &a->from));
     LH_TRY(move_layout(to, m, ranks, &a->to));
     LH_TRY(lh_moves_create(a->from, a->to, a->rank, &a->moves));

@@ -306,8 +306,9 @@ static lh_status stage_open(lh_comm *c, const scene *s, stage *a)
     a->wide = lh_feature_width(s->kind, a->features);
     LH_TRY(lh_mesh_create(data, &a->mesh));
     LH_TRY(lh_mesh_create_counting(data, ranks / data, lh_comm_rank(c), &a->counting));
-    LH_TRY((s->plain ? lh_device_create_cpu : lh_device_create_poison)("auto", 1, &a->device));
-    LH_TRY(lh_device_create_count("auto", 1, &a->count));
+    LH_TRY(
+        (s->plain ? lh_device_create_cpu : lh_device_create_poison)(lh_test_isa(), 1, &a->device));
+    LH_TRY(lh_device_create_count(lh_test_isa(), 1, &a->count));
     LH_TRY(lh_test_layout(s->layout, s->n, ranks / data, s->chunk, &a->layout));
     a->g = (lh_gradcheck){.device = a->device,
                           .count = a->count,
@@ -713,8 +714,8 @@ static lh_status mech_open(mech *m, const char *settings, bool causal, lh_test_l
                      "data: {length: 101, batch: 2}\n",
                      causal ? "decoder" : "encoder", settings);
     LH_TRY(lh_config_parse(text, (size_t)n, "favor.yaml", LH_CONFIG_PARTIAL, &m->config));
-    LH_TRY(lh_device_create_cpu("auto", 1, &m->device));
-    LH_TRY(lh_device_create_count("auto", 1, &m->count));
+    LH_TRY(lh_device_create_cpu(lh_test_isa(), 1, &m->device));
+    LH_TRY(lh_device_create_count(lh_test_isa(), 1, &m->count));
     LH_TRY(lh_mesh_create_counting(1, (int)ranks.count, (int)ranks.row, &m->counting));
     LH_TRY(lh_test_layout(layout, MECH_N, (int)ranks.count, 8, &m->layout));
     m->desc = (lh_attn_desc){.width = 32,

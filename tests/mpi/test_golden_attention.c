@@ -264,10 +264,10 @@ static lh_status layer_open(layer *a, lh_h5 *file, const char *name, const varia
     lh_status st = LH_OK;
     *a = (layer){.file = file, .name = name, .how = how, .mesh = mesh};
     if (how->poison)
-        LH_TRY(lh_device_create_poison("auto", 1, &a->device));
+        LH_TRY(lh_device_create_poison(lh_test_isa(), 1, &a->device));
     else
-        LH_TRY(lh_device_create_cpu("auto", 1, &a->device));
-    LH_TRY(lh_device_create_count("auto", 1, &a->count));
+        LH_TRY(lh_device_create_cpu(lh_test_isa(), 1, &a->device));
+    LH_TRY(lh_device_create_count(lh_test_isa(), 1, &a->count));
     LH_TRY(lh_mesh_create_counting(1, mesh->size[LH_AXIS_SEQ], mesh->coord[LH_AXIS_SEQ],
                                    &a->counting));
     LH_TRY(lh_plan_cache_create(&a->plans));

@@ -425,8 +425,8 @@ static lh_status stage_open(lh_comm *c, const scene *s, stage *a)
     *a = (stage){.s = s, .comm = c};
     LH_TRY(lh_mesh_create(data, &a->mesh));
     LH_TRY(lh_mesh_create_counting(data, ranks / data, lh_comm_rank(c), &a->counting));
-    LH_TRY(lh_device_create_poison("auto", 1, &a->device));
-    LH_TRY(lh_device_create_count("auto", 1, &a->count));
+    LH_TRY(lh_device_create_poison(lh_test_isa(), 1, &a->device));
+    LH_TRY(lh_device_create_count(lh_test_isa(), 1, &a->count));
     LH_TRY(lh_plan_cache_create(&a->plans));
     LH_TRY(lh_test_layout(s->layout, s->n, ranks / data, s->chunk, &a->layout));
     if (s->made > 0) LH_TRY(lh_test_layout(s->layout, s->made, ranks / data, s->chunk, &a->table));
@@ -889,7 +889,7 @@ static lh_status memory_measure(const scene *s, int ranks, measured *out)
     lh_memory *memory = NULL;
     stage a = {.s = s};
     LH_TRY(lh_mesh_create_counting(1, ranks, ranks / 2, &a.mesh));
-    LH_TRY(lh_device_create_count("auto", 1, &a.device));
+    LH_TRY(lh_device_create_count(lh_test_isa(), 1, &a.device));
     LH_TRY(lh_plan_cache_create(&a.plans));
     LH_TRY(lh_test_layout(s->layout, s->n, ranks, s->chunk, &a.layout));
     LH_TRY(stage_mechanism(&a));
@@ -1001,7 +1001,7 @@ static void refuses_settings(void **state)
         lh_assert_all_ok(c, config_of(s, 1, wrongs[i].k, "", &config));
         lh_assert_all_ok(c, lh_test_layout(s->layout, s->n, 1, s->chunk, &layout));
         lh_assert_all_ok(c, lh_test_layout(s->layout, made_for(s), 1, s->chunk, &table));
-        lh_assert_all_ok(c, lh_device_create_cpu("auto", 1, &device));
+        lh_assert_all_ok(c, lh_device_create_cpu(lh_test_isa(), 1, &device));
         lh_assert_all_ok(c, lh_params_create(device, (int[]){0, 0}, &params));
         lh_attn_desc d = describe(s, config, layout, table);
         const lh_attn_ops *ops = config->model.attention[0].ops;
@@ -1054,7 +1054,7 @@ static lh_status declared(const scene *s, int layers, const char *k, int64_t *co
     lh_params *params = NULL;
     LH_TRY(config_of(s, layers, k, "", &config));
     LH_TRY(lh_test_layout(s->layout, s->n, 1, s->chunk, &layout));
-    LH_TRY(lh_device_create_cpu("auto", 1, &device));
+    LH_TRY(lh_device_create_cpu(lh_test_isa(), 1, &device));
     LH_TRY(lh_params_create(device, (int[]){0, 0}, &params));
     for (int i = 0; i < layers; i++) {
         lh_attn_desc d = describe(s, config, layout, layout);

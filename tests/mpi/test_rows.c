@@ -67,8 +67,8 @@ static lh_status stage_open(lh_comm *c, op_kind kind, lh_test_layout_kind layout
     lh_status st = LH_OK;
     *a = (stage){.kind = kind, .copies = 1, .rank = lh_comm_rank(c)};
     LH_TRY(lh_mesh_create(1, &a->mesh));
-    LH_TRY(lh_device_create_poison("auto", 1, &a->device));
-    LH_TRY(lh_device_create_count("auto", 1, &a->count));
+    LH_TRY(lh_device_create_poison(lh_test_isa(), 1, &a->device));
+    LH_TRY(lh_device_create_count(lh_test_isa(), 1, &a->count));
     LH_TRY(lh_test_layout(layout, n, lh_comm_size(c), CHUNK, &a->layout));
     list_fill(a, n);
     a->valid[0] = n >= 16 ? 16 : n >= 2 ? 2 : n;

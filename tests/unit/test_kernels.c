@@ -515,7 +515,7 @@ static void plain_columns(operand *v)
 /* --- features: FR rows of FH heads, the last three without features; x, u, c, then results
  * ------------------------------------------------------------------------------------------ */
 
-enum { FR = 43, FH = 3, FW = 6, FM = 100, FX = FR * FH * FW, FU = FR * FH * FM };
+enum { FR = 115, FH = 3, FW = 6, FM = 100, FX = FR * FH * FW, FU = FR * FH * FM };
 
 static lh_feature_args feature_args(run *r, lh_feature_kind kind, const void *c, void *phi)
 {
@@ -643,6 +643,31 @@ static void plain_divide(operand *v)
         for (int j = i + 1; j < VOCAB; j++) v[7].d[i * VOCAB + j] = 0;
 }
 
+/* o, sum, max, top of 2 sequences of ROWS queries and HEADS heads; some saw nothing */
+enum { QUERIES = 2 * ROWS * HEADS };
+static void rescale_edit(operand *max)
+{
+    for (int64_t i = 0; i < max->n; i += 7) max->f[i] = -(float)INFINITY;
+    for (int64_t i = 0; i < max->n; i += 7) max->d[i] = -INFINITY;
+}
+static void do_rescale(run *r)
+{
+    rescale_edit(&r->v[2]);
+    r->k->attend_rescale(
+        &(lh_attend_rescale_args){2, HEADS, HEAD, ROWS, at(r, 0), at(r, 1), at(r, 2), at(r, 3)},
+        r->threads);
+}
+static void plain_rescale(operand *v)
+{
+    rescale_edit(&v[2]);
+    for (int i = 0; i < QUERIES; i++) {
+        const int b = i / (HEADS * ROWS), h = i / ROWS % HEADS, row = i % ROWS;
+        const double factor = exp(v[2].d[i] - v[3].d[i]);
+        v[1].d[i] *= factor;
+        for (int d = 0; d < HEAD; d++) v[0].d[((b * ROWS + row) * HEADS + h) * HEAD + d] *= factor;
+    }
+}
+
 /* --- the comparison
  * ------------------------------------------------------------------------------------------------ */
 
@@ -713,6 +738,7 @@ static const op ops[] = {
      {RW - ROWS, RW, RW, RW - ROWS, ROWS, RW - ROWS, RW, VOCAB *VOCAB},
      0,
      WIDTH},
+    {"rescaling", do_rescale, plain_rescale, {QUERIES * HEAD, QUERIES, QUERIES, QUERIES}, 0, 1},
     {"columns of rows",
      do_columns,
      plain_columns,
@@ -727,6 +753,10 @@ static const op ops[] = {
      1},
 };
 enum { OPS = sizeof ops / sizeof ops[0] };
+
+/* More threads than some calls have parts to give; none divides every size. */
+static const int thread_count[] = {2, 3, 7};
+enum { THREAD_COUNTS = sizeof thread_count / sizeof thread_count[0] };
 
 static run run_new(const op *o, const lh_kernels *k, bool single, int threads)
 {
@@ -763,22 +793,63 @@ static void compare(const op *o, const lh_kernels *k, bool single, const run *wa
 {
     const double eps = single ? (double)FLT_EPSILON : DBL_EPSILON;
     const double tolerance = 8.0 * sqrt(o->terms) * eps;
-    run one = run_new(o, k, single, 1), two = run_new(o, k, single, 2);
-    run three = run_new(o, k, single, 3);
+    run one = run_new(o, k, single, 1);
     for (int i = 0; i < OPERANDS; i++) {
-        const operand *a = &one.v[i], *b = &two.v[i], *c = &three.v[i];
         const double d = difference(&one, i, o->doubles, want->v[i].d);
         if (d > tolerance)
             fail_msg("%s, %s %s, operand %d: difference %.3g, allowed %.3g", o->name,
                      single ? "float" : "double", k->isa, i, d, tolerance);
-        assert_memory_equal(a->d, b->d, (size_t)a->n * sizeof(double));
-        assert_memory_equal(a->d, c->d, (size_t)a->n * sizeof(double));
-        assert_memory_equal(a->f, b->f, (size_t)a->n * sizeof(float));
-        assert_memory_equal(a->f, c->f, (size_t)a->n * sizeof(float));
+    }
+    for (int t = 0; t < THREAD_COUNTS; t++) {
+        run more = run_new(o, k, single, thread_count[t]);
+        for (int i = 0; i < OPERANDS; i++) {
+            const size_t n = (size_t)one.v[i].n;
+            if (memcmp(one.v[i].d, more.v[i].d, n * sizeof(double)) != 0 ||
+                memcmp(one.v[i].f, more.v[i].f, n * sizeof(float)) != 0)
+                fail_msg("%s, %s %s, operand %d: %d threads give other bits", o->name,
+                         single ? "float" : "double", k->isa, i, thread_count[t]);
+        }
+        run_free(&more);
     }
     run_free(&one);
-    run_free(&two);
-    run_free(&three);
+}
+
+/* --- every slot of the table is called above: a copy of it that notes its calls
+ * ------------------------------------------------------------------------------------------ */
+
+static lh_kernels noted;
+
+#define NOTE_CALL(name)                                                                            \
+    static int64_t calls_##name;                                                                   \
+    static void note_##name(const lh_##name##_args *a, int threads)                                \
+    {                                                                                              \
+        calls_##name++;                                                                            \
+        lh_kernels_f64()->name(a, threads);                                                        \
+    }
+LH_KERNEL_LIST(NOTE_CALL)
+#undef NOTE_CALL
+
+/* Those of the tiles are compared in test_tiles. */
+static bool of_tiles(const char *name)
+{
+    return strncmp(name, "attend", 6) == 0 && strcmp(name, "attend_rescale") != 0;
+}
+
+static void test_no_kernel_is_left_out(void **state)
+{
+    (void)state;
+    noted = *lh_kernels_f64();
+#define NOTE_SLOT(name) noted.name = note_##name;
+    LH_KERNEL_LIST(NOTE_SLOT)
+#undef NOTE_SLOT
+    for (int i = 0; i < OPS; i++) {
+        run r = run_new(&ops[i], &noted, false, 1);
+        run_free(&r);
+    }
+#define NOTE_SEEN(name)                                                                            \
+    if (calls_##name == 0 && !of_tiles(#name)) fail_msg("no operation calls %s", #name);
+    LH_KERNEL_LIST(NOTE_SEEN)
+#undef NOTE_SEEN
 }
 
 static void test_double_against_plain_loops(void **state)
@@ -843,9 +914,9 @@ static double gemm_plain(const lh_gemm_args *g, int64_t i, int64_t j, double old
 
 /* One product with random strides: each operand row-major, column-major or with gaps. NaN in C must
  * not leak. */
-static void gemm_case(uint64_t seed)
+static void gemm_case(uint64_t seed, const lh_kernels *single)
 {
-    enum { SIDE = 40, GAP = 3, ROOM = SIDE * SIDE * GAP * GAP };
+    enum { SIDE = 70, GAP = 3, ROOM = SIDE * SIDE * GAP * GAP };
     uint64_t at_word = 0;
 #define DRAW(n) ((int64_t)(lh_random_u32(seed, 9, at_word++) % (uint32_t)(n)))
     const int64_t m = DRAW(6) == 0 ? 1 : DRAW(SIDE), n = DRAW(6) == 0 ? 1 : DRAW(SIDE);
@@ -871,13 +942,13 @@ static void gemm_case(uint64_t seed)
     if (!g.accumulate) memset(c.d, 0xFF, sizeof(double) * ROOM);
     if (!g.accumulate) memset(c.f, 0xFF, sizeof(float) * ROOM);
     lh_kernels_f64()->gemm(&g, (int)DRAW(2) + 1);
-    lh_kernels_f32()->gemm(&h, (int)DRAW(2) + 1);
+    single->gemm(&h, (int)DRAW(2) + 1);
     for (int64_t i = 0; i < m; i++) {
         for (int64_t j = 0; j < n; j++) {
             const int64_t p = i * rs[2] + j * cs[2];
             const double want = gemm_plain(&g, i, j, old.d[p]);
             lh_assert_close(c.d[p], want, 1e-13, 1e-13);
-            lh_assert_close((double)c.f[p], want, 1e-5, 1e-5);
+            lh_assert_close((double)c.f[p], want, 1e-5, 4e-5); /* of sums of up to 630 */
             old.d[p] = c.d[p]; /* visited; everything else must be as before */
         }
     }
@@ -892,35 +963,72 @@ static void gemm_case(uint64_t seed)
 static void test_products_with_any_strides(void **state)
 {
     (void)state;
-    for (uint64_t seed = 0; seed < 300; seed++) gemm_case(seed);
+    const lh_kernels *tables[] = {lh_kernels_f32(), lh_kernels_f32_avx2(), lh_kernels_f32_avx512()};
+    for (int t = 0; t < 3; t++)
+        for (uint64_t seed = 0; seed < 200 && tables[t] != NULL; seed++)
+            gemm_case(seed + 1000 * (uint64_t)t, tables[t]);
 }
 
-/* The number of threads changes no bit of a product. */
+/* A product with operands of one element type, row-major or (turned) column-major. */
+static void gemm_plain_call(const lh_kernels *k, bool single, const int64_t mnk[3], unsigned turned,
+                            operand x[3], int threads)
+{
+    const int64_t rows[3] = {mnk[0], mnk[2], mnk[0]}, cols[3] = {mnk[2], mnk[1], mnk[1]};
+    int64_t rs[3], cs[3];
+    for (unsigned i = 0; i < 3; i++) {
+        rs[i] = turned >> i & 1 ? 1 : cols[i];
+        cs[i] = turned >> i & 1 ? rows[i] : 1;
+    }
+    void *p[3];
+    for (int i = 0; i < 3; i++) p[i] = single ? (void *)x[i].f : (void *)x[i].d;
+    k->gemm(&(lh_gemm_args){mnk[0], mnk[1], mnk[2], 0.75, p[0], rs[0], cs[0], p[1], rs[1], cs[1],
+                            p[2], rs[2], cs[2], true},
+            threads);
+}
+
+/* The number of threads changes no bit of a product, nor do the other rows of it. */
+static void threads_case(const lh_kernels *k, bool single, const int64_t mnk[3], unsigned turned)
+{
+    const int64_t m = mnk[0], n = mnk[1];
+    const size_t bytes = single ? sizeof(float) : sizeof(double);
+    operand x[3] = {operand_new(m * mnk[2], 1), operand_new(n * mnk[2], 2), operand_new(m * n, 3)};
+    gemm_plain_call(k, single, mnk, turned, x, 1);
+    for (int threads = 2; threads <= 7; threads++) {
+        operand more[3] = {x[0], x[1], operand_new(m * n, 3)};
+        gemm_plain_call(k, single, mnk, turned, more, threads);
+        if (memcmp(single ? (void *)x[2].f : (void *)x[2].d,
+                   single ? (void *)more[2].f : (void *)more[2].d, (size_t)(m * n) * bytes) != 0)
+            fail_msg("%s, %lld x %lld x %lld, orientation %u: %d threads give other bits", k->isa,
+                     (long long)m, (long long)n, (long long)mnk[2], turned, threads);
+        operand_free(&more[2]);
+    }
+    if (turned == 0) { /* all but the first five rows */
+        operand less[3] = {x[0], x[1], operand_new(m * n, 3)};
+        const int64_t rest[3] = {m - 5, n, mnk[2]};
+        for (int i = 0; i < 3; i += 2) less[i].d += 5 * (i == 0 ? mnk[2] : n);
+        for (int i = 0; i < 3; i += 2) less[i].f += 5 * (i == 0 ? mnk[2] : n);
+        gemm_plain_call(k, single, rest, turned, less, 1);
+        assert_memory_equal(single ? (void *)(x[2].f + 5 * n) : (void *)(x[2].d + 5 * n),
+                            single ? (void *)less[2].f : (void *)less[2].d,
+                            (size_t)((m - 5) * n) * bytes);
+        less[2].d -= 5 * n;
+        less[2].f -= 5 * n;
+        operand_free(&less[2]);
+    }
+    for (int i = 0; i < 3; i++) operand_free(&x[i]);
+}
+
 static void test_products_on_threads(void **state)
 {
-    static const int64_t sizes[][3] = {{57, 45, 83}, {130, 64, 64}, {64, 258, 31}, {300, 96, 200}};
+    static const int64_t sizes[][3] = {{57, 45, 83},   {130, 64, 64},   {64, 258, 31},
+                                       {300, 96, 200}, {101, 333, 530}, {411, 65, 129}};
+    const lh_kernels *tables[] = {lh_kernels_f64(), lh_kernels_f32(), lh_kernels_f32_avx2(),
+                                  lh_kernels_f32_avx512()};
     (void)state;
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        const int64_t m = sizes[i][0], n = sizes[i][1], k = sizes[i][2];
-        operand a = operand_new(m * k, 1), b = operand_new(k * n, 2);
-        operand one = operand_new(m * n, 3), more = operand_new(m * n, 3);
-        lh_gemm_args g = {m, n, k, 1.0, a.d, k, 1, b.d, n, 1, one.d, n, 1, false};
-        lh_gemm_args h = {m, n, k, 1.0, a.f, k, 1, b.f, n, 1, one.f, n, 1, false};
-        lh_kernels_f64()->gemm(&g, 1);
-        lh_kernels_f32()->gemm(&h, 1);
-        g.c = more.d;
-        h.c = more.f;
-        for (int threads = 2; threads <= 4; threads++) {
-            lh_kernels_f64()->gemm(&g, threads);
-            lh_kernels_f32()->gemm(&h, threads);
-            assert_memory_equal(one.d, more.d, (size_t)(m * n) * sizeof(double));
-            assert_memory_equal(one.f, more.f, (size_t)(m * n) * sizeof(float));
-        }
-        operand_free(&a);
-        operand_free(&b);
-        operand_free(&one);
-        operand_free(&more);
-    }
+    for (int t = 0; t < 4; t++)
+        for (size_t i = 0; i < sizeof sizes / sizeof sizes[0] && tables[t] != NULL; i++)
+            for (unsigned turned = 0; turned < 8; turned++)
+                threads_case(tables[t], t > 0, sizes[i], turned);
 }
 
 /* --- elementary functions
@@ -943,6 +1051,43 @@ static void test_float_exp(void **state)
     assert_true(k_exp(0.0f) == 1.0f);
     assert_true(k_exp(-1e4f) == 0.0f && k_exp(-INFINITY) == 0.0f);
     assert_true(isinf(k_exp(89.5f)) && isinf(k_exp(INFINITY)) && isnan(k_exp(NAN)));
+}
+
+/* The same in the vector code of each table, as its feature map EXP, over all of its range. */
+static void test_exp_of_tables(void **state)
+{
+    const lh_kernels *tables[] = {lh_kernels_f32(), lh_kernels_f32_avx2(), lh_kernels_f32_avx512()};
+    enum { N = 1 << 18 };
+    operand u = operand_new(N, 1), e = operand_new(N, 2);
+    (void)state;
+    for (int i = 0; i < N; i++) u.f[i] = -87.0f + (float)i * (175.7f / (float)N);
+    u.f[0] = -INFINITY;
+    for (int t = 0; t < 3; t++) {
+        double worst = 0;
+        if (tables[t] == NULL) continue;
+        tables[t]->feature(&(lh_feature_args){.kind = LH_FEATURE_EXP,
+                                              .rows = 1,
+                                              .live = 1,
+                                              .heads = 1,
+                                              .width = 1,
+                                              .features = N,
+                                              .scale = 1,
+                                              .x = e.f,
+                                              .u = u.f,
+                                              .phi = e.f},
+                           1);
+        assert_true(e.f[0] == 0.0f);
+        for (int i = 1; i < N; i++) {
+            const double want = exp((double)u.f[i]);
+            const float nearest = (float)want;
+            const double ulp = (double)(nextafterf(nearest, INFINITY) - nearest);
+            worst = fmax(worst, fabs((double)e.f[i] - want) / ulp);
+        }
+        print_message("[  NOTE    ] exp of %s: %.2f ulp\n", tables[t]->isa, worst);
+        assert_true(worst <= 2.0);
+    }
+    operand_free(&u);
+    operand_free(&e);
 }
 
 static void test_float_normal(void **state)
@@ -1197,10 +1342,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_double_against_plain_loops),
         cmocka_unit_test(test_float_against_double),
+        cmocka_unit_test(test_no_kernel_is_left_out),
         cmocka_unit_test(test_empty),
         cmocka_unit_test(test_products_with_any_strides),
         cmocka_unit_test(test_products_on_threads),
         cmocka_unit_test(test_float_exp),
+        cmocka_unit_test(test_exp_of_tables),
         cmocka_unit_test(test_float_normal),
         cmocka_unit_test(test_norm_derivatives),
         cmocka_unit_test(test_activation_derivatives),

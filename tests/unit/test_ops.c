@@ -283,8 +283,8 @@ static void stage_open(stage *a, const op_case *op, lh_layout *layout, int rank)
 {
     *a = (stage){
         .op = op, .layout = layout, .rank = rank, .rows = (int)layout->rows[rank], .copies = 1};
-    lh_assert_ok(lh_device_create_cpu("auto", 1, &a->device));
-    lh_assert_ok(lh_device_create_count("auto", 1, &a->count));
+    lh_assert_ok(lh_device_create_cpu(lh_test_isa(), 1, &a->device));
+    lh_assert_ok(lh_device_create_count(lh_test_isa(), 1, &a->count));
     a->g = (lh_gradcheck){.device = a->device,
                           .count = a->count,
                           .size = {1, layout->ranks},
@@ -709,10 +709,10 @@ static void poison_and_segments_give_the_same_bits(void **state)
     model m[3] = {{NULL, false}, {NULL, false}, {NULL, true}};
     lh_layout *l = NULL;
     lh_assert_ok(lh_layout_contiguous(LENGTH, 1, 4, true, &l));
-    lh_assert_ok(lh_device_create_cpu("auto", 1, &device[0]));
-    lh_assert_ok(lh_device_create_poison("auto", 1, &device[1]));
-    lh_assert_ok(lh_device_create_cpu("auto", 1, &device[2]));
-    lh_assert_ok(lh_device_create_count("auto", 1, &count));
+    lh_assert_ok(lh_device_create_cpu(lh_test_isa(), 1, &device[0]));
+    lh_assert_ok(lh_device_create_poison(lh_test_isa(), 1, &device[1]));
+    lh_assert_ok(lh_device_create_cpu(lh_test_isa(), 1, &device[2]));
+    lh_assert_ok(lh_device_create_count(lh_test_isa(), 1, &count));
     for (int i = 0; i < 3; i++) {
         m[i].layout = l;
         model_open(&m[i], device[i], count, &data[i], &g[i], &run[i]);
@@ -782,7 +782,7 @@ static void misfits_open(misfits *f)
     *f =
         (misfits){.l = situation_layout(&situations[0]), .other = situation_layout(&situations[0])};
     lh_place tokens = lh_place_tokens(f->l);
-    lh_assert_ok(lh_device_create_count("auto", 1, &f->count));
+    lh_assert_ok(lh_device_create_count(lh_test_isa(), 1, &f->count));
     lh_assert_ok(lh_memory_create(&f->m));
     lh_assert_ok(lh_memory_count_begin(f->m));
     lh_assert_ok(lh_tape_create(size, coord, &f->t));

@@ -569,7 +569,9 @@ static void check_scene(const scene *c)
         run_kernels(c, x, &want, &got, 1);
         for (int i = O; i < N_ARRAYS; i++)
             compare(c->name, x->name, &want, &got, i, tolerance(c, x, i));
-        for (int threads = 2; threads <= 3; threads++) {
+        static const int thread_count[] = {2, 3, 7};
+        for (int t = 0; t < 3; t++) {
+            const int threads = thread_count[t];
             run_kernels(c, x, &want, &again, threads);
             for (int i = O; i < N_ARRAYS; i++)
                 if (memcmp(got.x[i], again.x[i], (size_t)got.n[i] * sizeof(double)) != 0)
@@ -859,6 +861,32 @@ static void test_spans(void **unused)
     c = new_scene("spans, strided keys", 2, 1, 128, 33, 1500);
     c.batch = 1;
     for (int64_t k = 0; k < 3; k++) add_tile(&c, 0, 0, 33, k, 500)->k_stride = 3;
+    check_scene(&c);
+}
+
+/* One head whose backward several threads share: by spans of keys, where every query block sees many,
+ * or by runs of query blocks. */
+static void test_shared_backward(void **unused)
+{
+    (void)unused;
+    scene c = new_scene("shared by keys, causal", 2, 1, 128, 700, 700);
+    c.batch = 1;
+    add_band(&c, 96, -1, 0);
+    check_scene(&c);
+    c = new_scene("shared by keys, other lengths", 1, 1, 128, 130, 900);
+    add_band(&c, 40, -1, -1);
+    c.has_valid = true;
+    c.valid[0] = 900;
+    c.valid[1] = 250;
+    check_scene(&c);
+    c = new_scene("shared by queries", 1, 1, 20, 3300, 3300);
+    c.batch = 1;
+    add_band(&c, 60, 50, 10);
+    check_scene(&c);
+    c = new_scene("shared by queries of two heads, in two blocks", 2, 1, 8, 2600, 1300);
+    c.batch = 1;
+    c.n_blocks = 2;
+    add_band(&c, 96, 70, 0);
     check_scene(&c);
 }
 
@@ -1314,6 +1342,7 @@ int main(void)
         cmocka_unit_test(test_nothing_seen),
         cmocka_unit_test(test_no_tiles),
         cmocka_unit_test(test_spans),
+        cmocka_unit_test(test_shared_backward),
         cmocka_unit_test(test_documents),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_limits_strided),
