@@ -51,8 +51,7 @@ bool lh_host_short(const lh_host *h, int threads, char *text, size_t bytes)
                        "launchers bind ranks to cores: give mpirun --bind-to none or --map-by "
                        "slot:PE=%d, srun --cpus-per-task=%d",
                        threads, threads);
-    (void)snprintf(text, bytes,
-                   "warning: %lld threads share %d of this node's %d processor%s; %s",
+    (void)snprintf(text, bytes, "warning: %lld threads share %d of this node's %d processor%s; %s",
                    (long long)wanted, h->mask, h->online, h->online == 1 ? "" : "s", remedy);
     return true;
 }
