@@ -3,7 +3,6 @@
 #include "io/settings_fill.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -82,6 +81,40 @@ static const bench_default bench_defaults[] = {
 };
 enum { BENCH_DEFAULTS = sizeof bench_defaults / sizeof bench_defaults[0] };
 
+static void attention_help_fields(FILE *out)
+{
+    (void)fprintf(
+        out,
+        "\n\nFields:\n"
+        "  mechanism, n, ranks, threads (of each rank), batch, heads, kv_heads, head_dim, causal\n"
+        "  layout, window          window null: no such setting\n"
+        "  ulysses, relative       ranks of a group; relative positions?\n"
+        "  isa, precision          what ran\n"
+        "  forward_s, backward_s   the slowest rank of each repeat, then the median of the "
+        "repeats\n"
+        "  gflops_forward, gflops_backward\n"
+        "                          useful work of the pattern, of all ranks; 2 flops per "
+        "multiply-add,\n"
+        "                          backward = 2.5 x forward; relative positions, features and\n"
+        "                          landmarks: their products too\n"
+        "  gemm_gflops             BLIS, 2048-cubed on every rank at once, one product before "
+        "each\n"
+        "                          repeat, the median\n"
+        "  ratio_forward, ratio_backward\n"
+        "                          of gflops_... to gemm_gflops\n"
+        "  ratio                   of both passes together\n"
+        "  peak_bytes              step memory (outputs, exchange, scratch; not the inputs and "
+        "their\n"
+        "                          gradients), the largest over ranks\n"
+        "  sent_bytes              of one forward and backward, the mean over ranks\n"
+        "  predicted_sent_bytes    the same by formula\n"
+        "  comm_wait_s             of one forward and backward, waiting for messages and in\n"
+        "                          collectives, the largest over ranks\n"
+        "Before each pass every rank writes a buffer of twice its last cache (at least 64 MiB), "
+        "so\n"
+        "that inputs come from memory.\n");
+}
+
 void lhi_bench_attention_help(FILE *out)
 {
     (void)fprintf(
@@ -120,36 +153,7 @@ void lhi_bench_attention_help(FILE *out)
         "  --ulysses U       exchange by heads in groups of U ranks; 0: all ranks; 1: ring (1)\n\n"
         "Mechanisms:");
     for (int i = 0; i < lh_attn_count(); i++) (void)fprintf(out, " %s", lh_attn_at(i)->name);
-    (void)fprintf(
-        out,
-        "\n\nFields:\n"
-        "  mechanism, n, ranks, threads (of each rank), batch, heads, kv_heads, head_dim, causal\n"
-        "  layout, window          window null: no such setting\n"
-        "  ulysses, relative       ranks of a group; relative positions?\n"
-        "  isa, precision          what ran\n"
-        "  forward_s, backward_s   the slowest rank of each repeat, then the median of the "
-        "repeats\n"
-        "  gflops_forward, gflops_backward\n"
-        "                          useful work of the pattern, of all ranks; 2 flops per "
-        "multiply-add,\n"
-        "                          backward = 2.5 x forward; relative positions, features and\n"
-        "                          landmarks: their products too\n"
-        "  gemm_gflops             BLIS, 2048-cubed on every rank at once, one product before "
-        "each\n"
-        "                          repeat, the median\n"
-        "  ratio_forward, ratio_backward\n"
-        "                          of gflops_... to gemm_gflops\n"
-        "  ratio                   of both passes together\n"
-        "  peak_bytes              step memory (outputs, exchange, scratch; not the inputs and "
-        "their\n"
-        "                          gradients), the largest over ranks\n"
-        "  sent_bytes              of one forward and backward, the mean over ranks\n"
-        "  predicted_sent_bytes    the same by formula\n"
-        "  comm_wait_s             of one forward and backward, waiting for messages and in\n"
-        "                          collectives, the largest over ranks\n"
-        "Before each pass every rank writes a buffer of twice its last cache (at least 64 MiB), "
-        "so\n"
-        "that inputs come from memory.\n");
+    attention_help_fields(out);
 }
 
 static lh_status bench_parse(bench_options *o, int argc, char **argv)
@@ -281,26 +285,6 @@ static lh_status bench_case(const bench_options *o, const bench_default *def, in
                                        : !(c->ops->caps & LH_ATTN_BIDIRECTIONAL);
 done:
     return st;
-}
-
-void lhi_bench_json_case(lh_json *j, const lhi_bench_case *c, int ranks)
-{
-    int64_t window = 0;
-    lh_json_string(j, "mechanism", c->ops->name);
-    lh_json_int(j, "n", c->n);
-    lh_json_int(j, "ranks", ranks);
-    lh_json_int(j, "threads", c->threads);
-    lh_json_int(j, "batch", c->batch);
-    lh_json_int(j, "heads", c->heads);
-    lh_json_int(j, "kv_heads", c->kv_heads);
-    lh_json_int(j, "head_dim", c->head_width);
-    lh_json_bool(j, "causal", c->causal);
-    lh_json_string(j, "layout", c->zigzag ? "zigzag" : "contiguous");
-    lh_json_int(j, "ulysses", c->ways);
-    if (lhi_bench_window(c, &window))
-        lh_json_int(j, "window", window);
-    else
-        lh_json_real(j, "window", (double)NAN); /* null */
 }
 
 static lh_status bench_report(const lhi_bench_case *c, const lhi_bench_result *r, int ranks)

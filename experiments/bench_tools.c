@@ -1,5 +1,6 @@
 /* What the benchmarks have in common. */
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -90,6 +91,26 @@ lh_status lhi_bench_flush_create(void **memory, size_t *bytes)
 void lhi_bench_flush(void *memory, size_t bytes)
 {
     if (bytes > 0) memset(memory, 1, bytes);
+}
+
+void lhi_bench_json_case(lh_json *j, const lhi_bench_case *c, int ranks)
+{
+    int64_t window = 0;
+    lh_json_string(j, "mechanism", c->ops->name);
+    lh_json_int(j, "n", c->n);
+    lh_json_int(j, "ranks", ranks);
+    lh_json_int(j, "threads", c->threads);
+    lh_json_int(j, "batch", c->batch);
+    lh_json_int(j, "heads", c->heads);
+    lh_json_int(j, "kv_heads", c->kv_heads);
+    lh_json_int(j, "head_dim", c->head_width);
+    lh_json_bool(j, "causal", c->causal);
+    lh_json_string(j, "layout", c->zigzag ? "zigzag" : "contiguous");
+    lh_json_int(j, "ulysses", c->ways);
+    if (lhi_bench_window(c, &window))
+        lh_json_int(j, "window", window);
+    else
+        lh_json_real(j, "window", (double)NAN); /* null */
 }
 
 void lhi_bench_json_mean(lh_json *j, const char *key, int64_t sum, int ranks)

@@ -20,6 +20,7 @@ while [ $# -gt 0 ]; do
     --quick) quick=1 ;;
     --program) program=${2:?'--program wants a file'} && shift ;;
     --only) only=${2:?'--only wants parts'} && shift ;;
+    --help) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit ;;
     *) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
     esac
     shift
