@@ -44,7 +44,8 @@ def same(metrics, answer):
     norm = furthest([m["grad_norm"] for m in metrics], answer["norm"])
     count = min(len(metrics), len(answer["loss"]))
     return loss <= LOSS and norm <= NORM, \
-        f"{count} step{'s' if count > 1 else ''} from the same weights: loss within {loss:.0e}, gradient norm {norm:.0e}"
+        f"{count} step{'s' if count > 1 else ''} from the same weights: loss within {loss:.0e}, " \
+        f"gradient norm {norm:.0e}"
 
 
 class Turns:
