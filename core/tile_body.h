@@ -11,9 +11,9 @@
  *   GEMM_ELSE              if it brings matrix products too (core/gemm_body.h): the slot for those it leaves
  * Needs -ffp-contract=fast: products and sums become fused multiply-adds.
  *
- * How it works. A work item is one (batch row, key/value head): its keys and values are packed
- * once, row by row with padded width, and serve all query blocks and all query heads of the head
- * group. A query block (<= 96 rows) is packed transposed, so that scores are made transposed,
+ * How it works. A work item is one (batch row, key/value head). It is cut into units, and these into
+ * runs of at most PACK_ROWS rows of keys, whose keys and values are packed row by row with padded
+ * width, and serve all query blocks of the unit and all query heads of the head group. A query block (<= 96 rows) is packed transposed, so that scores are made transposed,
  * P^T[key][query]: the query index is the vector lane, maxima and sums over keys need no shuffles,
  * and P^T is already the left operand that the product with V wants. With K, V, Q, dO kept row by
  * row and Q, dO also transposed, all seven products read contiguous memory. Key blocks of TILE_KEYS
@@ -56,8 +56,9 @@ enum {
     SPAN_BYTES =
         512 *
         1024, /* of packed keys, values and gradients that should stay in a core's own cache */
-    UNIT_QUERIES = 1024, /* at least, of a backward unit made of queries */
-    UNITS = 1024         /* of one item, at most */
+    PACK_ROWS = 22 * TILE_KEYS, /* of keys that are packed at one time, at most */
+    UNIT_QUERIES = 1024,        /* at least, of a unit made of queries */
+    UNITS = 1024                /* of one item, at most */
 };
 _Static_assert(LH_TILE_Q % GROUP == 0 && LH_TILE_Q % OUT_ROWS == 0,
                "register blocks divide a query block");
@@ -328,9 +329,9 @@ typedef struct job {
 /* The pieces of one thread's scratch. Where PAIR is 1 the last ones, operands made of other pieces,
  * are those pieces themselves. */
 enum piece {
-    PIECE_K, /* packed rows [k_rows, words], flat */
+    PIECE_K, /* packed rows [min(k_rows, PACK_ROWS), words], flat */
     PIECE_V,
-    PIECE_DK, /* [k_rows, stride] */
+    PIECE_DK, /* as many rows of stride */
     PIECE_DV,
     PIECE_K_BLOCK, /* [TILE_KEYS, ..]: rows of a tile with k_stride != 1 */
     PIECE_V_BLOCK,
@@ -367,6 +368,10 @@ enum piece {
 
 typedef struct work {
     real *piece[PIECE_COUNT];
+    int64_t base; /* row of the key block that is packed first */
+    /* The thread's share of an item's query blocks: of those of tiles [begin, end) every parts-th, from
+     * number `part` of a unit on. */
+    int64_t begin, end, part, parts;
     bool calls; /* the calling thread's: it calls job.between */
 } work;
 
@@ -391,7 +396,8 @@ static int64_t flat_words(int64_t width)
 static int64_t piece_elements(enum piece i, int64_t width, int64_t k_rows)
 {
     const int64_t words = flat_words(width), stride = round_up(width, LANES);
-    if (i <= PIECE_DV) return (k_rows + ROW_PAD) * (i <= PIECE_V ? words : stride);
+    if (i <= PIECE_DV)
+        return (min_of(k_rows, PACK_ROWS) + ROW_PAD) * (i <= PIECE_V ? words : stride);
     if (i <= PIECE_DV_BLOCK) return (TILE_KEYS + ROW_PAD) * (i <= PIECE_V_BLOCK ? words : stride);
     if (i <= PIECE_DO || i == PIECE_QR) return LH_TILE_Q / PAIR * stride;
     if (i == PIECE_OUT || i == PIECE_OUTR) return LH_TILE_Q * stride;
@@ -425,6 +431,9 @@ static void work_place(const job *s, int thread, work *w)
     int64_t size = work_layout(s->width, s->k_rows, offset);
     for (int i = 0; i < PIECE_COUNT; i++) w->piece[i] = s->scratch + thread * size + offset[i];
     w->calls = thread == 0 && s->between != NULL;
+    w->begin = w->part = 0;
+    w->end = s->n_tiles;
+    w->parts = 1;
     if (PAIR > 1) return;
     w->piece[PIECE_P_WORDS] = w->piece[PIECE_P];
     w->piece[PIECE_DS_FLAT] = w->piece[PIECE_DS_STACKED] = w->piece[PIECE_DS];
@@ -542,8 +551,15 @@ static unit whole_item(const job *s)
     return (unit){0, s->n_tiles, 0, INT32_MAX};
 }
 
-/* Rows [range[0], range[1]) of the key block that any tile of the unit touches for batch row b. */
-static void rows_touched(const job *s, int64_t b, const unit *u, int64_t range[2])
+/* Must the tile's rows be packed? A forward pass takes those of a strided tile from where they are. */
+static bool takes_packed(const job *s, const lh_tile *t)
+{
+    return s->backward || t->k_stride == 1;
+}
+
+/* Rows [range[0], range[1]) of the key block that tiles of the unit touch for batch row b: all tiles,
+ * or those alone that must be packed. */
+static void rows_touched(const job *s, int64_t b, const unit *u, bool all, int64_t range[2])
 {
     range[0] = s->k_rows;
     range[1] = 0;
@@ -551,49 +567,48 @@ static void rows_touched(const job *s, int64_t b, const unit *u, int64_t range[2
         const lh_tile *t = s->tiles + i;
         int64_t keys[2];
         key_range(s, t, b, 0, t->nq, keys);
-        if (keys[1] <= keys[0]) continue;
+        if (keys[1] <= keys[0] || !(all || takes_packed(s, t))) continue;
         int64_t first = t->k_row + keys[0] * t->k_stride;
         int64_t last = t->k_row + (keys[1] - 1) * t->k_stride;
-        range[0] = min_of(range[0], min_of(first, last));
-        range[1] = max_of(range[1], max_of(first, last) + 1);
+        int64_t from = max_of(u->from, min_of(first, last));
+        int64_t to = min_of(u->to, max_of(first, last) + 1);
+        if (to <= from) continue;
+        range[0] = min_of(range[0], from);
+        range[1] = max_of(range[1], to);
     }
-    range[0] = max_of(range[0], u->from);
-    range[1] = min_of(range[1], u->to);
 }
 
-/* Part `part` of `parts` of the rows range[]: keys and values in, their gradients to 0. */
-static void pack_keys(const job *s, int64_t b, int64_t kv, const work *w, const int64_t range[2],
-                      int64_t part, int64_t parts)
+/* Rows range[], at most PACK_ROWS: keys and values in, their gradients to 0. */
+static void pack_keys(const job *s, int64_t b, int64_t kv, work *w, const int64_t range[2])
 {
-    int64_t n = range[1] - range[0];
+    const int64_t n = range[1] - range[0];
     if (n <= 0) return;
-    int64_t first = range[0] + n * part / parts, rows = range[0] + n * (part + 1) / parts - first;
-    int64_t from = row_at(b, s->k_rows, first, s->kv_held, kv - s->kv_first, s->width);
-    int64_t to = first * s->words, row = s->kv_held * s->width;
-    pack_flat(w->piece[PIECE_K] + to, s->words, s->k + from, row, rows, s->width, 1);
-    pack_flat(w->piece[PIECE_V] + to, s->words, s->v + from, row, rows, s->width, 1);
-    size_t bytes = (size_t)(rows * s->stride) * sizeof(real);
+    int64_t from = row_at(b, s->k_rows, range[0], s->kv_held, kv - s->kv_first, s->width);
+    int64_t row = s->kv_held * s->width;
+    w->base = range[0];
+    pack_flat(w->piece[PIECE_K], s->words, s->k + from, row, n, s->width, 1);
+    pack_flat(w->piece[PIECE_V], s->words, s->v + from, row, n, s->width, 1);
     if (s->backward) {
-        memset(w->piece[PIECE_DK] + first * s->stride, 0, bytes);
-        memset(w->piece[PIECE_DV] + first * s->stride, 0, bytes);
+        size_t bytes = (size_t)(n * s->stride) * sizeof(real);
+        memset(w->piece[PIECE_DK], 0, bytes);
+        memset(w->piece[PIECE_DV], 0, bytes);
     }
-    if (part + 1 < parts) return;
     /* register blocks read past the last row; what they make of it is dropped */
     size_t pad = (size_t)(ROW_PAD * s->words) * sizeof(real);
-    memset(w->piece[PIECE_K] + range[1] * s->words, 0, pad);
-    memset(w->piece[PIECE_V] + range[1] * s->words, 0, pad);
+    memset(w->piece[PIECE_K] + n * s->words, 0, pad);
+    memset(w->piece[PIECE_V] + n * s->words, 0, pad);
 }
 
+/* Adds what was summed for rows range[], the packed ones. */
 static void add_key_gradients(const job *s, int64_t b, int64_t kv, const work *w,
                               const int64_t range[2])
 {
-    int64_t n = range[1] - range[0];
-    if (n <= 0) return;
+    const int64_t n = range[1] - range[0];
     int64_t to = row_at(b, s->k_rows, range[0], s->kv_held, kv - s->kv_first, s->width);
-    int64_t from = range[0] * s->stride, row = s->kv_held * s->width;
+    int64_t row = s->kv_held * s->width;
     /* the packed queries carried scale log2(e) */
-    unpack_add(s->dk + to, row, w->piece[PIECE_DK] + from, s->stride, n, s->width, LN_2);
-    unpack_add(s->dv + to, row, w->piece[PIECE_DV] + from, s->stride, n, s->width, 1);
+    unpack_add(s->dk + to, row, w->piece[PIECE_DK], s->stride, n, s->width, LN_2);
+    unpack_add(s->dv + to, row, w->piece[PIECE_DV], s->stride, n, s->width, 1);
 }
 
 /* dst [words, LH_TILE_Q] = transposed src [rows, words]; the rows are zero up to whole vectors. */
@@ -987,16 +1002,29 @@ static void backward_block(const query_block *q, const key_block *kb)
     if (kb->term != NULL) add_term_gradients(q, kb);
 }
 
-/* Rows of a strided tile between their places and a block of their own. */
+/* Rows of a strided tile between their packed places and a block of their own. */
 static void move_rows(const query_block *q, const key_block *kb, enum piece whole, enum piece block,
                       bool in)
 {
     const int64_t stride = whole <= PIECE_V ? q->s->words : q->s->stride;
+    const int64_t first = kb->tile->k_row + kb->first * kb->tile->k_stride - q->w->base;
     for (int64_t r = 0; r < kb->n; r++) {
-        int64_t row = kb->tile->k_row + (kb->first + r) * kb->tile->k_stride;
-        real *there = q->w->piece[whole] + row * stride, *here = q->w->piece[block] + r * stride;
+        real *there = q->w->piece[whole] + (first + r * kb->tile->k_stride) * stride;
+        real *here = q->w->piece[block] + r * stride;
         memcpy(in ? here : there, in ? there : here, (size_t)stride * sizeof(real));
     }
+}
+
+/* Rows of a strided tile from the key block into a block of their own. */
+static void gather_rows(const query_block *q, const key_block *kb)
+{
+    const job *s = q->s;
+    const int64_t row = kb->tile->k_row + kb->first * kb->tile->k_stride;
+    const int64_t kv = (q->h + s->skew) / s->group - s->kv_first;
+    const int64_t from = row_at(q->b, s->k_rows, row, s->kv_held, kv, s->width);
+    const int64_t stride = kb->tile->k_stride * s->kv_held * s->width;
+    pack_flat(q->w->piece[PIECE_K_BLOCK], s->words, s->k + from, stride, kb->n, s->width, 1);
+    pack_flat(q->w->piece[PIECE_V_BLOCK], s->words, s->v + from, stride, kb->n, s->width, 1);
 }
 
 static void run_block(const query_block *q, key_block *kb)
@@ -1008,7 +1036,7 @@ static void run_block(const query_block *q, key_block *kb)
     if (s->qr != NULL) pack_offsets(q, kb, &term);
     if (s->qr != NULL) kb->term = &term;
     if (!strided) {
-        int64_t row = kb->tile->k_row + kb->first;
+        int64_t row = kb->tile->k_row + kb->first - w->base;
         kb->k = w->piece[PIECE_K] + row * s->words;
         kb->v = w->piece[PIECE_V] + row * s->words;
         kb->dk = w->piece[PIECE_DK] + row * s->stride;
@@ -1018,7 +1046,8 @@ static void run_block(const query_block *q, key_block *kb)
         kb->v = w->piece[PIECE_V_BLOCK];
         kb->dk = w->piece[PIECE_DK_BLOCK];
         kb->dv = w->piece[PIECE_DV_BLOCK];
-        for (int i = 0; i < (s->backward ? 4 : 2); i++)
+        if (!s->backward) gather_rows(q, kb);
+        for (int i = 0; s->backward && i < 4; i++)
             move_rows(q, kb, (enum piece)(PIECE_K + i), (enum piece)(PIECE_K_BLOCK + i), true);
     }
     kb->stacked = stack_rows(w->piece[PIECE_STACKED], s->stride, s->backward ? kb->k : kb->v,
@@ -1085,7 +1114,7 @@ static int64_t span_rows(const job *s, int64_t b)
     int64_t elements = 2 * (s->words + (s->backward ? s->stride : 0)); /* of a row */
     int64_t target = SPAN_BYTES / (elements * (int64_t)sizeof(real));
     int64_t longest = 1, most = 0;
-    target = max_of(target / TILE_KEYS, 2) * TILE_KEYS;
+    target = min_of(max_of(target / TILE_KEYS, 2) * TILE_KEYS, PACK_ROWS);
     for (int64_t begin = 0, end; begin < s->n_tiles; begin = end) {
         int64_t seen = 0;
         end = group_end(s, begin);
@@ -1103,13 +1132,20 @@ static int64_t span_rows(const job *s, int64_t b)
     return longest > target ? target : target / longest * longest;
 }
 
-/* Keys of the tile that the query block may see in its span. */
+/* Keys of the tile that the query block may see in its rows of the key block. */
 static void span_range(const query_block *q, const lh_tile *t, int64_t range[2])
 {
+    const int64_t step = t->k_stride < 0 ? -t->k_stride : t->k_stride;
+    /* rows [from, to) of the tile, in the direction of its keys */
+    const int64_t from = t->k_stride < 0 ? t->k_row - q->to + 1 : q->from - t->k_row;
+    const int64_t to = t->k_stride < 0 ? t->k_row - q->from + 1 : q->to - t->k_row;
     key_range(q->s, t, q->b, 0, t->nq, range);
-    if (t->k_stride < 1) return; /* then there is one span */
-    if (q->from > t->k_row) range[0] = max_of(range[0], (q->from - t->k_row - 1) / t->k_stride + 1);
-    range[1] = min_of(range[1], q->to > t->k_row ? (q->to - t->k_row - 1) / t->k_stride + 1 : 0);
+    if (step == 0) { /* all keys are one row */
+        if (from > 0 || to <= 0) range[1] = range[0];
+        return;
+    }
+    if (from > 0) range[0] = max_of(range[0], (from - 1) / step + 1);
+    range[1] = min_of(range[1], to > 0 ? (to - 1) / step + 1 : 0);
 }
 
 /* Tiles [begin, end) share their queries: one query block stays in scratch for all of them. */
@@ -1125,7 +1161,7 @@ static void run_queries(query_block *q, int64_t begin, int64_t end)
         t = q->s->tiles + i;
         int64_t range[2];
         span_range(q, t, range);
-        if (q->limits != NULL) limit_tile(q, t, range);
+        if (q->limits != NULL && range[0] < range[1]) limit_tile(q, t, range);
         for (int64_t j = range[0]; j < range[1] && q->n > 0; j += TILE_KEYS) {
             key_block kb = {.tile = t, .first = j, .n = min_of(TILE_KEYS, range[1] - j)};
             if (q->limits != NULL && !limit_block(q, &kb)) continue;
@@ -1150,34 +1186,13 @@ static void query_heads(const job *s, int64_t kv, int64_t *first, int64_t *last)
     *last = min_of(s->head + s->n_heads, (kv + 1) * s->group - s->skew);
 }
 
-/* Every parts-th query block of one item, from number `part`, for all query heads of the item's
- * head group. */
-static void run_part(const job *s, const work *w, int64_t b, int64_t kv, int64_t part,
-                     int64_t parts)
-{
-    const unit all = whole_item(s);
-    int64_t rows[2], span = span_rows(s, b), first, last;
-    tile_limits limits;
-    query_heads(s, kv, &first, &last);
-    rows_touched(s, b, &all, rows);
-    for (int64_t from = rows[0]; from < rows[1]; from += span) {
-        query_block q = {.s = s, .w = w, .b = b, .from = from, .to = from + span};
-        if (s->sight.limits != NULL) q.limits = &limits;
-        int64_t number = 0;
-        for (int64_t begin = 0, end; begin < s->n_tiles; begin = end, number++) {
-            end = group_end(s, begin);
-            if (number % parts != part) continue;
-            for (q.h = first; q.h < last; q.h++) run_queries(&q, begin, end);
-        }
-    }
-}
-
-/* ---- Units of the backward ----
- * An item's backward is cut into units that depend on its shape alone, so that several threads can
- * share an item and the bits are those of one thread. Where keys are worked through in spans a unit
- * is a span: it has its rows of dK and dV to itself, and adds to a block's dQ after the span before
+/* ---- Units ----
+ * An item is cut into units that depend on its shape alone, so that several threads can share an
+ * item and the bits are those of one thread. Where keys are worked through in spans a unit is a span:
+ * backward, it has its rows of dK and dV to itself, and adds to a block's dQ after the span before
  * it. Where one span has all keys that a query block sees, a unit is a run of query blocks: it has
- * its rows of dQ to itself, and adds its part of dK and dV after the unit before it. */
+ * its rows of dQ to itself, and adds its part of dK and dV after the unit before it.
+ * Backward, threads share units; forward, the query blocks of each. */
 
 /* The query blocks behind tile `begin` that make a unit of at least `queries` rows. */
 static int64_t queries_end(const job *s, int64_t begin, int64_t queries)
@@ -1204,7 +1219,7 @@ static int64_t list_units(const job *s, int64_t b, unit list[UNITS])
     const unit all = whole_item(s);
     int64_t rows[2], n = 0;
     const int64_t span = span_rows(s, b), queries = unit_queries(s);
-    rows_touched(s, b, &all, rows);
+    rows_touched(s, b, &all, true, rows);
     if (rows[1] - rows[0] > UNITS * span) {
         list[0] = all; /* then one thread takes the spans in their order, as several would */
         return 1;
@@ -1218,48 +1233,76 @@ static int64_t list_units(const job *s, int64_t b, unit list[UNITS])
     return n;
 }
 
-/* Unit u of an item, whose spans are `span` rows. t: its turn; NULL: there is one thread. */
-static void run_unit(const job *s, const work *w, int64_t b, int64_t kv, const unit *u, turn *t)
+/* The thread's query blocks of a unit against its rows [u->from, u->to), with those packed that must
+ * be. t: as run_unit. of_keys: no other unit has these rows. */
+static void run_rows(const job *s, work *w, int64_t b, int64_t kv, const unit *u, turn *t,
+                     bool of_keys)
+{
+    query_block q = {.s = s, .w = w, .b = b, .from = u->from, .to = u->to};
+    unit own = *u;
+    tile_limits limits;
+    int64_t rows[2], first, last;
+    if (of_keys) q.turn = t;
+    if (s->sight.limits != NULL) q.limits = &limits;
+    query_heads(s, kv, &first, &last);
+    own.begin = max_of(u->begin, w->begin);
+    own.end = min_of(u->end, w->end);
+    rows_touched(s, b, &own, false, rows);
+    pack_keys(s, b, kv, w, rows);
+    for (int64_t begin = own.begin, end; begin < own.end; begin = end, q.number++) {
+        end = group_end(s, begin);
+        if (q.number % w->parts != w->part) continue;
+        q.waited = false;
+        for (q.h = first; q.h < last; q.h++) run_queries(&q, begin, end);
+        if (q.waited) turn_pass(q.turn, q.number);
+    }
+    if (!s->backward || rows[1] <= rows[0]) return;
+    if (!of_keys) turn_wait(t, rows[1] - 1); /* the unit before is through with these rows */
+    add_key_gradients(s, b, kv, w, rows);
+    if (!of_keys) turn_pass(t, rows[1] - 1);
+}
+
+/* Rows of the parts in which rows range[] of a unit are packed: its spans, or equal ones. */
+static int64_t rows_packed(const job *s, int64_t b, const int64_t range[2])
+{
+    const int64_t span = span_rows(s, b), n = max_of(range[1] - range[0], 1);
+    const int64_t parts = (n + PACK_ROWS - 1) / PACK_ROWS;
+    return min_of(span, round_up((n + parts - 1) / parts, TILE_KEYS));
+}
+
+/* Unit u of an item. t: its turn; NULL: nobody else works on the item, or nothing depends on the
+ * order. */
+static void run_unit(const job *s, work *w, int64_t b, int64_t kv, const unit *u, turn *t)
 {
     const bool of_keys = u->to < INT32_MAX;
-    int64_t rows[2], first, last;
-    const int64_t span = of_keys ? INT32_MAX : span_rows(s, b);
-    tile_limits limits;
-    query_heads(s, kv, &first, &last);
-    rows_touched(s, b, u, rows);
-    pack_keys(s, b, kv, w, rows, 0, 1);
-    for (int64_t from = rows[0]; from < rows[1]; from += span) {
-        query_block q = {.s = s, .w = w, .b = b, .from = from, .to = min_of(from + span, rows[1])};
-        q.turn = of_keys ? t : NULL;
-        if (s->sight.limits != NULL) q.limits = &limits;
-        for (int64_t begin = u->begin, end; begin < u->end; begin = end, q.number++) {
-            end = group_end(s, begin);
-            q.waited = false;
-            for (q.h = first; q.h < last; q.h++) run_queries(&q, begin, end);
-            if (q.waited) turn_pass(q.turn, q.number);
-        }
+    int64_t rows[2];
+    unit cut = *u;
+    rows_touched(s, b, u, false, rows);
+    const int64_t most = rows_packed(s, b, rows);
+    /* a unit of keys has no more rows than these; the first and the last part have all others, too */
+    for (; !of_keys && rows[0] + most < rows[1]; rows[0] += most) {
+        cut.to = rows[0] + most;
+        run_rows(s, w, b, kv, &cut, t, of_keys);
+        cut.from = cut.to;
     }
-    if (of_keys) add_key_gradients(s, b, kv, w, rows);
-    turn_wait(t, s->n_tiles);
-    if (!of_keys) add_key_gradients(s, b, kv, w, rows);
-    turn_pass(t, s->n_tiles);
+    cut.to = u->to;
+    run_rows(s, w, b, kv, &cut, t, of_keys);
+    turn_wait(t, INT32_MAX - 1);
+    turn_pass(t, INT32_MAX - 1);
+}
+
+static void run_units(const job *s, work *w, int64_t b, int64_t kv)
+{
+    unit list[UNITS];
+    const int64_t n = list_units(s, b, list);
+    for (int64_t u = 0; u < n; u++) run_unit(s, w, b, kv, list + u, NULL);
 }
 
 static void run_one(const job *s, int thread, int64_t b, int64_t kv)
 {
     work w;
-    unit list[UNITS];
     work_place(s, thread, &w);
-    if (s->backward) {
-        const int64_t n = list_units(s, b, list);
-        for (int64_t u = 0; u < n; u++) run_unit(s, &w, b, kv, list + u, NULL);
-        return;
-    }
-    const unit all = whole_item(s);
-    int64_t rows[2];
-    rows_touched(s, b, &all, rows);
-    pack_keys(s, b, kv, &w, rows, 0, 1);
-    run_part(s, &w, b, kv, 0, 1);
+    run_units(s, &w, b, kv);
 }
 
 /* The batch rows of a head add into the same dr: then one item is all of them, in their order. */
@@ -1304,22 +1347,54 @@ static bool blocks_disjoint(const job *s)
     return true;
 }
 
-/* Forward of one item by all threads of the team: keys packed together, query blocks dealt out in
- * turn. */
+/* Keys that any query of the block of tiles [begin, end) sees. */
+static int64_t keys_seen(const job *s, int64_t b, int64_t begin, int64_t end)
+{
+    int64_t n = 0;
+    for (int64_t i = begin; i < end; i++) {
+        int64_t range[2];
+        key_range(s, s->tiles + i, b, 0, s->tiles[i].nq, range);
+        n += max_of(0, range[1] - range[0]);
+    }
+    return n;
+}
+
+/* The thread's share of an item of units made of queries: neighbouring blocks, so that few rows are
+ * packed by two threads, as many as see its part of all keys seen. */
+static void take_neighbours(const job *s, work *w, int64_t b, int64_t part, int64_t parts)
+{
+    int64_t total = 0, before = 0;
+    for (int64_t i = 0, end; i < s->n_tiles; i = end) {
+        end = group_end(s, i);
+        total += keys_seen(s, b, i, end);
+    }
+    w->begin = w->end = 0;
+    for (int64_t i = 0, end; i < s->n_tiles && total > 0; i = end) {
+        end = group_end(s, i);
+        const int64_t seen = keys_seen(s, b, i, end);
+        const int64_t owner = (before + seen / 2) * parts / total;
+        before += seen;
+        if (owner < part) w->begin = end;
+        if (owner <= part) w->end = end;
+    }
+}
+
+/* Forward of one item by all threads of the team, each with its share of the query blocks, and keys
+ * of its own: blocks in turn where every share needs most keys anyway. */
 static void run_item_shared(const job *s, int thread, int threads, int64_t b, int64_t kv)
 {
-    work own, first;
-    work_place(s, thread, &own);
-    work_place(s, 0, &first);
-    own.piece[PIECE_K] = first.piece[PIECE_K];
-    own.piece[PIECE_V] = first.piece[PIECE_V];
+    work w;
     const unit all = whole_item(s);
     int64_t rows[2];
-    rows_touched(s, b, &all, rows);
-#pragma omp barrier
-    pack_keys(s, b, kv, &own, rows, thread, threads);
-#pragma omp barrier
-    run_part(s, &own, b, kv, thread, threads);
+    work_place(s, thread, &w);
+    rows_touched(s, b, &all, true, rows);
+    if (span_rows(s, b) < INT32_MAX || rows[1] - rows[0] <= PACK_ROWS) {
+        w.part = thread;
+        w.parts = threads;
+    } else {
+        take_neighbours(s, &w, b, thread, threads);
+    }
+    run_units(s, &w, b, kv);
 }
 
 /* Backward of items that several threads share: units are taken in the order of items and units. */

@@ -891,6 +891,96 @@ static void test_shared_backward(void **unused)
     check_scene(&c);
 }
 
+/* Few queries against more keys than are packed at one time, in one tile, by all masks. */
+static void test_packed_in_parts(void **unused)
+{
+    (void)unused;
+    scene c = new_scene("many keys, term", 2, 1, 4, 50, 2500);
+    c.batch = 1;
+    add_band(&c, 48, -1, -1);
+    add_term(&c, 1);
+    check_scene(&c);
+    c = new_scene("many keys, causal, lengths", 1, 1, 20, 50, 4300);
+    add_band(&c, 48, -1, 4200);
+    c.has_valid = true;
+    c.valid[0] = 2113;
+    c.valid[1] = 4240;
+    check_scene(&c);
+    c = new_scene("many keys, limits", 1, 1, 4, 50, 2500);
+    add_band(&c, 48, -1, -1);
+    add_documents(&c, 120);
+    for (int64_t i = 0; i < c.batch * c.q_rows; i++) c.limits[2 * i + 1] += (int32_t)(31 * i);
+    check_scene(&c);
+    free(c.limits);
+    c = new_scene("many keys, bits", 1, 1, 4, 50, 2500);
+    c.batch = 1;
+    add_band(&c, 48, -1, -1);
+    fill_bits(&c, 0.5);
+    check_scene(&c);
+    free(c.bits);
+}
+
+/* Windows and strided keys that reach over more keys than are packed at one time. */
+static void test_windows_in_parts(void **unused)
+{
+    (void)unused;
+    scene c = new_scene("long window", 2, 1, 4, 4500, 4500);
+    c.batch = 1;
+    add_band(&c, 96, 70, 20);
+    check_scene(&c);
+    c.name = "long window, documents";
+    add_documents(&c, 150);
+    check_scene(&c);
+    free(c.limits);
+    c = new_scene("long window and first keys", 1, 1, 20, 2900, 2900);
+    c.batch = 1;
+    for (int64_t row = 0; row < c.q_rows; row += 96) {
+        int64_t nq = row + 96 > c.q_rows ? c.q_rows - row : 96;
+        add_tile(&c, 0, row, nq, 0, 10);
+        lh_tile *t = add_tile(&c, 0, row, nq, 10, c.k_rows - 10);
+        t->lo = (int32_t)(row - 60);
+        t->hi = (int32_t)row;
+    }
+    check_scene(&c);
+    c = new_scene("many dilated keys", 2, 1, 4, 150, 4500);
+    for (int phase = 0; phase < 3; phase++) {
+        lh_tile *t = add_tile(&c, 0, phase, 50, phase, 1500);
+        t->q_stride = t->k_stride = 3;
+        t->k_step = 3;
+        t->lo = phase * 300;
+        t->hi = 700 + phase * 300;
+    }
+    check_scene(&c);
+    c.name = "many dilated keys, term";
+    add_term(&c, 1);
+    check_scene(&c);
+    c = new_scene("many keys, reversed and one alone", 1, 1, 4, 100, 4200);
+    lh_tile *t = add_tile(&c, 0, 0, 96, 4199, 2100);
+    t->k_stride = -2;
+    t->k_step = -2;
+    add_tile(&c, 0, 0, 96, 40, 1900);
+    t = add_tile(&c, 0, 96, 4, 2700, 1);
+    t->k_stride = 0;
+    t->k_step = 0;
+    add_tile(&c, 0, 96, 4, 100, 4000);
+    check_scene(&c);
+}
+
+/* Scratch grows with the rows of keys only as far as they are packed at one time. */
+static void test_scratch_bound(void **unused)
+{
+    (void)unused;
+    for (int k = 0; k < N_VARIANTS; k++) {
+        const variant *x = variants + k;
+        if (!can_run(x)) continue;
+        size_t most = x->scratch(2, 2, 64, INT32_MAX, 1);
+        assert_true(x->scratch(2, 2, 64, 1 << 16, 1) == most);
+        assert_true(x->scratch(2, 2, 64, 500, 1) < most);
+        assert_true(most <= (size_t)(4 * 2200 + 2000) * 64 * x->bytes);
+        assert_true(x->scratch(2, 2, 64, 1 << 16, 3) == 3 * most);
+    }
+}
+
 static void test_documents(void **unused)
 {
     (void)unused;
@@ -1344,6 +1434,9 @@ int main(void)
         cmocka_unit_test(test_no_tiles),
         cmocka_unit_test(test_spans),
         cmocka_unit_test(test_shared_backward),
+        cmocka_unit_test(test_packed_in_parts),
+        cmocka_unit_test(test_windows_in_parts),
+        cmocka_unit_test(test_scratch_bound),
         cmocka_unit_test(test_documents),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_limits_strided),
