@@ -64,13 +64,16 @@ typedef struct lh_bias_grad_args {
 /* Layer norm (Ba, Kiros, Hinton 2016): y = (x - mean) rstd w + b, rstd = 1 / sqrt(var + eps), var
  * over width, biased. rms (Zhang and Sennrich 2019): mean is taken as 0 and var as mean(x^2). b may
  * be NULL. x, y [rows, width]; w, b [width]; stats [rows, 2] = {mean, rstd} out. Sums in double or
- * in wide lanes. */
+ * in wide lanes. h [rows, width]: sum = x + h first, and sum in place of x, in one pass over memory;
+ * NULL: x alone. */
 typedef struct lh_norm_args {
     int64_t rows, width;
     double eps;
     bool rms;
     const void *x, *w, *b;
     void *y, *stats;
+    const void *h;
+    void *sum;
 } lh_norm_args;
 
 /* Its adjoint. dx [rows, width] (accumulate or overwrite; NULL: not wanted); dw, db [width] always

@@ -7,7 +7,7 @@
  *   KB_GEMM, KB_TABLE   the product; the name of the exported function
  *   KB_TABLE_ONLY       if included once more, for a table of the same kernels with other tiles
  *
- * Flags: -O3 -fopenmp -ffp-contract=fast -fno-math-errno -fno-trapping-math, and the -m flags named
+ * Flags: -O3 -fopenmp -ffp-contract=fast -fno-math-errno, and the -m flags named
  * in each file. Everything but KB_TABLE is static, and nothing runs before KB_TABLE is asked for
  * its kernels.
  *

@@ -1,5 +1,5 @@
 /* Kernels for float, portable, and the choice among the vector tables.
- * Flags: -O3 -fopenmp -ffp-contract=fast -fno-math-errno -fno-trapping-math. */
+ * Flags: -O3 -fopenmp -ffp-contract=fast -fno-math-errno. */
 #define KB_REAL float
 #define KB_FLOAT 1
 #define KB_ISA "portable"

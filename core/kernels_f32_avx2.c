@@ -1,5 +1,5 @@
 /* Kernels for float with avx2.
- * Flags: -O3 -fopenmp -ffp-contract=fast -fno-math-errno -fno-trapping-math
+ * Flags: -O3 -fopenmp -ffp-contract=fast -fno-math-errno
  *        -mavx2 -mfma
  * Compiled without the -m flags (another processor) the table is NULL. */
 #include "core/kernels_internal.h"

@@ -1,5 +1,5 @@
 /* Kernels for float with avx512.
- * Flags: -O3 -fopenmp -ffp-contract=fast -fno-math-errno -fno-trapping-math
+ * Flags: -O3 -fopenmp -ffp-contract=fast -fno-math-errno
  *        -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512
  * Compiled without the -m flags (another processor) the table is NULL. */
 #include "core/kernels_internal.h"

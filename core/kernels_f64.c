@@ -1,5 +1,5 @@
 /* Kernels for double, portable: the reference of every build, and the only kernels of the double
- * build. Flags: -O3 -fopenmp -ffp-contract=fast -fno-math-errno -fno-trapping-math. */
+ * build. Flags: -O3 -fopenmp -ffp-contract=fast -fno-math-errno. */
 #define KB_REAL double
 #define KB_FLOAT 0
 #define KB_ISA "portable"

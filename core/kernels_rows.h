@@ -40,6 +40,15 @@ static void k_bias_grad(const lh_bias_grad_args *a, int threads)
 /* --- layer norm and rms norm
  * -------------------------------------------------------------------------------------- */
 
+/* sum = x + h of one row; returns sum. */
+static const real *row_add(const real *restrict x, const real *restrict h, real *restrict sum,
+                           int64_t n)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) sum[i] = x[i] + h[i];
+    return sum;
+}
+
 /* y may be x. */
 static void norm_range(const void *args, int64_t begin, int64_t end)
 {
@@ -49,6 +58,7 @@ static void norm_range(const void *args, int64_t begin, int64_t end)
     for (int64_t r = begin; r < end; r++) {
         const real *x = (const real *)a->x + r * n;
         real *y = (real *)a->y + r * n;
+        if (a->h != NULL) x = row_add(x, (const real *)a->h + r * n, (real *)a->sum + r * n, n);
         const double mean = a->rms ? 0.0 : row_sum(x, n) / (double)n;
         const double var = row_square_sum(x, n, mean) / (double)n;
         const real m = (real)mean, rstd = (real)(1.0 / sqrt(var + a->eps));

@@ -1,4 +1,4 @@
-/* Embeddings, positions, norms, sums and dropout. */
+/* Embeddings, positions, sums and dropout. */
 #include "core/ops_internal.h"
 
 lhi_blocks lhi_blocks_of(const lh_call *c, int i)
@@ -381,97 +381,6 @@ lh_status lh_add(lh_tape *t, lh_var a, lh_var b, lh_var *y)
     if (!lh_shape_equal(&shape, lh_var_shape(t, b)))
         return LH_RAISE(LH_ERR_BUG, "add: the shapes differ");
     return lh_record(t, &add_op, NULL, 0, 2, (lh_var[]){a, b}, 1, &shape, y);
-}
-
-/* --- norms --- */
-
-typedef struct norm_attrs {
-    double eps;
-    bool rms;
-} norm_attrs;
-
-static lh_status norm_forward(lh_call *c)
-{
-    lh_status st = LH_OK;
-    const norm_attrs *at = lh_call_attrs(c);
-    const lh_shape *s = lh_call_in_shape(c, 0);
-    lh_norm_args a = {.width = lhi_last(s), .eps = at->eps, .rms = at->rms};
-    a.rows = lh_shape_count(s) / a.width;
-    LH_TRY(lh_in(c, 0, &a.x));
-    LH_TRY(lh_in(c, 1, &a.w));
-    if (lh_call_has_in(c, 2)) LH_TRY(lh_in(c, 2, &a.b));
-    LH_TRY(lh_out(c, 0, &a.y));
-    LH_TRY(lh_out(c, 1, &a.stats));
-    lh_run_norm(lh_call_device(c), &a);
-done:
-    return st;
-}
-
-static lh_status norm_vjp(lh_call *c)
-{
-    lh_status st = LH_OK;
-    const norm_attrs *at = lh_call_attrs(c);
-    const void *x = NULL;
-    const void *dy = NULL;
-    void *dx = NULL;
-    void *stats = NULL;
-    bool accumulate = false;
-    int64_t width = lhi_last(lh_call_in_shape(c, 0));
-    lh_norm_grad_args a = {.width = width, .rms = at->rms};
-    LH_TRY(lh_in(c, 0, &x));
-    LH_TRY(lh_in(c, 1, &a.w));
-    LH_TRY(lh_out(c, 1, &stats));
-    LH_TRY(lh_out_grad(c, 0, &dy));
-    LH_TRY(lh_in_grad(c, 0, &dx, &accumulate));
-    LH_TRY(lh_in_grad_zeroed(c, 1, &a.dw));
-    if (lh_call_has_in(c, 2)) LH_TRY(lh_in_grad_zeroed(c, 2, &a.db));
-    a.accumulate = accumulate;
-    for (lhi_blocks it = lhi_blocks_of(c, 0); lhi_block_next(&it);) {
-        a.rows = it.count;
-        a.x = lhi_at(x, it.at * width);
-        a.stats = lhi_at(stats, it.at * 2);
-        a.dy = lhi_at(dy, it.at * width);
-        a.dx = dx == NULL ? NULL : lhi_at_mut(dx, it.at * width);
-        lh_run_norm_grad(lh_call_device(c), &a);
-    }
-done:
-    return st;
-}
-
-/* y is not kept: whoever reads it in the backward pass gets it from x anew, by the forward kernel, which
- * writes the same statistics once more. */
-static const lh_op norm_op = {.name = "norm",
-                              .reads = LH_READS_IN(0) | LH_READS_IN(1) | LH_READS_IN(2) |
-                                       LH_READS_OUT(1),
-                              .exact = LH_READS_OUT(1),
-                              .place = lhi_place_tokens,
-                              .forward = norm_forward,
-                              .vjp = norm_vjp,
-                              .drops = LH_READS_OUT(0),
-                              .remake = norm_forward};
-
-static lh_status norm_record(lh_tape *t, lh_var x, lh_var w, lh_var b, norm_attrs attrs, lh_var *y)
-{
-    lh_shape shapes[2] = {*lh_var_shape(t, x)};
-    lh_var outs[2];
-    if (shapes[0].ndim != 3 || lh_shape_count(lh_var_shape(t, w)) != shapes[0].dim[2] ||
-        (b.id > 0 && lh_shape_count(lh_var_shape(t, b)) != shapes[0].dim[2]))
-        return LH_RAISE(LH_ERR_BUG, "norm wants x [B, s, E] and weights [E]");
-    shapes[1] = lh_shape_3(LH_REAL, shapes[0].dim[0], shapes[0].dim[1], 2);
-    lh_status st =
-        lh_record(t, &norm_op, &attrs, sizeof attrs, 3, (lh_var[]){x, w, b}, 2, shapes, outs);
-    *y = outs[0];
-    return st;
-}
-
-lh_status lh_layer_norm(lh_tape *t, lh_var x, lh_var w, lh_var b, double eps, lh_var *y)
-{
-    return norm_record(t, x, w, b, (norm_attrs){eps, false}, y);
-}
-
-lh_status lh_rms_norm(lh_tape *t, lh_var x, lh_var w, double eps, lh_var *y)
-{
-    return norm_record(t, x, w, (lh_var){0}, (norm_attrs){eps, true}, y);
 }
 
 /* --- dropout --- */

@@ -32,6 +32,15 @@ LH_NODISCARD lh_status lh_layer_norm(lh_tape *t, lh_var x, lh_var w, lh_var b, d
                                      lh_var *y);
 LH_NODISCARD lh_status lh_rms_norm(lh_tape *t, lh_var x, lh_var w, double eps, lh_var *y);
 
+/* lh_add_norm - sum = x + h, same shape and placement; y = its norm: the bits of lh_add and of
+ * lh_layer_norm (rms: lh_rms_norm, b the null variable), but in one pass over memory. */
+typedef struct lh_add_norm_in {
+    lh_var x, h, w, b;
+    double eps;
+    bool rms;
+} lh_add_norm_in;
+LH_NODISCARD lh_status lh_add_norm(lh_tape *t, const lh_add_norm_in *in, lh_var *sum, lh_var *y);
+
 /* lh_dropout - inverted dropout with the mask of (seed, stream, global element): element e of
  * position p of sequence b is number ((first_sequence + b) n + p) E + e, so it does not depend on
  * the ranks. rate 0 records nothing: *y = x. */

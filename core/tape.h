@@ -174,6 +174,10 @@ LH_NODISCARD lh_status lh_out(lh_call *c, int i, void **data);
 /* lh_out_grad - gradient of output i; *data NULL when none reached it. In a vjp. */
 LH_NODISCARD lh_status lh_out_grad(lh_call *c, int i, const void **data);
 
+/* lh_out_grad_add - where to add to the gradient of output i, of which nobody else sees it; *accumulate:
+ * add, else none reached it: overwrite all of it. For lh_pass_grad after it. In a vjp. */
+LH_NODISCARD lh_status lh_out_grad_add(lh_call *c, int i, void **data, bool *accumulate);
+
 /* lh_in_grad - where to put the gradient of input i: *data NULL when not wanted; *accumulate: add
  * instead of overwrite. Ask once per vjp and input, and write all of it. In a vjp. */
 LH_NODISCARD lh_status lh_in_grad(lh_call *c, int i, void **data, bool *accumulate);

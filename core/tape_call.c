@@ -81,6 +81,15 @@ done:
     return st;
 }
 
+lh_status lh_out_grad_add(lh_call *c, int i, void **data, bool *accumulate)
+{
+    *data = NULL;
+    *accumulate = false;
+    if (!c->vjp || i < 0 || i >= c->node->n_out)
+        return LH_RAISE(LH_ERR_BUG, "no output gradient %d", i);
+    return lhi_tape_grad_target(c->tape, c->node->out + i, data, accumulate);
+}
+
 bool lh_wants_grad(const lh_call *c, int i)
 {
     return lh_call_has_in(c, i) && c->tape->value[c->node->in[i]].needs_grad;

@@ -138,17 +138,37 @@ done:
     return st;
 }
 
+static double block_norm_eps(const lh_model_desc *d)
+{
+    return d->norm_eps > 0.0 ? d->norm_eps : BLOCK_NORM_EPS;
+}
+
 lh_status lhi_norm_forward(lhi_pass *pass, const lhi_linear *norm, lh_var x, lh_var *y)
 {
     lh_status st = LH_OK;
     lh_var w = {0};
     lh_var b = {0};
-    double eps = pass->desc->norm_eps > 0.0 ? pass->desc->norm_eps : BLOCK_NORM_EPS;
+    double eps = block_norm_eps(pass->desc);
     LH_TRY(lhi_linear_vars(pass->tape, norm, &w, &b));
     if (pass->desc->norm_kind == LH_NORM_RMS)
         LH_TRY(lh_rms_norm(pass->tape, x, w, eps, y));
     else
         LH_TRY(lh_layer_norm(pass->tape, x, w, b, eps, y));
+done:
+    return st;
+}
+
+/* sum = x + h, y = its norm. */
+static lh_status block_add_norm(lhi_pass *pass, const lhi_linear *norm, lh_var x, lh_var h,
+                                lh_var *sum, lh_var *y)
+{
+    lh_status st = LH_OK;
+    lh_add_norm_in in = {.x = x,
+                         .h = h,
+                         .eps = block_norm_eps(pass->desc),
+                         .rms = pass->desc->norm_kind == LH_NORM_RMS};
+    LH_TRY(lhi_linear_vars(pass->tape, norm, &in.w, &in.b));
+    LH_TRY(lh_add_norm(pass->tape, &in, sum, y));
 done:
     return st;
 }
@@ -229,21 +249,18 @@ done:
 lh_status lhi_block_forward(lhi_pass *pass, const lhi_block *b, int layer, lh_var x, lh_var *y)
 {
     lh_status st = LH_OK;
-    lh_tape *t = pass->tape;
     lh_var h = {0};
     if (pass->desc->norm == LH_NORM_PRE) {
         LH_TRY(lhi_norm_forward(pass, &b->attention_norm, x, &h));
         LH_TRY(block_attention(pass, b, layer, h, &h));
-        LH_TRY(lh_add(t, x, h, &x));
-        LH_TRY(lhi_norm_forward(pass, &b->mlp_norm, x, &h));
+        LH_TRY(block_add_norm(pass, &b->mlp_norm, x, h, &x, &h));
         LH_TRY(block_mlp(pass, b, layer, h, &h));
-        LH_TRY(lh_add(t, x, h, y));
+        LH_TRY(lh_add(pass->tape, x, h, y));
     } else {
         LH_TRY(block_attention(pass, b, layer, x, &h));
-        LH_TRY(lh_add(t, x, h, &h));
-        LH_TRY(lhi_norm_forward(pass, &b->attention_norm, h, &x));
+        LH_TRY(block_add_norm(pass, &b->attention_norm, x, h, &h, &x));
         LH_TRY(block_mlp(pass, b, layer, x, &h));
-        LH_TRY(lh_add(t, x, h, &h));
+        LH_TRY(lh_add(pass->tape, x, h, &h)); /* not fused: a step's memory peaks here */
         LH_TRY(lhi_norm_forward(pass, &b->mlp_norm, h, y));
     }
 done:

@@ -143,7 +143,7 @@ static void plain_bias(operand *v)
 static void call_norm(run *r, bool rms)
 {
     r->k->norm(&(lh_norm_args){ROWS, WIDTH, 1e-5, rms, at(r, 0), at(r, 1), rms ? NULL : at(r, 2),
-                               at(r, 3), at(r, 4)},
+                               at(r, 3), at(r, 4), NULL, NULL},
                r->threads);
 }
 static void do_layer_norm(run *r)
@@ -175,6 +175,36 @@ static void plain_layer_norm(operand *v)
 static void plain_rms_norm(operand *v)
 {
     plain_norm(v, true);
+}
+
+/* x, w, b, y, stats, h, sum */
+static void call_add_norm(run *r, bool rms)
+{
+    r->k->norm(&(lh_norm_args){ROWS, WIDTH, 1e-5, rms, at(r, 0), at(r, 1), rms ? NULL : at(r, 2),
+                               at(r, 3), at(r, 4), at(r, 5), at(r, 6)},
+               r->threads);
+}
+static void do_add_layer_norm(run *r)
+{
+    call_add_norm(r, false);
+}
+static void do_add_rms_norm(run *r)
+{
+    call_add_norm(r, true);
+}
+static void plain_add_norm(operand *v, bool rms)
+{
+    operand summed[] = {v[6], v[1], v[2], v[3], v[4]};
+    for (int i = 0; i < ROWS * WIDTH; i++) v[6].d[i] = v[0].d[i] + v[5].d[i];
+    plain_norm(summed, rms);
+}
+static void plain_add_layer_norm(operand *v)
+{
+    plain_add_norm(v, false);
+}
+static void plain_add_rms_norm(operand *v)
+{
+    plain_add_norm(v, true);
 }
 
 /* x, w, b, y, stats, dy, dx, dw, db: forward, then its adjoint; the plain version differentiates
@@ -691,6 +721,19 @@ static const op ops[] = {
     {"bias", do_bias, plain_bias, {WIDTH, RW, WIDTH}, 0, ROWS},
     {"layer norm", do_layer_norm, plain_layer_norm, {RW, WIDTH, WIDTH, RW, 2 * ROWS}, 0, 1},
     {"rms norm", do_rms_norm, plain_rms_norm, {RW, WIDTH, WIDTH, RW, 2 * ROWS}, 0, 1},
+    /* the plain loop sums a row's squares, larger than those of the norms above, in one order */
+    {"layer norm of a sum",
+     do_add_layer_norm,
+     plain_add_layer_norm,
+     {RW, WIDTH, WIDTH, RW, 2 * ROWS, RW, RW},
+     0,
+     4},
+    {"rms norm of a sum",
+     do_add_rms_norm,
+     plain_add_rms_norm,
+     {RW, WIDTH, WIDTH, RW, 2 * ROWS, RW, RW},
+     0,
+     4},
     {"layer norm gradient",
      do_layer_norm_grad,
      plain_layer_norm_grad,
@@ -879,6 +922,35 @@ static void test_float_against_double(void **state)
             run_free(&want);
         }
     }
+}
+
+/* The norm of a sum has the bits of the sum, then its norm. */
+static void test_norm_of_a_sum(void **state)
+{
+    const lh_kernels *tables[] = {lh_kernels_f64(), lh_kernels_f32(), lh_kernels_f32_avx2(),
+                                  lh_kernels_f32_avx512()};
+    const op none = {.size = {RW, WIDTH, WIDTH, RW, 2 * ROWS, RW, RW}};
+    (void)state;
+    for (int t = 0; t < 4; t++)
+        for (int rms = 0; rms < 2 && tables[t] != NULL; rms++) {
+            run r[2];
+            for (int i = 0; i < 2; i++) {
+                r[i] = (run){.k = tables[t], .single = t > 0, .threads = 1 + 2 * i};
+                for (int o = 0; o < OPERANDS; o++)
+                    r[i].v[o] = operand_new(none.size[o], (uint32_t)o);
+            }
+            call_add_norm(&r[0], rms == 1);
+            r[1].k->add(&(lh_add_args){RW, at(&r[1], 0), at(&r[1], 5), at(&r[1], 6)}, 3);
+            r[1].k->norm(&(lh_norm_args){ROWS, WIDTH, 1e-5, rms == 1, at(&r[1], 6), at(&r[1], 1),
+                                         rms ? NULL : at(&r[1], 2), at(&r[1], 3), at(&r[1], 4),
+                                         NULL, NULL},
+                         3);
+            for (int o = 0; o < OPERANDS; o++)
+                assert_memory_equal(at(&r[0], o), at(&r[1], o),
+                                    (size_t)none.size[o] *
+                                        (t > 0 ? sizeof(float) : sizeof(double)));
+            for (int i = 0; i < 2; i++) run_free(&r[i]);
+        }
 }
 
 /* --- shapes at the edge
@@ -1158,8 +1230,8 @@ static double weighted(const small *s)
 
 static double norm_loss(small *s)
 {
-    lh_kernels_f64()->norm(&(lh_norm_args){R, W, 1e-5, s->rms, s->x, s->w, s->b, s->y, s->stats},
-                           1);
+    lh_kernels_f64()->norm(
+        &(lh_norm_args){R, W, 1e-5, s->rms, s->x, s->w, s->b, s->y, s->stats, NULL, NULL}, 1);
     return weighted(s);
 }
 
@@ -1343,6 +1415,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_double_against_plain_loops),
         cmocka_unit_test(test_float_against_double),
+        cmocka_unit_test(test_norm_of_a_sum),
         cmocka_unit_test(test_no_kernel_is_left_out),
         cmocka_unit_test(test_empty),
         cmocka_unit_test(test_products_with_any_strides),

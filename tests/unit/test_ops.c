@@ -31,6 +31,8 @@ typedef enum op_kind {
     ADD,
     LAYER_NORM,
     RMS_NORM,
+    ADD_LAYER_NORM, /* of x + input 3: the norm alone */
+    ADD_RMS_NORM,   /* the sum plus its norm */
     DROPOUT,
     LINEAR,
     MLP,
@@ -83,6 +85,8 @@ static const op_case cases[] = {
     {"layer_norm without bias", LAYER_NORM, EMBED, {X, B(EMBED), NO}, 0},
     {"rms_norm", RMS_NORM, EMBED, {X, B(EMBED)}, 0},
     {"dropout", DROPOUT, EMBED, {X}, 0},
+    {"add_norm", ADD_LAYER_NORM, EMBED, {X, B(EMBED), B(EMBED), X}, 0},
+    {"add_norm rms", ADD_RMS_NORM, EMBED, {X, B(EMBED), NO, X}, 0},
     {"linear", LINEAR, OUT, {X, W(OUT, EMBED), B(OUT)}, 0},
     {"linear without bias", LINEAR, OUT, {X, W(OUT, EMBED), NO}, 0},
     {"mlp gelu", MLP, EMBED, {X, UP, B(HIDDEN), NO, NO, DOWN, B(EMBED)}, LH_ACT_GELU},
@@ -214,6 +218,17 @@ done:
     return st;
 }
 
+static lh_status record_add_norm(const stage *a, lh_tape *t, const lh_var *v, lh_var *y)
+{
+    lh_status st = LH_OK;
+    lh_var sum;
+    const bool rms = a->op->kind == ADD_RMS_NORM;
+    LH_TRY(lh_add_norm(t, &(lh_add_norm_in){v[0], v[3], v[1], v[2], eps, rms}, &sum, y));
+    if (rms) LH_TRY(lh_add(t, sum, *y, y));
+done:
+    return st;
+}
+
 static lh_status record_one(const stage *a, lh_tape *t, const lh_var *in, lh_var *y)
 {
     lh_var v[IN];
@@ -235,6 +250,9 @@ static lh_status record_one(const stage *a, lh_tape *t, const lh_var *in, lh_var
         return lh_layer_norm(t, v[0], v[1], v[2], eps, y);
     case RMS_NORM:
         return lh_rms_norm(t, v[0], v[1], eps, y);
+    case ADD_LAYER_NORM:
+    case ADD_RMS_NORM:
+        return record_add_norm(a, t, v, y);
     case DROPOUT:
         return lh_dropout(t, v[0], &drop, y);
     case LINEAR:
@@ -353,7 +371,8 @@ static void plain_norm(const op_case *op, const double *x, double *y)
 {
     double mean = 0.0;
     double var = 0.0;
-    for (int i = 0; i < EMBED && op->kind == LAYER_NORM; i++) mean += x[i] / EMBED;
+    const bool layer = op->kind == LAYER_NORM || op->kind == ADD_LAYER_NORM;
+    for (int i = 0; i < EMBED && layer; i++) mean += x[i] / EMBED;
     for (int i = 0; i < EMBED; i++) var += (x[i] - mean) * (x[i] - mean) / EMBED;
     for (int i = 0; i < EMBED; i++)
         y[i] = (x[i] - mean) / sqrt(var + eps) * (double)weight(1, i) + bias(op, 2, i);
@@ -383,7 +402,9 @@ static void plain_row(const op_case *op, int64_t b, int64_t p, double *y)
 {
     double x[WIDEST];
     for (int64_t i = 0; i < WIDEST; i++) x[i] = (double)token(0, b, p, i);
-    if (op->kind == LAYER_NORM || op->kind == RMS_NORM) plain_norm(op, x, y);
+    const bool summed = op->kind == ADD_LAYER_NORM || op->kind == ADD_RMS_NORM;
+    for (int64_t i = 0; i < EMBED && summed; i++) x[i] += (double)token(3, b, p, i);
+    if (op->kind == LAYER_NORM || op->kind == RMS_NORM || summed) plain_norm(op, x, y);
     if (op->kind == ROTARY) plain_rotary(x, p, y);
     if (op->kind == MLP) plain_mlp(op, x, y);
     for (int64_t i = 0; i < op->width; i++) {
@@ -391,6 +412,7 @@ static void plain_row(const op_case *op, int64_t b, int64_t p, double *y)
         if (op->kind == EMBEDDING) y[i] = (double)weight(1, id_at(b, p) * EMBED + i);
         if (op->kind == POSITION) y[i] = x[i] + (double)token(1, 0, p, i);
         if (op->kind == SINUSOID) y[i] = x[i] + (i % 2 == 0 ? sin(angle) : cos(angle));
+        if (op->kind == ADD_RMS_NORM) y[i] += x[i];
         if (op->kind == ADD) y[i] = x[i] + (double)token(1, b, p, i);
         if (op->kind == DROPOUT) y[i] = plain_dropout(x[i], b, p, i);
         if (op->kind == ACTIVATION) y[i] = plain_act(op->act, x[i], 0.0);
@@ -728,6 +750,120 @@ static void poison_and_segments_give_the_same_bits(void **state)
     lh_layout_destroy(&l);
 }
 
+/* --- a residual sum and its norm, as one operation and as two: the same bits --- */
+
+enum { R_X, R_LINEAR, R_W, R_B, R_INPUTS };
+
+typedef struct residual {
+    bool fused, rms, post;
+    int segment; /* 0: none, 1: one around all, 2: one from the second sum on */
+    lh_layout *layout;
+} residual;
+
+static lh_status residual_norm(const residual *r, lh_tape *t, const lh_var *in, lh_var x, lh_var h,
+                               lh_var *sum, lh_var *y)
+{
+    lh_status st = LH_OK;
+    const lh_var b = r->rms ? (lh_var){0} : in[R_B];
+    if (r->fused) return lh_add_norm(t, &(lh_add_norm_in){x, h, in[R_W], b, eps, r->rms}, sum, y);
+    LH_TRY(lh_add(t, x, h, sum));
+    if (r->rms)
+        LH_TRY(lh_rms_norm(t, *sum, in[R_W], eps, y));
+    else
+        LH_TRY(lh_layer_norm(t, *sum, in[R_W], b, eps, y));
+done:
+    return st;
+}
+
+/* pre: what is added to is the sum; post: its norm. linear reads what the norm drops. */
+static lh_status residual_record(void *user, lh_tape *t, const lh_var *in, lh_var *out, int *n_out)
+{
+    lh_status st = LH_OK;
+    const residual *r = user;
+    lh_var x = in[R_X];
+    lh_var h;
+    lh_var y;
+    *n_out = 1;
+    if (r->segment == 1) LH_TRY(lh_tape_segment_begin(t));
+    LH_TRY(lh_linear(t, x, in[R_LINEAR], (lh_var){0}, &h));
+    LH_TRY(residual_norm(r, t, in, x, h, &x, &y));
+    LH_TRY(lh_linear(t, y, in[R_LINEAR], in[R_B], &h));
+    if (r->segment == 2) LH_TRY(lh_tape_segment_begin(t));
+    LH_TRY(residual_norm(r, t, in, r->post ? y : x, h, &x, &y));
+    LH_TRY(lh_linear(t, y, in[R_LINEAR], (lh_var){0}, &h));
+    if (r->segment > 0) LH_TRY(lh_tape_segment_end(t));
+    LH_TRY(lh_add(t, r->post ? y : x, h, &out[0]));
+done:
+    return st;
+}
+
+static void residual_run(residual *r, lh_device *device, lh_device *count, lh_dtype store,
+                         lh_gradcheck *g, lh_gradcheck_run *run)
+{
+    static lh_real value[R_INPUTS][BATCH * LENGTH * EMBED];
+    const lh_shape shape[R_INPUTS] = {lh_shape_3(LH_REAL, BATCH, LENGTH, EMBED),
+                                      lh_shape_2(LH_REAL, EMBED, EMBED), lh_shape_1(LH_REAL, EMBED),
+                                      lh_shape_1(LH_REAL, EMBED)};
+    *g = (lh_gradcheck){.device = device,
+                        .count = count,
+                        .size = {1, 1},
+                        .store = store,
+                        .n_in = R_INPUTS,
+                        .record = residual_record,
+                        .user = r};
+    for (int i = 0; i < R_INPUTS; i++) {
+        for (int64_t k = 0; k < BATCH * LENGTH * EMBED; k++) value[i][k] = weight(i, k);
+        g->in[i] = (lh_gradcheck_input){
+            shape[i], i == R_X ? lh_place_tokens(r->layout) : lh_place_replicated(), value[i],
+            i != R_B || !r->rms};
+    }
+    lh_assert_ok(lh_gradcheck_open(g, run));
+    lh_assert_ok(lh_gradcheck_step(run));
+}
+
+/* One way of recording it, on one device. */
+static void residual_compare(residual way, lh_device *device, lh_device *count, lh_dtype store)
+{
+    lh_gradcheck g[2];
+    lh_gradcheck_run run[2];
+    residual r[2] = {way, way};
+    for (int i = 0; i < 2; i++) {
+        r[i].fused = i == 1;
+        residual_run(&r[i], device, count, store, &g[i], &run[i]);
+    }
+    assert_memory_equal(run[0].out[0], run[1].out[0], lh_shape_bytes(&run[0].out_shape[0]));
+    for (int i = 0; i < R_INPUTS; i++)
+        if (g[0].in[i].gradient)
+            assert_memory_equal(run[0].grad[i], run[1].grad[i], lh_shape_bytes(&g[0].in[i].shape));
+    for (int i = 0; i < 2; i++) lh_gradcheck_close(&run[i]);
+}
+
+static void fused_norms_have_the_bits_of_two(void **state)
+{
+    static const char *const isas[] = {"auto", "portable", "avx2", "avx512"};
+    (void)state;
+    lh_layout *l = NULL;
+    lh_assert_ok(lh_layout_contiguous(LENGTH, 1, 4, true, &l));
+    for (int k = 0; k < 5; k++) { /* the last: poison, so that nothing unwritten is read */
+        lh_device *device = NULL;
+        lh_device *count = NULL;
+        lh_status st = k < 4 ? lh_device_create_cpu(isas[k], 1, &device)
+                             : lh_device_create_poison(lh_test_isa(), 1, &device);
+        if (st == LH_ERR_UNSUP && k > 1) continue; /* not on this processor, not in this build */
+        lh_assert_ok(st);
+        lh_assert_ok(lh_device_create_count(k < 4 ? isas[k] : lh_test_isa(), 1, &count));
+        for (int way = 0; way < 24; way++)
+            residual_compare((residual){.rms = way % 2 == 1,
+                                        .post = way / 2 % 2 == 1,
+                                        .segment = way / 4 % 3,
+                                        .layout = l},
+                             device, count, way / 12 == 0 ? LH_REAL : LH_BF16);
+        lh_device_destroy(&device);
+        lh_device_destroy(&count);
+    }
+    lh_layout_destroy(&l);
+}
+
 /* --- dropout --- */
 
 static void dropout_rates(void **state)
@@ -823,6 +959,7 @@ static void refuses_positions_and_norms(void **state)
     lh_var narrow = vector(&f, EMBED - 1);
     lh_var odd = input(f.t, lh_shape_4(LH_REAL, BATCH, LENGTH, HEADS, 3), lh_place_tokens(f.l));
     lh_var rows = input(f.t, lh_shape_2(LH_REAL, LENGTH, EMBED), lh_place_rows(f.other));
+    lh_var far = input(f.t, lh_shape_3(LH_REAL, BATCH, LENGTH, EMBED), lh_place_tokens(f.other));
     lh_assert_code(lh_embedding(f.t, f.x, w, &y), LH_ERR_BUG); /* ids are no integers */
     lh_assert_code(lh_embedding(f.t, f.ids, narrow, &y), LH_ERR_BUG);
     lh_assert_code(lh_position_add(f.t, f.x, w, &y), LH_ERR_BUG);    /* another number of rows */
@@ -836,6 +973,10 @@ static void refuses_positions_and_norms(void **state)
     lh_assert_code(lh_layer_norm(f.t, f.x, narrow, (lh_var){0}, eps, &y), LH_ERR_BUG);
     lh_assert_code(lh_layer_norm(f.t, f.x, wide, narrow, eps, &y), LH_ERR_BUG);
     lh_assert_code(lh_rms_norm(f.t, f.x4, narrow, eps, &y), LH_ERR_BUG);
+    lh_assert_code(lh_add_norm(f.t, &(lh_add_norm_in){f.x, f.x4, wide, {0}, eps, true}, &rows, &y),
+                   LH_ERR_BUG);
+    lh_assert_error(lh_add_norm(f.t, &(lh_add_norm_in){f.x, far, wide, {0}, eps, true}, &rows, &y),
+                    LH_ERR_BUG, "lie differently");
     lh_assert_code(lh_dropout(f.t, f.x4, &drop, &y), LH_ERR_BUG);
     lh_assert_code(lh_sinusoid_add(f.t, f.x4, NULL, &y), LH_ERR_BUG);
     misfits_close(&f);
@@ -890,6 +1031,7 @@ int main(void)
         cmocka_unit_test(ranks_and_chunks),
         cmocka_unit_test(wanted_or_not),
         cmocka_unit_test(poison_and_segments_give_the_same_bits),
+        cmocka_unit_test(fused_norms_have_the_bits_of_two),
         cmocka_unit_test(dropout_rates),
         cmocka_unit_test(refuses_positions_and_norms),
         cmocka_unit_test(refuses_products),

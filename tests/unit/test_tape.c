@@ -660,6 +660,7 @@ static void placements(void **state)
 {
     (void)state;
     counted k;
+    lh_var sum;
     lh_var y;
     counted_open(&k, 2, true);
     lh_var sharded = leaf(&k, k.tokens, lh_place_tokens(k.layout[0]));
@@ -671,6 +672,13 @@ static void placements(void **state)
     lh_assert_error(lh_rms_norm(k.t, partial, weights, 1e-6, &y), LH_ERR_BUG, "reduce it");
     assert_int_equal(y.id, 0);
     lh_assert_code(lh_rms_norm(k.t, sharded, partial_weights, 1e-6, &y), LH_ERR_BUG);
+    lh_add_norm_in both = {sharded, sharded, weights, {0}, 1e-6, true};
+    lh_assert_ok(lh_add_norm(k.t, &both, &sum, &y));
+    both.w = partial_weights;
+    lh_assert_code(lh_add_norm(k.t, &both, &sum, &y), LH_ERR_BUG);
+    both = (lh_add_norm_in){partial, partial, weights, {0}, 1e-6, true};
+    lh_assert_error(lh_add_norm(k.t, &both, &sum, &y), LH_ERR_BUG, "reduce it");
+    assert_true(sum.id == 0 && y.id == 0);
     /* equal layouts, but not the same object: operands sharded together must share it */
     lh_assert_error(lh_add(k.t, sharded, elsewhere, &y), LH_ERR_BUG, "lie differently");
     lh_assert_code(lh_add(k.t, sharded, partial, &y), LH_ERR_BUG);
