@@ -235,7 +235,6 @@ static lh_status step_items(bench_step *b, step_result *r)
         item.waited = sum[3 * i + 1] / all;
         item.flops = sum[3 * i + 2] / steps;
         r->step_flops += item.flops;
-        if (item.direction != LH_DIRECTION_RECOMPUTE) r->model_flops += item.flops;
         left -= item.seconds;
         r->item[r->count++] = item;
     }
@@ -282,12 +281,20 @@ static lh_status step_reduce(bench_step *b, step_result *r)
     return step_items(b, r);
 }
 
-/* The plan knows the same numbers without having run. Local. */
+/* The plan knows the same numbers without having run; also the work of the model, which is that of a
+ * step without recomputation (an operation may compute again inside its gradient). Local. */
 static lh_status step_plan(bench_step *b, step_result *r)
 {
     lh_status st = LH_OK;
     lh_step_plan *plan = NULL;
+    const int recompute = b->config->train.recompute;
     b->config->device.threads = b->session->device->threads; /* as this run has them */
+    b->config->train.recompute = LH_RECOMPUTE_NONE;
+    st = lh_step_plan_create(b->config, lh_comm_size(b->world), &plan);
+    b->config->train.recompute = recompute;
+    if (st != LH_OK) goto done;
+    r->model_flops = plan->flops;
+    lh_step_plan_destroy(&plan);
     LH_TRY(lh_step_plan_create(b->config, lh_comm_size(b->world), &plan));
     r->predicted_peak = plan->peak_bytes;
     r->parameter_bytes = plan->parameter_bytes;
