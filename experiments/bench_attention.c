@@ -140,7 +140,7 @@ void lhi_bench_attention_help(FILE *out)
         "  --set KEY=VALUE   any other setting of the mechanism; may be repeated\n"
         "These hold for every case:\n"
         "  --head-dim D      size of a head (64)\n"
-        "  --heads H         query heads (2); threads share the work of the backward by heads\n"
+        "  --heads H         query heads (2)\n"
         "  --kv-heads G      key/value heads, a divisor of --heads (as --heads)\n"
         "  --batch B         sequences (1)\n"
         "  --threads T       threads of each rank (1)\n"

@@ -149,23 +149,12 @@ done:
  * estimators. */
 static lh_status features_settings(features_run *r, int64_t rows)
 {
-    lh_status st = LH_OK;
-    lh_yaml *yaml = NULL;
-    lh_node *map = NULL;
     char text[64];
-    LH_TRY(lh_yaml_create(&yaml));
-    LH_TRY(lh_yaml_map(yaml, &map));
+    lh_option_words words = {.word = {text, "epsilon=0"}, .count = 2};
     (void)snprintf(text, sizeof text, "features=%" PRId64, rows);
-    LH_TRY(lh_yaml_override(yaml, map, text));
-    LH_TRY(lh_yaml_override(yaml, map, "epsilon=0"));
     for (int i = 0; i < 4 && r->arm->settings[i] != NULL; i++)
-        LH_TRY(lh_yaml_override(yaml, map, r->arm->settings[i]));
-    LH_TRY(lh_new(r->ops->settings_bytes, &r->settings));
-    lh_fill fill = {.map = map, .prefix = "", .owner = r->ops->name, .directory = "/"};
-    LH_TRY(lh_settings_fill(&fill, r->ops->settings, r->settings));
-done:
-    lh_yaml_destroy(&yaml);
-    return st;
+        words.word[words.count++] = r->arm->settings[i];
+    return lhi_bench_settings(r->ops, LH_AUTO, &words, &r->settings);
 }
 
 static lh_status features_forward(features_run *r, lh_device *device, lh_var *out)
