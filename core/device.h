@@ -50,8 +50,8 @@ struct lh_device {
 enum { LH_MAX_THREADS = 4096 };
 
 /* lh_device_create_cpu - the processor. isa: "avx512", "avx2", "portable", "auto" (the first of them
- * that there is), or "avx512_bf16" (lh_kernels_f32_avx512_bf16). Local. threads >= 1. The caller destroys *out. Errors: LH_ERR_UNSUP when this processor or build lacks the isa;
- * LH_ERR_MEMORY. */
+ * that there is), or "avx512_bf16" (lh_kernels_f32_avx512_bf16). Local. threads >= 1. The caller
+ * destroys *out. Errors: LH_ERR_UNSUP when this processor or build lacks the isa; LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_device_create_cpu(const char *isa, int threads, lh_device **out);
 
 /* lh_device_create_poison - as cpu, with memory that is protected outside device calls. Local. */

@@ -2,8 +2,8 @@
 /* What the devices of the processor (cpu, poison, count) share. Not public. */
 #include "core/device.h"
 
-/* lhi_kernels_for - the table of an isa ("auto", "avx512", "avx512_bf16", "avx2", "portable") for this build's
- * real. Local. *out is static. Errors: LH_ERR_UNSUP. */
+/* lhi_kernels_for - the table of an isa ("auto", "avx512", "avx512_bf16", "avx2", "portable") for
+ * this build's real. Local. *out is static. Errors: LH_ERR_UNSUP. */
 LH_NODISCARD lh_status lhi_kernels_for(const char *isa, const lh_kernels **out);
 
 /* lhi_memory_new - 64-byte aligned memory of the processor (large blocks: on huge pages where the

@@ -37,15 +37,15 @@ static bool gemm_trivial(const lh_gemm_args *a)
     return a->m <= 0 || a->n <= 0 || (a->k <= 0 && a->accumulate);
 }
 
-/* Parts for a product, one for each thread: each gets at least GEMM_SHARE multiply-adds, since waking
+/* Parts for a product, one for each thread: each gets at least LHI_GEMM_SHARE multiply-adds, since waking
  * a thread costs more than that. The longer side of C is cut, at multiples of GEMM_UNIT (what register
  * blocks of every width divide). The bits do not depend on it. BLIS's own threads would meet at
  * barriers in which they spin: where processors are shared that takes a multiple of the product. */
-enum { GEMM_SHARE = 262144, GEMM_UNIT = 96 };
+enum { GEMM_UNIT = 96 };
 
 static int gemm_parts(const lh_gemm_args *a, int threads)
 {
-    double most = (double)a->m * (double)a->n * (double)a->k / GEMM_SHARE;
+    double most = (double)a->m * (double)a->n * (double)a->k / LHI_GEMM_SHARE;
     int64_t units = ((a->m > a->n ? a->m : a->n) + GEMM_UNIT - 1) / GEMM_UNIT;
     if (most < (double)threads) threads = (int)most;
     if (units < threads) threads = (int)units;

@@ -211,10 +211,7 @@ static void gemm_part_run(const gemm_part *w)
 
 /* ---- The grid ---- */
 
-enum {
-    GEMM_SHARE = 1 << 18,
-    GEMM_PACKED = 12
-}; /* multiply-adds worth a thread; that packing costs */
+enum { GEMM_PACKED = 12 }; /* multiply-adds that packing costs */
 
 typedef struct gemm_grid {
     int64_t rows, cols; /* of parts: in register blocks and in panels */
@@ -226,7 +223,7 @@ static gemm_grid gemm_cut(const lh_gemm_args *g, int threads)
 {
     const int64_t high = (g->m + OUT_ROWS - 1) / OUT_ROWS,
                   wide = (g->n + GEMM_COLS - 1) / GEMM_COLS;
-    const double most = (double)g->m * (double)g->n * (double)g->k / GEMM_SHARE;
+    const double most = (double)g->m * (double)g->n * (double)g->k / LHI_GEMM_SHARE;
     double best = INFINITY;
     gemm_grid grid = {high, wide, 1, 1};
     if (most < (double)threads) threads = most < 1 ? 1 : (int)most;

@@ -334,8 +334,8 @@ typedef struct lh_attend_delta_args {
 /* Backward over the same kind of tile list; scores are recomputed: P = exp(scale q.k - lse), dS = P
  * (dO.v - delta), dq += scale dS k; dk += scale dS^T q; dv += P^T dO. dq [as q], dk, dv [as k, v]
  * always add; so do dqr [as qr] += scale dS r and dr [as r] += scale dS^T qr, summed over batch rows
- * in their order. scratch: device memory of lh_attend_scratch bytes. between: as forward. flops counted: 10 * width per
- * visible score and head, with the term 16. */
+ * in their order. scratch: device memory of lh_attend_scratch bytes. between: as forward. flops
+ * counted: 10 * width per visible score and head, with the term 16. */
 typedef struct lh_attend_grad_args {
     int64_t batch, heads, kv_heads, width, q_rows, k_rows;
     int64_t head, n_heads, group, skew;

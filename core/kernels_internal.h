@@ -26,6 +26,9 @@ LHI_TILE_SYMBOLS(f32_avx512)
 LHI_TILE_SYMBOLS(f32_avx512_bf16)
 #endif
 
+/* Multiply-adds of a product that are worth a thread: waking one costs more than fewer. */
+enum { LHI_GEMM_SHARE = 1 << 18 };
+
 /* Matrix products by BLIS (core/gemm_blis.c): the slot gemm of the portable tables. */
 void lhi_gemm_f64(const lh_gemm_args *args, int threads);
 void lhi_gemm_f32(const lh_gemm_args *args, int threads);
@@ -41,7 +44,8 @@ void lhi_gemm_f32_avx512(const lh_gemm_args *args, int threads);
  * first product. */
 void lhi_gemm_prepare(void);
 
-/* The vector tables, without a look at the processor (lh_kernels_f32_avx2 and its like look); NULL where the file was compiled without the instruction set. */
+/* The vector tables, without a look at the processor (lh_kernels_f32_avx2 and its like look); NULL
+ * where the file was compiled without the instruction set. */
 const lh_kernels *lhi_kernels_f32_avx2_table(void);
 const lh_kernels *lhi_kernels_f32_avx512_table(void);
 const lh_kernels *lhi_kernels_f32_avx512_bf16_table(void);
