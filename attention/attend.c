@@ -141,9 +141,7 @@ static lh_status attend_scratch(attend_run *r, bool backward, void **kernels)
         LH_TRY(lh_scratch(c, table, &r->table));
         if (backward) LH_TRY(lh_scratch(c, table, &r->d_table));
     }
-    LH_TRY(lh_scratch(
-        c, lh_attend_scratch(r->device, r->heads, r->attrs->kv_heads, r->width, n.k_rows),
-        kernels));
+    LH_TRY(lh_scratch(c, lh_attend_scratch(r->device, r->width, n.k_rows, r->embed > 0), kernels));
 done:
     return st;
 }

@@ -37,7 +37,7 @@ static lh_status few_open(lh_call *c, few_run *r)
     r->kv_heads = k->dim[2];
     r->stats = r->batch * r->heads * r->queries;
     r->elements = r->stats * r->width;
-    return lh_scratch(c, lh_attend_scratch(r->device, r->heads, r->kv_heads, r->width, r->rows),
+    return lh_scratch(c, lh_attend_scratch(r->device, r->width, r->rows, false),
                       &r->scratch);
 }
 

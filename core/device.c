@@ -133,10 +133,9 @@ void lh_host_release(void **ptr)
     *ptr = NULL;
 }
 
-size_t lh_attend_scratch(const lh_device *d, int64_t heads, int64_t kv_heads, int64_t width,
-                         int64_t k_rows)
+size_t lh_attend_scratch(const lh_device *d, int64_t width, int64_t k_rows, bool relative)
 {
-    return d->kernels->attend_scratch(heads, kv_heads, width, k_rows, d->threads);
+    return d->kernels->attend_scratch(width, k_rows, relative, d->threads);
 }
 
 double lh_gemm_flops(const lh_gemm_args *a)

@@ -506,8 +506,7 @@ typedef struct lh_kernels {
 #undef LH_KERNEL_SLOT
     /* scratch bytes for attend and attend_grad (the larger of both), for key blocks of up to k_rows
      * rows */
-    size_t (*attend_scratch)(int64_t heads, int64_t kv_heads, int64_t width, int64_t k_rows,
-                             int threads);
+    size_t (*attend_scratch)(int64_t width, int64_t k_rows, bool relative, int threads);
 } lh_kernels;
 
 /* The tables that this build has. lh_kernels_f64 and lh_kernels_f32 (portable) are in every build;

@@ -125,7 +125,7 @@ LH_NODISCARD lh_status lh_tape_backward(lh_tape *t, lh_var loss);
 void lh_tape_between(lh_tape *t, void (*fn)(void *user), void *user);
 
 /* lh_tape_backward_from - as above, from given gradients: seeds [n] device data of the shapes of
- * vars. For tests. */
+ * vars, which are read, not copied, and not changed. For tests and benchmarks. */
 LH_NODISCARD lh_status lh_tape_backward_from(lh_tape *t, int n, const lh_var *vars,
                                              const void *const *seeds);
 

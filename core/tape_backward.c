@@ -186,15 +186,35 @@ done:
     return st;
 }
 
+lh_status lhi_tape_grad_read(lh_tape *t, int64_t number, const void **data)
+{
+    lh_status st = LH_OK;
+    const tape_grad *g = &t->grad[number];
+    void *p = NULL;
+    if (g->seed == NULL) LH_TRY(lh_memory_use(t->memory, g->slot, &p));
+    *data = g->seed != NULL ? g->seed : p;
+done:
+    return st;
+}
+
+/* The gradient of v is g. */
+static lh_status tape_give_grad(lh_tape *t, tape_value *v, tape_grad g)
+{
+    lh_status st = LH_OK;
+    LH_TRY(lh_grow(&t->grad, &t->grads_capacity, t->n_grads + 1, sizeof *t->grad));
+    v->own_grad = t->n_grads++;
+    t->grad[v->own_grad] = g;
+done:
+    return st;
+}
+
 /* A buffer for the gradient of v, which nobody shares. */
 static lh_status tape_new_grad(lh_tape *t, tape_value *v)
 {
     lh_status st = LH_OK;
     tape_grad g = {.owners = 1};
-    LH_TRY(lh_grow(&t->grad, &t->grads_capacity, t->n_grads + 1, sizeof *t->grad));
     LH_TRY(lh_memory_new(t->memory, LH_SPACE_DEVICE, lh_shape_bytes(&v->shape), &g.slot));
-    v->own_grad = t->n_grads++;
-    t->grad[v->own_grad] = g;
+    LH_TRY(tape_give_grad(t, v, g));
 done:
     return st;
 }
@@ -203,13 +223,13 @@ done:
 static lh_status tape_unshare_grad(lh_tape *t, tape_value *v)
 {
     lh_status st = LH_OK;
-    void *from = NULL;
+    const void *from = NULL;
     void *to = NULL;
     int64_t shared = v->own_grad;
     if (t->grad[shared].owners == 1) return LH_OK;
     LH_TRY(tape_new_grad(t, v));
     t->grad[shared].owners--;
-    LH_TRY(lh_memory_use(t->memory, t->grad[shared].slot, &from));
+    LH_TRY(lhi_tape_grad_read(t, shared, &from));
     LH_TRY(lh_memory_use(t->memory, t->grad[v->own_grad].slot, &to));
     lh_run_axpy(t->device, &(lh_axpy_args){lh_shape_count(&v->shape), 1.0, from, to, false});
 done:
@@ -284,8 +304,16 @@ lh_status lh_tape_backward_from(lh_tape *t, int n, const lh_var *vars, const voi
         void *grad = NULL;
         bool accumulate = false;
         LH_TRY(lhi_tape_check(t, vars[i]));
-        const lh_shape *shape = &t->value[vars[i].id].shape;
+        tape_value *v = &t->value[t->value[vars[i].id].root];
+        const lh_shape *shape = &v->shape;
         LH_CHECK(shape->dtype == LH_REAL, LH_ERR_BUG, "seeds are of type real");
+        const void *seed = t->device->counting ? (const void *)t : seeds[i]; /* read there by nobody */
+        LH_CHECK(seed != NULL, LH_ERR_BUG, "output %d has no seed", i);
+        if (v->grad == NULL && !v->has_grad) {
+            LH_TRY(tape_give_grad(t, v, (tape_grad){.seed = seed, .owners = 2}));
+            v->has_grad = true;
+            continue;
+        }
         LH_TRY(lhi_tape_grad_target(t, vars[i].id, &grad, &accumulate));
         lh_run_axpy(t->device,
                     &(lh_axpy_args){lh_shape_count(shape), 1.0, seeds[i], grad, accumulate});

@@ -71,12 +71,10 @@ done:
 lh_status lh_out_grad(lh_call *c, int i, const void **data)
 {
     lh_status st = LH_OK;
-    void *p = NULL;
     *data = NULL;
     LH_CHECK(c->vjp && i >= 0 && i < c->node->n_out, LH_ERR_BUG, "no output gradient %d", i);
     const tape_value *v = &c->tape->value[c->node->out + i];
-    if (v->has_grad) LH_TRY(lh_memory_use(c->tape->memory, c->tape->grad[v->own_grad].slot, &p));
-    *data = p;
+    if (v->has_grad) LH_TRY(lhi_tape_grad_read(c->tape, v->own_grad, data));
 done:
     return st;
 }

@@ -22,8 +22,10 @@ typedef struct tape_value {
 } tape_value;
 
 /* The buffer of a gradient, and how many values have it as theirs: those whose vjp has yet to read it, or
- * to add to it. Whoever adds while others have it takes a copy. */
+ * to add to it. Whoever adds while others have it takes a copy. A caller's seed has the caller as one of
+ * its owners. */
 typedef struct tape_grad {
+    const void *seed; /* a caller's; NULL: slot */
     int64_t slot;
     int owners;
 } tape_grad;
@@ -112,3 +114,6 @@ void lhi_tape_leave(lh_tape *t, const tape_node *n, lh_profile_mark begin, lh_di
  * the tape's own memory; false: it cannot. */
 lh_status lhi_tape_grad_target(lh_tape *t, int32_t id, void **data, bool *accumulate);
 bool lhi_tape_grad_share(lh_tape *t, int32_t id, int32_t of);
+
+/* lhi_tape_grad_read - data of gradient `number` as it is now; counts as a use. */
+lh_status lhi_tape_grad_read(lh_tape *t, int64_t number, const void **data);

@@ -55,7 +55,7 @@ enum {
     OFFSETS = TILE_KEYS + LH_TILE_Q, /* at least the distances of a key block to a query block */
     /* of packed keys, values and gradients that should stay in a core's own cache */
     SPAN_BYTES = 512 * 1024,
-    PACK_ROWS = 22 * TILE_KEYS, /* of keys that are packed at one time, at most */
+    PACK_ROWS = 11 * TILE_KEYS, /* of keys that are packed at one time, at most */
     UNIT_QUERIES = 1024,        /* at least, of a unit made of queries */
     UNITS = 1024                /* of one item, at most */
 };

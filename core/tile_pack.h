@@ -91,10 +91,17 @@ static int64_t flat_words(int64_t width)
     return round_up(width, LANES * PAIR) / PAIR;
 }
 
+/* Does only the relative term use the piece? */
+static bool piece_relative(enum piece i)
+{
+    return (i >= PIECE_QR && i <= PIECE_X) || i >= PIECE_R_STACKED;
+}
+
 /* Elements of a piece; k_rows: of the key block. */
-static int64_t piece_elements(enum piece i, int64_t width, int64_t k_rows)
+static int64_t piece_elements(enum piece i, int64_t width, int64_t k_rows, bool relative)
 {
     const int64_t words = flat_words(width), stride = round_up(width, LANES);
+    if (piece_relative(i) && !relative) return 0;
     if (i <= PIECE_DV)
         return (min_of(k_rows, PACK_ROWS) + ROW_PAD) * (i <= PIECE_V ? words : stride);
     if (i <= PIECE_DV_BLOCK) return (TILE_KEYS + ROW_PAD) * (i <= PIECE_V_BLOCK ? words : stride);
@@ -114,12 +121,13 @@ static int64_t piece_elements(enum piece i, int64_t width, int64_t k_rows)
 }
 
 /* Elements of one thread's scratch; offset[] of each piece. Every piece starts on a cache line. */
-static int64_t work_layout(int64_t width, int64_t k_rows, int64_t offset[PIECE_COUNT])
+static int64_t work_layout(int64_t width, int64_t k_rows, bool relative,
+                           int64_t offset[PIECE_COUNT])
 {
     int64_t at = 0;
     for (int i = 0; i < PIECE_COUNT; i++) {
         offset[i] = at;
-        at += round_up(piece_elements((enum piece)i, width, k_rows), 16);
+        at += round_up(piece_elements((enum piece)i, width, k_rows, relative), 16);
     }
     return at;
 }
@@ -127,7 +135,7 @@ static int64_t work_layout(int64_t width, int64_t k_rows, int64_t offset[PIECE_C
 static void work_place(const job *s, int thread, work *w)
 {
     int64_t offset[PIECE_COUNT];
-    int64_t size = work_layout(s->width, s->k_rows, offset);
+    int64_t size = work_layout(s->width, s->k_rows, s->qr != NULL, offset);
     for (int i = 0; i < PIECE_COUNT; i++) w->piece[i] = s->scratch + thread * size + offset[i];
     w->calls = thread == 0 && s->between != NULL;
     w->begin = w->part = 0;
@@ -138,13 +146,10 @@ static void work_place(const job *s, int thread, work *w)
     w->piece[PIECE_DS_FLAT] = w->piece[PIECE_DS_STACKED] = w->piece[PIECE_DS];
 }
 
-size_t TILE_SLOT(attend_scratch)(int64_t heads, int64_t kv_heads, int64_t width, int64_t k_rows,
-                                 int threads)
+size_t TILE_SLOT(attend_scratch)(int64_t width, int64_t k_rows, bool relative, int threads)
 {
-    (void)heads;
-    (void)kv_heads;
     int64_t offset[PIECE_COUNT];
-    int64_t size = work_layout(width, k_rows, offset);
+    int64_t size = work_layout(width, k_rows, relative, offset);
     return (size_t)size * sizeof(real) * (size_t)max_of(threads, 1);
 }
 

@@ -718,7 +718,7 @@ static lh_status memory_measure(const memory_case *c, measured *out)
     out->host = (int64_t)lh_memory_bytes(m.memory, LH_SPACE_HOST);
     out->rows = m.layout->max_rows;
     out->scratch =
-        (int64_t)lh_attend_scratch(m.count, MEM_HEADS, MEM_KV, MEM_WIDTH, m.layout->max_rows);
+        (int64_t)lh_attend_scratch(m.count, MEM_WIDTH, m.layout->max_rows, false);
 done:
     lh_memory_destroy(&m.memory);
     lh_tape_destroy(&m.tape);

@@ -902,7 +902,7 @@ static lh_status memory_measure(const scene *s, int ranks, measured *out)
     LH_TRY(lh_memory_count_end(memory));
     out->step = lh_memory_peak(memory);
     out->params = (int64_t)lh_params_bytes(a.params);
-    out->scratch = (int64_t)lh_attend_scratch(a.device, s->heads, s->kv_heads, s->width, k_most(s));
+    out->scratch = (int64_t)lh_attend_scratch(a.device, s->width, k_most(s), false);
 done:
     lh_memory_destroy(&memory);
     lh_tape_destroy(&tape);

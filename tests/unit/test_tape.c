@@ -715,6 +715,7 @@ static void losses(void **state)
 
 typedef struct chain {
     int segments;         /* 0: none */
+    bool seeded;          /* its output takes the seed, not the output of another operation */
     tally link[LINKS];    /* squares */
     tally tail, dead_end; /* scales at the end of every segment; one that needs no gradient */
 } chain;
@@ -1170,7 +1171,7 @@ static void shared_gradients(void **state)
 }
 
 /* x and its branch: of lh_add one buffer is the gradient of both, and after the branch has read it,
- * what comes through the branch is added in place. */
+ * what comes through the branch is added in place. Not so in the caller's seed. */
 static lh_status branch_record(void *user, lh_tape *t, const lh_var *in, lh_var *out, int *n_out)
 {
     lh_status st = LH_OK;
@@ -1182,6 +1183,7 @@ static lh_status branch_record(void *user, lh_tape *t, const lh_var *in, lh_var 
     LH_TRY(square(t, x, &y));
     LH_TRY(unary(t, &scale_op, 0.5, &c->link[1], y, &y));
     LH_TRY(sum(t, c->segments > 0, x, y, out));
+    if (!c->seeded) LH_TRY(scale(t, 0.5, *out, out));
 done:
     return st;
 }
@@ -1189,12 +1191,16 @@ done:
 static void one_buffer_for_both(void **state)
 {
     (void)state;
-    for (int shares = 0; shares <= 1; shares++) {
-        chain c = {.segments = shares};
+    for (int i = 0; i < 4; i++) {
+        chain c = {.segments = i & 1, .seeded = i >= 2};
         stage a;
+        lh_real seed[N];
         stage_devices(&a);
+        memcpy(seed, a.seed, sizeof seed);
         stage_open(&a, branch_record, &c);
-        assert_true((c.link[0].dy == c.link[1].dy) == (shares == 1));
+        assert_true((c.link[0].dy == c.link[1].dy) == (i == 1));
+        assert_true((c.link[1].dy == a.run.seed_device[0]) == (i == 3)); /* read where it is */
+        assert_memory_equal(a.run.seed_device[0], seed, sizeof seed);
         stage_close(&a);
     }
 }

@@ -18,7 +18,7 @@ typedef struct variant {
     void (*finish)(const lh_attend_finish_args *, int);
     void (*delta)(const lh_attend_delta_args *, int);
     void (*grad)(const lh_attend_grad_args *, int);
-    size_t (*scratch)(int64_t, int64_t, int64_t, int64_t, int);
+    size_t (*scratch)(int64_t, int64_t, bool, int);
 } variant;
 
 #define VARIANT(name, bytes)                                                                       \
@@ -477,7 +477,7 @@ static void run_kernels(const scene *c, const variant *kernel, const arrays *in,
         else
             ((float *)m.max)[i] = -INFINITY;
     }
-    size_t scratch = kernel->scratch(c->heads, c->kv_heads, c->width, c->k_rows, threads);
+    size_t scratch = kernel->scratch(c->width, c->k_rows, c->r_rows > 0, threads);
     m.scratch = new_zeroed(scratch);
     memset(m.scratch, 0xff, scratch + 64); /* NaN: nothing may rely on what was there */
     run_forward(c, &m, threads);
@@ -973,11 +973,12 @@ static void test_scratch_bound(void **unused)
     for (int k = 0; k < N_VARIANTS; k++) {
         const variant *x = variants + k;
         if (!can_run(x)) continue;
-        size_t most = x->scratch(2, 2, 64, INT32_MAX, 1);
-        assert_true(x->scratch(2, 2, 64, 1 << 16, 1) == most);
-        assert_true(x->scratch(2, 2, 64, 500, 1) < most);
-        assert_true(most <= (size_t)(4 * 2200 + 2000) * 64 * x->bytes);
-        assert_true(x->scratch(2, 2, 64, 1 << 16, 3) == 3 * most);
+        size_t most = x->scratch(64, INT32_MAX, false, 1);
+        assert_true(x->scratch(64, 1 << 16, false, 1) == most);
+        assert_true(x->scratch(64, 500, false, 1) < most);
+        assert_true(x->scratch(64, 500, true, 1) > x->scratch(64, 500, false, 1));
+        assert_true(most <= (size_t)(4 * 1100 + 1600) * 64 * x->bytes);
+        assert_true(x->scratch(64, 1 << 16, false, 3) == 3 * most);
     }
 }
 
@@ -1288,7 +1289,7 @@ static void test_nothing_seen_backward(void **unused)
     a.dv = dv;
     a.tiles = t;
     a.n_tiles = 1;
-    a.scratch = new_zeroed(lhi_attend_scratch_f64(1, 1, 1, 3, 1));
+    a.scratch = new_zeroed(lhi_attend_scratch_f64(1, 3, false, 1));
     lhi_attend_grad_f64(&a, 1);
     free(a.scratch);
     assert_true(dq[0] == 0 && dq[1] != 0);
@@ -1376,7 +1377,7 @@ static void test_exp(void **unused)
                                    .sum = &sum,
                                    .tiles = c.tile,
                                    .n_tiles = 1};
-            args.scratch = new_zeroed(kernel->scratch(1, 1, 96, 96, 1));
+            args.scratch = new_zeroed(kernel->scratch(96, 96, false, 1));
             kernel->attend(&args, 1);
             free(args.scratch);
             assert_true(max == 0);
