@@ -39,6 +39,7 @@ typedef struct attend_run {
     lh_device *device;
     const attend_attrs *attrs;
     int64_t batch, heads, width, rows;
+    int64_t most_keys;  /* of any segment's plan */
     lh_dtype wire;      /* of rows on their way */
     lh_attend_args fwd; /* q, o, max, sum, scratch; keys and tiles per call */
     lh_attend_grad_args bwd;
@@ -84,6 +85,8 @@ static lh_status attend_open(lh_call *c, attend_run *r)
     r->width = q->dim[3];
     if (r->attrs->relative_weight > 0)
         r->embed = lh_call_in_shape(c, r->attrs->relative_weight)->dim[1];
+    for (int i = 0; i < r->attrs->n_segments; i++)
+        r->most_keys = lhi_max(r->most_keys, r->attrs->part[i].plan->most_keys);
     for (int i = 0; i < lh_call_inputs(c); i++) LH_TRY(lh_in(c, i, &r->in[i]));
 done:
     return st;
@@ -141,7 +144,12 @@ static lh_status attend_scratch(attend_run *r, bool backward, void **kernels)
         LH_TRY(lh_scratch(c, table, &r->table));
         if (backward) LH_TRY(lh_scratch(c, table, &r->d_table));
     }
-    LH_TRY(lh_scratch(c, lh_attend_scratch(r->device, r->width, n.k_rows, r->embed > 0), kernels));
+    const lh_attend_room room = {.width = r->width,
+                                 .k_rows = n.k_rows,
+                                 .most_keys = r->most_keys,
+                                 .relative = r->embed > 0,
+                                 .backward = backward};
+    LH_TRY(lh_scratch(c, lh_attend_scratch(r->device, &room), kernels));
 done:
     return st;
 }
@@ -285,6 +293,7 @@ static lh_status attend_forward(lh_call *c)
                              .skew = r.attrs->skew,
                              .width = r.width,
                              .q_rows = r.rows,
+                             .most_keys = r.most_keys,
                              .scale = r.attrs->scale,
                              .q = r.in[0],
                              .between = attend_between,
@@ -457,6 +466,7 @@ static lh_status attend_vjp(lh_call *c)
                                   .skew = r.attrs->skew,
                                   .width = r.width,
                                   .q_rows = r.rows,
+                                  .most_keys = r.most_keys,
                                   .scale = r.attrs->scale,
                                   .q = r.in[0],
                                   .between = attend_between,

@@ -24,7 +24,7 @@ typedef struct few_run {
     void *scratch;
 } few_run;
 
-static lh_status few_open(lh_call *c, few_run *r)
+static lh_status few_open(lh_call *c, bool backward, few_run *r)
 {
     const lh_shape *q = lh_call_in_shape(c, 0);
     const lh_shape *k = lh_call_in_shape(c, 1);
@@ -37,8 +37,8 @@ static lh_status few_open(lh_call *c, few_run *r)
     r->kv_heads = k->dim[2];
     r->stats = r->batch * r->heads * r->queries;
     r->elements = r->stats * r->width;
-    return lh_scratch(c, lh_attend_scratch(r->device, r->width, r->rows, false),
-                      &r->scratch);
+    const lh_attend_room room = {.width = r->width, .k_rows = r->rows, .backward = backward};
+    return lh_scratch(c, lh_attend_scratch(r->device, &room), &r->scratch);
 }
 
 /* x [n] of the device = its sum, or maximum, over the ranks of the sequence. host: room for it. */
@@ -84,7 +84,7 @@ static lh_status few_forward(lh_call *c)
 {
     lh_status st = LH_OK;
     few_run r;
-    LH_TRY(few_open(c, &r));
+    LH_TRY(few_open(c, false, &r));
     lh_attend_args a = {.batch = r.batch,
                         .heads = r.heads,
                         .kv_heads = r.kv_heads,
@@ -144,7 +144,7 @@ static lh_status few_vjp(lh_call *c)
     void *lse = NULL;
     void *d_o = NULL;
     void *delta = NULL;
-    LH_TRY(few_open(c, &r));
+    LH_TRY(few_open(c, true, &r));
     lh_attend_grad_args a = {.batch = r.batch,
                              .heads = r.heads,
                              .kv_heads = r.kv_heads,

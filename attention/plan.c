@@ -433,6 +433,21 @@ done:
     return st;
 }
 
+/* Tiles of a query block are neighbours. */
+static int64_t plan_most_keys(const lh_plan *p, size_t parts)
+{
+    int64_t most = 0;
+    for (size_t part = 0; part < parts; part++) {
+        int64_t seen = 0;
+        for (int64_t i = p->first[part]; i < p->first[part + 1]; i++) {
+            const bool begins = i == p->first[part] || p->tile[i].q_row != p->tile[i - 1].q_row;
+            seen = p->tile[i].nk + (begins ? 0 : seen);
+            most = lhi_max(most, seen);
+        }
+    }
+    return most;
+}
+
 static lh_status plan_tiles(plan_make *m, int rank)
 {
     lh_status st = LH_OK;
@@ -450,6 +465,7 @@ static lh_status plan_tiles(plan_make *m, int rank)
         plan_runs keys = {s->positions.run, s->positions.count, x->keep ? s->offset : 0};
         LH_TRY(plan_block(m, rank, i + 1, &keys));
     }
+    p->most_keys = plan_most_keys(p, parts);
 done:
     return st;
 }

@@ -38,6 +38,7 @@ typedef struct lh_plan {
     int64_t max_distance_rows;
     /* rows of the block that holds received keys: all of them if kept, else the largest step */
     int64_t block_rows;
+    int64_t most_keys;    /* in the tiles of a query block, of one part */
     double scores;        /* visible scores of this rank's queries, of one head and sequence */
     int64_t query_blocks; /* blocks that this rank's queries are cut into */
     int64_t faced_keys;   /* that they could see: all, or, where queries lie everywhere, own ones */

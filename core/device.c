@@ -133,9 +133,9 @@ void lh_host_release(void **ptr)
     *ptr = NULL;
 }
 
-size_t lh_attend_scratch(const lh_device *d, int64_t width, int64_t k_rows, bool relative)
+size_t lh_attend_scratch(const lh_device *d, const lh_attend_room *room)
 {
-    return d->kernels->attend_scratch(width, k_rows, relative, d->threads);
+    return d->kernels->attend_scratch(room, d->threads);
 }
 
 double lh_gemm_flops(const lh_gemm_args *a)

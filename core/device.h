@@ -85,9 +85,8 @@ double lh_read_scalar(lh_device *d, const void *device_src, lh_dtype dtype);
 LH_NODISCARD lh_status lh_host_alloc(size_t bytes, void **out);
 void lh_host_release(void **ptr);
 
-/* lh_attend_scratch - device scratch bytes that attend and attend_grad need; relative: with a relative
- * term. Local. */
-size_t lh_attend_scratch(const lh_device *d, int64_t width, int64_t k_rows, bool relative);
+/* lh_attend_scratch - device scratch bytes that attend, or attend_grad (backward), needs. Local. */
+size_t lh_attend_scratch(const lh_device *d, const lh_attend_room *room);
 
 /* lh_kernel_flops - floating-point operations that a call stands for (products and attention only;
  * 2 per multiply-add). Local. */

@@ -274,6 +274,12 @@ typedef struct lh_sight {
     const lh_hidden *hidden;
 } lh_sight;
 
+/* What scratch depends on: see lh_attend_args. */
+typedef struct lh_attend_room {
+    int64_t width, k_rows, most_keys;
+    bool relative, backward;
+} lh_attend_room;
+
 /* Fused attention forward over a list of tiles (Dao et al. 2022; online softmax of Milakov and
  * Gimelshein 2018). Heads head .. head + n_heads - 1 of `heads` are computed; query head h uses
  * key/value head (h + skew) / group; group 0: heads / kv_heads. q, o [batch, q_rows, heads, width];
@@ -284,11 +290,12 @@ typedef struct lh_sight {
  * is key/value head kv_first; 0: all kv_heads (kv_first is 0).
  * Relative term (Dai et al. 2019, terms b and d): qr [batch, q_rows, heads, width] and r [r_rows,
  * heads, width], both NULL without: the score is scale (q[i].k[j] + qr[i].r[row of (i, j)]).
- * scratch: device memory of lh_attend_scratch bytes. between: called with `user` by the calling thread
+ * most_keys: that the tiles of one block of queries have, about; 0: not known. scratch: device memory of
+ * lh_attend_scratch bytes for the same width, k_rows or more, and most_keys. between: called with `user` by the calling thread
  * alone after each block of queries of a head that it computes; a device may call it less often; NULL:
  * nothing is. flops counted: 4 * width per visible score and head, with the term 6. */
 typedef struct lh_attend_args {
-    int64_t batch, heads, kv_heads, width, q_rows, k_rows;
+    int64_t batch, heads, kv_heads, width, q_rows, k_rows, most_keys;
     int64_t head, n_heads, group, skew;
     double scale;
     const void *q, *k, *v;
@@ -337,7 +344,7 @@ typedef struct lh_attend_delta_args {
  * in their order. scratch: device memory of lh_attend_scratch bytes. between: as forward. flops
  * counted: 10 * width per visible score and head, with the term 16. */
 typedef struct lh_attend_grad_args {
-    int64_t batch, heads, kv_heads, width, q_rows, k_rows;
+    int64_t batch, heads, kv_heads, width, q_rows, k_rows, most_keys;
     int64_t head, n_heads, group, skew;
     double scale;
     const void *q, *k, *v, *d_o, *lse, *delta;
@@ -506,7 +513,7 @@ typedef struct lh_kernels {
 #undef LH_KERNEL_SLOT
     /* scratch bytes for attend and attend_grad (the larger of both), for key blocks of up to k_rows
      * rows */
-    size_t (*attend_scratch)(int64_t width, int64_t k_rows, bool relative, int threads);
+    size_t (*attend_scratch)(const lh_attend_room *room, int threads);
 } lh_kernels;
 
 /* The tables that this build has. lh_kernels_f64 and lh_kernels_f32 (portable) are in every build;

@@ -13,7 +13,7 @@
     void lhi_attend_finish_##variant(const lh_attend_finish_args *args, int threads);              \
     void lhi_attend_delta_##variant(const lh_attend_delta_args *args, int threads);                \
     void lhi_attend_grad_##variant(const lh_attend_grad_args *args, int threads);                  \
-    size_t lhi_attend_scratch_##variant(int64_t width, int64_t k_rows, bool relative, int threads);
+    size_t lhi_attend_scratch_##variant(const lh_attend_room *room, int threads);
 
 LHI_TILE_SYMBOLS(f64)
 LHI_TILE_SYMBOLS(f32)

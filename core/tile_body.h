@@ -55,7 +55,7 @@ enum {
     OFFSETS = TILE_KEYS + LH_TILE_Q, /* at least the distances of a key block to a query block */
     /* of packed keys, values and gradients that should stay in a core's own cache */
     SPAN_BYTES = 512 * 1024,
-    PACK_ROWS = 11 * TILE_KEYS, /* of keys that are packed at one time, at most */
+    PACK_ROWS = 22 * TILE_KEYS, /* of keys that are packed at one time, at most */
     UNIT_QUERIES = 1024,        /* at least, of a unit made of queries */
     UNITS = 1024                /* of one item, at most */
 };
@@ -80,6 +80,7 @@ _Static_assert(OUT_ROWS <= ROW_PAD && SCORE_ROWS <= ROW_PAD, "padding covers a r
         .backward = is_backward, .batch = (a)->batch, .heads = (a)->heads,                         \
         .kv_heads = (a)->kv_heads, .width = (a)->width, .q_rows = (a)->q_rows,                     \
         .k_rows = (a)->k_rows, .head = (a)->head, .n_heads = (a)->n_heads,                         \
+        .room = {(a)->width, (a)->k_rows, (a)->most_keys, (a)->qr != NULL, is_backward},           \
         .group = (a)->group > 0 ? (a)->group : (a)->heads / (a)->kv_heads, .skew = (a)->skew,      \
         .stride = round_up((a)->width, LANES), .words = flat_words((a)->width),                    \
         .scale = (real)(a)->scale, .q = (a)->q, .k = (a)->k, .v = (a)->v, .tiles = (a)->tiles,     \

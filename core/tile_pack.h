@@ -5,6 +5,7 @@
 typedef struct job {
     bool backward;
     int64_t batch, heads, kv_heads, width, q_rows, k_rows, head, n_heads;
+    lh_attend_room room; /* of this call */
     int64_t group, skew; /* query head h uses key/value head (h + skew) / group */
     int64_t stride;      /* width rounded up to whole vectors */
     int64_t words;       /* of a flat row, in whole vectors */
@@ -28,7 +29,7 @@ typedef struct job {
 /* The pieces of one thread's scratch. Where PAIR is 1 the last ones, operands made of other pieces,
  * are those pieces themselves. */
 enum piece {
-    PIECE_K, /* packed rows [min(k_rows, PACK_ROWS), words], flat */
+    PIECE_K, /* packed rows [min(k_rows, pack_limit), words], flat */
     PIECE_V,
     PIECE_DK, /* as many rows of stride */
     PIECE_DV,
@@ -97,13 +98,35 @@ static bool piece_relative(enum piece i)
     return (i >= PIECE_QR && i <= PIECE_X) || i >= PIECE_R_STACKED;
 }
 
-/* Elements of a piece; k_rows: of the key block. */
-static int64_t piece_elements(enum piece i, int64_t width, int64_t k_rows, bool relative)
+/* Does only the backward use it? */
+static bool piece_backward(enum piece i)
 {
-    const int64_t words = flat_words(width), stride = round_up(width, LANES);
-    if (piece_relative(i) && !relative) return 0;
+    return i == PIECE_DK || i == PIECE_DV || i == PIECE_DK_BLOCK || i == PIECE_DV_BLOCK;
+}
+
+/* Rows of packed keys that stay in a core's own cache: whole blocks. */
+static int64_t cached_rows(const lh_attend_room *room)
+{
+    const int64_t elements =
+        2 * (flat_words(room->width) + (room->backward ? round_up(room->width, LANES) : 0));
+    const int64_t rows = SPAN_BYTES / (elements * (int64_t)sizeof(real));
+    return min_of(max_of(rows / TILE_KEYS, 2) * TILE_KEYS, PACK_ROWS);
+}
+
+/* Rows of keys that are packed at one time, at most. Where query blocks see many they are worked through
+ * in spans (tile_units.h), and more are never packed. */
+static int64_t pack_limit(const lh_attend_room *room)
+{
+    return room->most_keys > PACK_ROWS ? cached_rows(room) : PACK_ROWS;
+}
+
+/* Elements of a piece. */
+static int64_t piece_elements(enum piece i, const lh_attend_room *room)
+{
+    const int64_t words = flat_words(room->width), stride = round_up(room->width, LANES);
+    if ((piece_relative(i) && !room->relative) || (piece_backward(i) && !room->backward)) return 0;
     if (i <= PIECE_DV)
-        return (min_of(k_rows, PACK_ROWS) + ROW_PAD) * (i <= PIECE_V ? words : stride);
+        return (min_of(room->k_rows, pack_limit(room)) + ROW_PAD) * (i <= PIECE_V ? words : stride);
     if (i <= PIECE_DV_BLOCK) return (TILE_KEYS + ROW_PAD) * (i <= PIECE_V_BLOCK ? words : stride);
     if (i <= PIECE_DO || i == PIECE_QR) return LH_TILE_Q / PAIR * stride;
     if (i == PIECE_OUT || i == PIECE_OUTR) return LH_TILE_Q * stride;
@@ -121,13 +144,12 @@ static int64_t piece_elements(enum piece i, int64_t width, int64_t k_rows, bool 
 }
 
 /* Elements of one thread's scratch; offset[] of each piece. Every piece starts on a cache line. */
-static int64_t work_layout(int64_t width, int64_t k_rows, bool relative,
-                           int64_t offset[PIECE_COUNT])
+static int64_t work_layout(const lh_attend_room *room, int64_t offset[PIECE_COUNT])
 {
     int64_t at = 0;
     for (int i = 0; i < PIECE_COUNT; i++) {
         offset[i] = at;
-        at += round_up(piece_elements((enum piece)i, width, k_rows, relative), 16);
+        at += round_up(piece_elements((enum piece)i, room), 16);
     }
     return at;
 }
@@ -135,7 +157,7 @@ static int64_t work_layout(int64_t width, int64_t k_rows, bool relative,
 static void work_place(const job *s, int thread, work *w)
 {
     int64_t offset[PIECE_COUNT];
-    int64_t size = work_layout(s->width, s->k_rows, s->qr != NULL, offset);
+    int64_t size = work_layout(&s->room, offset);
     for (int i = 0; i < PIECE_COUNT; i++) w->piece[i] = s->scratch + thread * size + offset[i];
     w->calls = thread == 0 && s->between != NULL;
     w->begin = w->part = 0;
@@ -146,10 +168,10 @@ static void work_place(const job *s, int thread, work *w)
     w->piece[PIECE_DS_FLAT] = w->piece[PIECE_DS_STACKED] = w->piece[PIECE_DS];
 }
 
-size_t TILE_SLOT(attend_scratch)(int64_t width, int64_t k_rows, bool relative, int threads)
+size_t TILE_SLOT(attend_scratch)(const lh_attend_room *room, int threads)
 {
     int64_t offset[PIECE_COUNT];
-    int64_t size = work_layout(width, k_rows, relative, offset);
+    int64_t size = work_layout(room, offset);
     return (size_t)size * sizeof(real) * (size_t)max_of(threads, 1);
 }
 
@@ -282,7 +304,7 @@ static void rows_touched(const job *s, int64_t b, const unit *u, bool all, int64
     }
 }
 
-/* Rows range[], at most PACK_ROWS: keys and values in, their gradients to 0. */
+/* Rows range[], at most pack_limit: keys and values in, their gradients to 0. */
 static void pack_keys(const job *s, int64_t b, int64_t kv, work *w, const int64_t range[2])
 {
     const int64_t n = range[1] - range[0];

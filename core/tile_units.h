@@ -54,10 +54,8 @@ static int64_t group_end(const job *s, int64_t begin)
  * blocks where they are long, and everything where no query block sees much more than a span. */
 static int64_t span_rows(const job *s, int64_t b)
 {
-    int64_t elements = 2 * (s->words + (s->backward ? s->stride : 0)); /* of a row */
-    int64_t target = SPAN_BYTES / (elements * (int64_t)sizeof(real));
+    const int64_t target = cached_rows(&s->room);
     int64_t longest = 1, most = 0;
-    target = min_of(max_of(target / TILE_KEYS, 2) * TILE_KEYS, PACK_ROWS);
     for (int64_t begin = 0, end; begin < s->n_tiles; begin = end) {
         int64_t seen = 0;
         end = group_end(s, begin);
@@ -209,7 +207,7 @@ static void run_rows(const job *s, work *w, int64_t b, int64_t kv, const unit *u
 static int64_t rows_packed(const job *s, int64_t b, const int64_t range[2])
 {
     const int64_t span = span_rows(s, b), n = max_of(range[1] - range[0], 1);
-    const int64_t parts = (n + PACK_ROWS - 1) / PACK_ROWS;
+    const int64_t pack = pack_limit(&s->room), parts = (n + pack - 1) / pack;
     return min_of(span, round_up((n + parts - 1) / parts, TILE_KEYS));
 }
 
@@ -331,7 +329,7 @@ static void run_item_shared(const job *s, int thread, int threads, int64_t b, in
     int64_t rows[2];
     work_place(s, thread, &w);
     rows_touched(s, b, &all, true, rows);
-    if (span_rows(s, b) < INT32_MAX || rows[1] - rows[0] <= PACK_ROWS) {
+    if (span_rows(s, b) < INT32_MAX || rows[1] - rows[0] <= pack_limit(&s->room)) {
         w.part = thread;
         w.parts = threads;
     } else {

@@ -717,8 +717,9 @@ static lh_status memory_measure(const memory_case *c, measured *out)
     out->device = (int64_t)lh_memory_bytes(m.memory, LH_SPACE_DEVICE);
     out->host = (int64_t)lh_memory_bytes(m.memory, LH_SPACE_HOST);
     out->rows = m.layout->max_rows;
-    out->scratch =
-        (int64_t)lh_attend_scratch(m.count, MEM_WIDTH, m.layout->max_rows, false);
+    const lh_attend_room room = {
+        .width = MEM_WIDTH, .k_rows = m.layout->max_rows, .backward = c->gradients};
+    out->scratch = (int64_t)lh_attend_scratch(m.count, &room);
 done:
     lh_memory_destroy(&m.memory);
     lh_tape_destroy(&m.tape);

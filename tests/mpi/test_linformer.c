@@ -902,7 +902,8 @@ static lh_status memory_measure(const scene *s, int ranks, measured *out)
     LH_TRY(lh_memory_count_end(memory));
     out->step = lh_memory_peak(memory);
     out->params = (int64_t)lh_params_bytes(a.params);
-    out->scratch = (int64_t)lh_attend_scratch(a.device, s->width, k_most(s), false);
+    const lh_attend_room room = {.width = s->width, .k_rows = k_most(s), .backward = true};
+    out->scratch = (int64_t)lh_attend_scratch(a.device, &room);
 done:
     lh_memory_destroy(&memory);
     lh_tape_destroy(&tape);

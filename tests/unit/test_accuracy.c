@@ -100,7 +100,8 @@ static void attend(const part *p, const lh_kernels *k, arrays *a, bool single)
     const int64_t n_tiles = tiles_of(p, tiles), stats = a->n[LSE];
     const size_t bytes = single ? sizeof(float) : sizeof(double);
     void *x[ARRAYS], *sum = fresh(stats, bytes), *delta = fresh(stats, bytes);
-    void *scratch = fresh(1, k->attend_scratch(p->width, p->k_rows, false, 1));
+    const lh_attend_room room = {.width = p->width, .k_rows = p->k_rows, .backward = true};
+    void *scratch = fresh(1, k->attend_scratch(&room, 1));
     for (int i = 0; i < ARRAYS; i++) x[i] = single ? (void *)a->f[i] : (void *)a->d[i];
     for (int i = O; i < ARRAYS; i++) memset(x[i], 0, (size_t)a->n[i] * bytes);
     k->fill(&(lh_fill_args){stats, -(double)INFINITY, x[LSE]}, 1);

@@ -225,7 +225,7 @@ static void test_count_adds_flops_and_touches_nothing(void **state)
                         "4567",
                         8);
     assert_true(lh_read_scalar(d, p, LH_REAL) == 0.0);
-    assert_true(lh_attend_scratch(d, 64, 512, false) > 0);
+    assert_true(lh_attend_scratch(d, &(lh_attend_room){.width = 64, .k_rows = 512}) > 0);
     lh_device_release(d, &p);
     lh_device_release(d, &q);
     lh_device_destroy(&d);

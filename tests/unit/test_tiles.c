@@ -18,7 +18,7 @@ typedef struct variant {
     void (*finish)(const lh_attend_finish_args *, int);
     void (*delta)(const lh_attend_delta_args *, int);
     void (*grad)(const lh_attend_grad_args *, int);
-    size_t (*scratch)(int64_t, int64_t, bool, int);
+    size_t (*scratch)(const lh_attend_room *, int);
 } variant;
 
 #define VARIANT(name, bytes)                                                                       \
@@ -80,6 +80,7 @@ typedef struct scene {
     int32_t *limits; /* [batch, q_rows, 2] or NULL */
     lh_hidden hidden[MAX_BATCH];
     int64_t kv_first, kv_held; /* kv_held 0: all */
+    int64_t most_keys;         /* as of lh_attend_args */
     int64_t r_rows;            /* 0: no relative term */
     /* Inputs are small whole numbers, and so are scores as powers of 2: nothing but the P and dS of
      * the backward is changed by rounding to bfloat16, which the reference then does, too. */
@@ -372,6 +373,7 @@ static void run_forward(const scene *c, machine *m, int threads)
                         .width = c->width,
                         .q_rows = c->q_rows,
                         .k_rows = c->k_rows,
+                        .most_keys = c->most_keys,
                         .head = c->head,
                         .n_heads = c->n_heads,
                         .scale = c->scale,
@@ -426,6 +428,7 @@ static void run_backward(const scene *c, machine *m, int threads)
                              .width = c->width,
                              .q_rows = c->q_rows,
                              .k_rows = c->k_rows,
+                             .most_keys = c->most_keys,
                              .head = c->head,
                              .n_heads = c->n_heads,
                              .scale = c->scale,
@@ -477,7 +480,12 @@ static void run_kernels(const scene *c, const variant *kernel, const arrays *in,
         else
             ((float *)m.max)[i] = -INFINITY;
     }
-    size_t scratch = kernel->scratch(c->width, c->k_rows, c->r_rows > 0, threads);
+    const lh_attend_room room = {.width = c->width,
+                                 .k_rows = c->k_rows,
+                                 .most_keys = c->most_keys,
+                                 .relative = c->r_rows > 0,
+                                 .backward = true};
+    size_t scratch = kernel->scratch(&room, threads);
     m.scratch = new_zeroed(scratch);
     memset(m.scratch, 0xff, scratch + 64); /* NaN: nothing may rely on what was there */
     run_forward(c, &m, threads);
@@ -906,6 +914,9 @@ static void test_packed_in_parts(void **unused)
     c.valid[0] = 2113;
     c.valid[1] = 4240;
     check_scene(&c);
+    c.most_keys = c.k_rows; /* no more packed than a span, also where data hides most keys */
+    c.valid[0] = 700;
+    check_scene(&c);
     c = new_scene("many keys, limits", 1, 1, 4, 50, 2500);
     add_band(&c, 48, -1, -1);
     add_documents(&c, 120);
@@ -930,6 +941,8 @@ static void test_windows_in_parts(void **unused)
     check_scene(&c);
     c.name = "long window, documents";
     add_documents(&c, 150);
+    check_scene(&c);
+    c.most_keys = INT32_MAX; /* said to be more than there are: then in smaller parts */
     check_scene(&c);
     free(c.limits);
     c = new_scene("long window and first keys", 1, 1, 20, 2900, 2900);
@@ -973,12 +986,24 @@ static void test_scratch_bound(void **unused)
     for (int k = 0; k < N_VARIANTS; k++) {
         const variant *x = variants + k;
         if (!can_run(x)) continue;
-        size_t most = x->scratch(64, INT32_MAX, false, 1);
-        assert_true(x->scratch(64, 1 << 16, false, 1) == most);
-        assert_true(x->scratch(64, 500, false, 1) < most);
-        assert_true(x->scratch(64, 500, true, 1) > x->scratch(64, 500, false, 1));
-        assert_true(most <= (size_t)(4 * 1100 + 1600) * 64 * x->bytes);
-        assert_true(x->scratch(64, 1 << 16, false, 3) == 3 * most);
+        const lh_attend_room far = {.width = 64, .k_rows = 1 << 16, .backward = true};
+        lh_attend_room other = far;
+        const size_t most = x->scratch(&far, 1);
+        assert_true(most <= (size_t)(4 * 2200 + 1600) * 64 * x->bytes);
+        assert_true(x->scratch(&far, 3) == 3 * most);
+        other.k_rows = INT32_MAX;
+        assert_true(x->scratch(&other, 1) == most);
+        other.most_keys = 1 << 16; /* spans */
+        assert_true(x->scratch(&other, 1) <= (size_t)(4 * 560 + 1600) * 64 * x->bytes);
+        other = far;
+        other.k_rows = 500;
+        assert_true(x->scratch(&other, 1) < most);
+        other = far;
+        other.relative = true;
+        assert_true(x->scratch(&other, 1) > most);
+        other = far;
+        other.backward = false;
+        assert_true(x->scratch(&other, 1) < most);
     }
 }
 
@@ -1289,7 +1314,8 @@ static void test_nothing_seen_backward(void **unused)
     a.dv = dv;
     a.tiles = t;
     a.n_tiles = 1;
-    a.scratch = new_zeroed(lhi_attend_scratch_f64(1, 3, false, 1));
+    a.scratch = new_zeroed(
+        lhi_attend_scratch_f64(&(lh_attend_room){.width = 1, .k_rows = 3, .backward = true}, 1));
     lhi_attend_grad_f64(&a, 1);
     free(a.scratch);
     assert_true(dq[0] == 0 && dq[1] != 0);
@@ -1377,7 +1403,8 @@ static void test_exp(void **unused)
                                    .sum = &sum,
                                    .tiles = c.tile,
                                    .n_tiles = 1};
-            args.scratch = new_zeroed(kernel->scratch(96, 96, false, 1));
+            args.scratch =
+                new_zeroed(kernel->scratch(&(lh_attend_room){.width = 96, .k_rows = 96}, 1));
             kernel->attend(&args, 1);
             free(args.scratch);
             assert_true(max == 0);
