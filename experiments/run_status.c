@@ -49,7 +49,7 @@ void lh_run_status_help(FILE *out)
 }
 
 typedef struct run_status {
-    lh_config *config;
+    int64_t steps, log_every; /* of the configuration */
     lh_yaml *yaml;
     const lh_node *train, *eval; /* the last line of each; NULL: none */
     const char *state;
@@ -115,7 +115,7 @@ static const char *status_state(const run_status *r, const char *log)
     if (status_ends(log, "finished at step")) return "finished";
     if (status_ends(log, "stopped on request")) return "stopped";
     if (r->train == NULL) return "new";
-    double interval = status_number(r->train, "step_s") * (double)r->config->train.log_every;
+    double interval = status_number(r->train, "step_s") * (double)r->log_every;
     double patience = fmax(STATUS_QUIET * interval, (double)STATUS_PATIENCE);
     return r->age_s > patience ? "silent" : "running";
 }
@@ -125,6 +125,7 @@ static lh_status status_read(run_status *r, const char *folder)
     lh_status st = LH_OK;
     char path[LH_PATH_MAX];
     char *metrics = NULL, *log = NULL;
+    lh_config *config = NULL;
     double age = 0.0;
     bool found = false;
     LH_TRY(lhi_path(path, folder, "config.yaml"));
@@ -133,7 +134,9 @@ static lh_status status_read(run_status *r, const char *folder)
              "made (run.output/run.name)",
              folder);
     const lh_config_source source = {.read = lh_read_small, .path = path, .flags = LH_CONFIG_PLAN};
-    LH_TRY(lh_config_load(&source, &r->config));
+    LH_TRY(lh_config_load(&source, &config));
+    r->steps = config->schedule.steps;
+    r->log_every = config->train.log_every;
     (void)snprintf(r->folder, sizeof r->folder, "%s", folder);
     LH_TRY(lh_run_tail(folder, "metrics.jsonl", STATUS_TAIL, &metrics, &r->age_s));
     LH_TRY(lh_run_tail(folder, "log.txt", STATUS_TAIL, &log, &age));
@@ -146,13 +149,14 @@ static lh_status status_read(run_status *r, const char *folder)
 done:
     lh_free(&metrics);
     lh_free(&log);
+    lh_config_destroy(&config);
     return st;
 }
 
 /* Seconds to the last step at the rate of the last one; NaN when that is not known, or over. */
 static double status_left(const run_status *r)
 {
-    double left = (double)r->config->schedule.steps - status_number(r->train, "step");
+    double left = (double)r->steps - status_number(r->train, "step");
     if (strcmp(r->state, "finished") == 0) return (double)NAN;
     return left * status_number(r->train, "step_s");
 }
@@ -175,7 +179,7 @@ static lh_status status_json(const run_status *r)
     lh_json_string(&j, "run", r->folder);
     lh_json_string(&j, "state", r->state);
     status_json_real(&j, "step", r->train, "step");
-    lh_json_int(&j, "steps", r->config->schedule.steps);
+    lh_json_int(&j, "steps", r->steps);
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
         status_json_real(&j, numbers[i], r->train, numbers[i]);
     lh_json_real(&j, "left_s", status_left(r));
@@ -211,8 +215,7 @@ static void status_print(const run_status *r)
     (void)printf("run         %s\nstate       %s\n", r->folder, r->state);
     if (r->train != NULL) {
         (void)printf("step        %.0f of %" PRId64 " (%.1f %%), last line %.0f s ago\n", step,
-                     r->config->schedule.steps, 100.0 * step / (double)r->config->schedule.steps,
-                     r->age_s);
+                     r->steps, 100.0 * step / (double)r->steps, r->age_s);
         (void)printf("training    ");
         status_print_loss(r->train);
         (void)printf(", gradient norm %.3g, lr %.3g\n", status_number(r->train, "grad_norm"),
@@ -237,7 +240,7 @@ lh_status lh_run_status_main(lh_comm *none, int argc, char **argv)
 {
     lh_status st = LH_OK;
     status_options o = {0};
-    run_status r = {0};
+    run_status r = {.state = "new"};
     lh_options options = {.command = "longhaul status",
                           .table = status_table,
                           .into = &o,
@@ -254,6 +257,5 @@ lh_status lh_run_status_main(lh_comm *none, int argc, char **argv)
         status_print(&r);
 done:
     lh_yaml_destroy(&r.yaml);
-    lh_config_destroy(&r.config);
     return st;
 }

@@ -25,11 +25,12 @@ long+=(--set schedule.steps=$steps)
 limit=300 train 2 run "${long[@]}"
 mv runs/run runs/straight
 
-# Slurm lets a job that went back wait for two minutes; this one need not.
+# Slurm lets a job that went back wait for two minutes, since the node must have forgotten it; on one node ten seconds do.
 ended() {
     local state
     state=$(squeue -h -j "$1" -o %T 2>/dev/null)
-    if [ "$state" = PENDING ]; then scontrol update JobId="$1" StartTime=now; fi
+    [ "$state" = PENDING ] || pending=0
+    if [ "$state" = PENDING ] && [ $((pending += 1)) = 40 ]; then scontrol update JobId="$1" StartTime=now; fi
     [ -z "$state" ] || [ "$state" = COMPLETED ]
 }
 
@@ -37,6 +38,7 @@ ended() {
 requeued() {
     local script=$1 signal=$2 job
     rm -rf runs/run
+    pending=0
     job=$(LONGHAUL=$LONGHAUL sbatch --parsable --ntasks 2 --time 1 --signal "$signal" --output "$script.log" \
         "$LH_SOURCE/experiments/slurm/$script.sbatch" tiny.yaml --set run.name=run "${long[@]}")
     slurm_wait "the end of job $job" 400 ended "$job" || { tail -n 20 "$script.log" slurm/log/slurmctld.log; scancel "$job"; }
