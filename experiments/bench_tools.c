@@ -28,7 +28,7 @@ void lhi_bench_warn(lh_comm *world, int64_t threads)
     lh_host host = lh_host_of(world);
     char text[256];
     if (lh_comm_rank(world) == 0 && lh_host_short(&host, (int)threads, text, sizeof text))
-        (void)fprintf(stderr, "longhaul bench: %s\n", text);
+        (void)fprintf(stderr, "longhaul: %s\n", text);
 }
 
 /* Small numbers, so that repeated products stay finite. */

@@ -15,6 +15,8 @@
 #include "experiments/plan_command.h"
 #include "experiments/plan_draw.h"
 #include "experiments/prepare.h"
+#include "experiments/run_status.h"
+#include "experiments/scale.h"
 #include "experiments/train.h"
 #include "io/files.h"
 #include "io/settings_fill.h"
@@ -63,6 +65,10 @@ static void main_help(FILE *out)
         "running it\n"
         "                           [--draw OUT.svg]                  and a picture of its "
         "attention\n"
+        "  longhaul scale FILE.yaml --ranks 1,2,4,8 [options]         strong and weak scaling in "
+        "one "
+        "launch\n"
+        "  longhaul status RUN_DIR [--json]                           what a run is doing\n"
         "  longhaul prepare TEXT --out DATA.h5 [--words] [--task T]   a token file of a text, a "
         "FASTA file,\n"
         "                                                             ListOps examples\n"
@@ -74,9 +80,10 @@ static void main_help(FILE *out)
         "                                                             heads\n"
         "  longhaul COMMAND --help                                    more about a command\n"
         "  longhaul --version\n\n"
-        "Start train, eval and bench under mpirun -n P or srun; the sequence is spread over all "
+        "Start train, eval, bench and scale under mpirun -n P or srun; the sequence is spread over "
+        "all "
         "ranks.\n"
-        "plan, prepare, inspect and convert run alone.\n"
+        "plan, status, prepare, inspect and convert run alone.\n"
         "Exit codes: 0 success, 1 the run failed, 2 bad usage or configuration, 75 stopped on "
         "request\n"
         "with a checkpoint written.\n",
@@ -280,7 +287,9 @@ static const struct main_command {
     {"train", main_train, main_help_train, false},
     {"eval", main_eval, main_help_eval, false},
     {"bench", lh_bench_main, lh_bench_help, false},
+    {"scale", lh_scale_main, lh_scale_help, false},
     {"plan", main_plan, lh_plan_help, true},
+    {"status", lh_run_status_main, lh_run_status_help, true},
     {"prepare", lh_prepare_main, lh_prepare_help, true},
     {"inspect", lh_inspect_main, lh_inspect_help, true},
     {"convert", lh_convert_main, lh_convert_help, true},

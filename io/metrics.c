@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -185,6 +186,66 @@ void lh_metrics_close(lh_metrics **m)
 {
     if (*m != NULL && (*m)->fd >= 0) (void)close((*m)->fd);
     lh_free(m);
+}
+
+/* --- reading along --- */
+
+/* The bytes of an open file from `start` on, at most `count`, into text. */
+static lh_status tail_read(int fd, const char *path, off_t start, size_t count, char *text)
+{
+    size_t done = 0;
+    while (done < count) {
+        ssize_t n = pread(fd, text + done, count - done, start + (off_t)done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return LH_RAISE(LH_ERR_IO, "cannot read '%s': %s", path, strerror(errno));
+        if (n == 0) break; /* it was cut since */
+        done += (size_t)n;
+    }
+    text[done] = '\0';
+    return LH_OK;
+}
+
+/* Only whole lines: not the end of one that begins before, nor one that is being written. */
+static void tail_whole(char *text, bool cut)
+{
+    char *first = cut ? strchr(text, '\n') : NULL;
+    char *last = strrchr(text, '\n');
+    if (last == NULL || (cut && first == last)) {
+        text[0] = '\0';
+        return;
+    }
+    last[1] = '\0';
+    if (cut) memmove(text, first + 1, strlen(first + 1) + 1);
+}
+
+lh_status lh_run_tail(const char *folder, const char *name, int64_t most, char **text,
+                      double *age_s)
+{
+    lh_status st = LH_OK;
+    char path[LH_PATH_MAX];
+    struct stat info;
+    struct timespec now = {0};
+    int fd = -1;
+    *text = NULL;
+    *age_s = -1.0;
+    LH_TRY(lhi_path(path, folder, name));
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 && errno == ENOENT) return lh_new(1, text);
+    LH_CHECK(fd >= 0 && fstat(fd, &info) == 0 && S_ISREG(info.st_mode), LH_ERR_IO,
+             "cannot read '%s': %s", path, fd < 0 ? strerror(errno) : "it is no plain file");
+    const int64_t start = info.st_size > most ? info.st_size - most : 0;
+    const size_t count = (size_t)(info.st_size - start);
+    LH_TRY(lh_new(count + 1, text));
+    LH_TRY(tail_read(fd, path, (off_t)start, count, *text));
+    tail_whole(*text, start > 0);
+    if (clock_gettime(CLOCK_REALTIME, &now) == 0)
+        *age_s = (double)(now.tv_sec - info.st_mtim.tv_sec) +
+                 1e-9 * (double)(now.tv_nsec - info.st_mtim.tv_nsec);
+    if (*age_s < 0.0) *age_s = 0.0; /* clocks of other machines */
+done:
+    if (fd >= 0) (void)close(fd);
+    if (st != LH_OK) lh_free(text);
+    return st;
 }
 
 /* --- log

@@ -94,6 +94,26 @@ lh_status lh_comm_world(lh_comm **out)
     return LH_OK;
 }
 
+lh_status lh_comm_first(lh_comm *c, int n, lh_comm **out)
+{
+    lh_comm *part = NULL;
+    MPI_Comm handle = MPI_COMM_NULL;
+    *out = NULL;
+    lh_status st = lh_agree(c, lh_new(sizeof *part, &part));
+    if (st != LH_OK) {
+        lh_free(&part);
+        return st;
+    }
+    LH_MPI(c, MPI_Comm_split(c->mpi, c->rank < n ? 0 : MPI_UNDEFINED, c->rank, &handle));
+    if (handle == MPI_COMM_NULL) {
+        lh_free(&part);
+        return LH_OK;
+    }
+    lhi_comm_own(part, handle, NULL);
+    *out = part;
+    return LH_OK;
+}
+
 void lh_comm_destroy(lh_comm **comm)
 {
     lh_comm *c = *comm;
@@ -208,4 +228,18 @@ void lh_barrier(lh_comm *c)
 {
     if (c->counting || c->size == 1) return;
     LH_MPI(c, MPI_Barrier(c->mpi));
+}
+
+void lh_barrier_asleep(lh_comm *c)
+{
+    const struct timespec nap = {.tv_nsec = 5000000};
+    MPI_Request request = MPI_REQUEST_NULL;
+    int there = 0;
+    if (c->counting || c->size == 1) return;
+    LH_MPI(c, MPI_Ibarrier(c->mpi, &request));
+    for (;;) {
+        LH_MPI(c, MPI_Test(&request, &there, MPI_STATUS_IGNORE));
+        if (there) return;
+        (void)nanosleep(&nap, NULL);
+    }
 }

@@ -55,6 +55,9 @@ void lh_finalize(void);
  * (collective). Errors: agreed LH_ERR_USAGE, LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_mesh_create(int data, lh_mesh **out);
 
+/* lh_mesh_create_of - the same of the ranks of comm. Collective on comm. */
+LH_NODISCARD lh_status lh_mesh_create_of(lh_comm *comm, int data, lh_mesh **out);
+
 /* lh_mesh_create_counting - a mesh of data x seq ranks seen from world rank `rank`, without MPI.
  * Local. */
 LH_NODISCARD lh_status lh_mesh_create_counting(int data, int seq, int rank, lh_mesh **out);
@@ -76,6 +79,10 @@ void lh_mesh_destroy(lh_mesh **mesh);
  * Caller destroys. */
 LH_NODISCARD lh_status lh_comm_world(lh_comm **out);
 void lh_comm_destroy(lh_comm **comm);
+
+/* lh_comm_first - a communicator of ranks 0 .. n - 1 of c (1 <= n <= its size); NULL on the others.
+ * Collective on c. Caller destroys (collective on the new one). Errors: agreed LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_comm_first(lh_comm *c, int n, lh_comm **out);
 
 /* lh_comm_rank, lh_comm_size, lh_comm_counting, lh_comm_traffic - Local. */
 int lh_comm_rank(const lh_comm *c);
@@ -112,8 +119,10 @@ void lh_max_real(lh_comm *c, lh_real *x, int64_t n, lh_purpose purpose);
 /* lh_broadcast - bytes of rank 0 to all. */
 void lh_broadcast(lh_comm *c, void *x, int64_t bytes, lh_purpose purpose);
 
-/* lh_barrier - wait for all ranks. */
+/* lh_barrier - wait for all ranks. lh_barrier_asleep - the same for waits of seconds and more: between
+ * two looks, some milliseconds apart, the process sleeps, and leaves its processor to others. */
 void lh_barrier(lh_comm *c);
+void lh_barrier_asleep(lh_comm *c);
 
 /* --- messages between two ranks: host memory, any size (cut into pieces that MPI can count) --- */
 enum { LH_MESSAGE_PIECES = 64 };

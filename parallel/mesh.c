@@ -50,21 +50,26 @@ static lh_status mesh_check(int data, bool same, const lh_comm *start)
 lh_status lh_mesh_create(int data, lh_mesh **out)
 {
     lh_comm start;
+    lhi_comm_start(&start);
+    return lh_mesh_create_of(&start, data, out);
+}
+
+lh_status lh_mesh_create_of(lh_comm *comm, int data, lh_mesh **out)
+{
     lh_mesh *m = NULL;
     *out = NULL;
-    lhi_comm_start(&start);
     int64_t both[2] = {data, -(int64_t)data}; /* equal on all ranks: largest = smallest */
-    lh_max_i64(&start, both, 2, LH_SEND_OTHER);
-    lh_status st = mesh_check(data, both[0] == -both[1], &start);
+    lh_max_i64(comm, both, 2, LH_SEND_OTHER);
+    lh_status st = mesh_check(data, both[0] == -both[1], comm);
     if (st == LH_OK) st = mesh_new(false, &m);
-    st = lh_agree(&start, st);
+    st = lh_agree(comm, st);
     if (st != LH_OK || m == NULL) {
         mesh_free(m);
         return st;
     }
-    mesh_place(m, data, start.size / data, start.rank);
+    mesh_place(m, data, comm->size / data, comm->rank);
     MPI_Comm handle = MPI_COMM_NULL;
-    LH_MPI(&start, MPI_Comm_dup(MPI_COMM_WORLD, &handle));
+    LH_MPI(comm, MPI_Comm_dup(comm->mpi, &handle));
     lhi_comm_own(m->world, handle, m->traffic);
     for (int a = 0; a < LH_AXES; a++) {
         /* an axis joins the ranks whose other coordinate is the same */

@@ -31,6 +31,40 @@ digits=9
 same "longest loss, in digits" \
     "$(value loss runs/tiny/metrics.jsonl | tr -d . | awk '{ if (length($0) > n) n = length($0) } END { print n }')" $digits
 
+# --- what the run is doing, read from its folder ---
+expect 0 0 status runs/tiny --json
+same "state of a run that has ended" "$(value state)" '"finished"'
+for key in step loss grad_norm tokens_per_s step_s peak_bytes; do
+    same "status: $key" "$(value $key)" "$(metric runs/tiny train 7 $key)"
+done
+same "status: loss of the evaluation" "$(value eval_loss)" "$(metric runs/tiny eval 7 loss)"
+same "status: checkpoint" "$(value checkpoint)" "\"$(checkpoint runs/tiny 7)\""
+expect 0 0 status runs/tiny
+says out 'step        7 of 7 (100.0 %)'
+cp -r runs/tiny runs/going # as if it went on: two lines fewer, and half of one
+sed '/finished/d' runs/tiny/log.txt >runs/going/log.txt
+{ sed '$d' runs/tiny/metrics.jsonl | sed '$d'; printf '{"event":"train","step":7,"lo'; } >runs/going/metrics.jsonl
+expect 0 0 status runs/going --json
+same "state of a run that goes on" "$(value state)" '"running"'
+same "its step: that of the last whole line" "$(value step)" 6
+holds "time that is left ($(value left_s))" "$(value left_s) > 0"
+touch -d '1 hour ago' runs/going/metrics.jsonl
+expect 0 0 status runs/going --json
+same "state of a run that writes no more" "$(value state)" '"silent"'
+echo 'stopped on request after step 6: runs/going' >>runs/going/log.txt
+expect 0 0 status runs/going --json
+same "state of a run that was stopped" "$(value state)" '"stopped"'
+rm -r runs/going/metrics.jsonl runs/going/log.txt runs/going/checkpoints
+expect 0 0 status runs/going --json
+same "state of a run without a step" "$(value state)$(value step)$(value checkpoint)" '"new"nullnull'
+expect 0 0 status runs/going
+says out 'checkpoint  none'
+expect 2 0 status runs
+says err 'is no run folder'
+expect 2 0 status
+says err 'wants a run folder'
+rm -r runs/going
+
 # --- the saved configuration is a whole experiment, from anywhere ---
 for key in output path; do
     case $(sed -nE "s/^  $key: //p" runs/tiny/config.yaml) in

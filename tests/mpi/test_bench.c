@@ -1,5 +1,6 @@
-/* longhaul bench: it runs on any number of ranks, prints one line per case with every field, and refuses what it should. Speed is never asserted: tests run on busy machines. */
+/* longhaul bench and scale: they run on any number of ranks, print one line per case with every field, and refuse what they should. Speed is never asserted: tests run on busy machines. */
 #include "experiments/bench.h"
+#include "experiments/scale.h"
 #include "tests/lh_test_mpi.h"
 
 #include <math.h>
@@ -37,9 +38,10 @@ static const char *const fields[] = {"mechanism",
                                      "ratio",
                                      "comm_wait_s"};
 
-/* The benchmark with what it prints in text (rank 0; empty elsewhere). words: arguments separated
- * by blanks. */
-static lh_status run_bench(lh_comm *c, const char *words, char text[OUTPUT])
+/* A command with what it prints in text (rank 0; empty elsewhere). words: arguments separated by
+ * blanks. */
+static lh_status run_command(lh_comm *c, lh_status (*command)(lh_comm *, int, char **),
+                             const char *words, char text[OUTPUT])
 {
     char copy[WORDS];
     char *argv[ARGUMENTS];
@@ -52,7 +54,7 @@ static lh_status run_bench(lh_comm *c, const char *words, char text[OUTPUT])
     FILE *file = tmpfile();
     int terminal = dup(STDOUT_FILENO);
     bool ready = file != NULL && terminal >= 0 && dup2(fileno(file), STDOUT_FILENO) >= 0;
-    lh_status st = lh_bench_main(c, argc, argv);
+    lh_status st = command(c, argc, argv);
     (void)fflush(stdout);
     ready = ready && dup2(terminal, STDOUT_FILENO) >= 0;
     if (terminal >= 0) (void)close(terminal);
@@ -63,6 +65,11 @@ static lh_status run_bench(lh_comm *c, const char *words, char text[OUTPUT])
     if (file != NULL) (void)fclose(file);
     lh_assert_all(c, ready);
     return st;
+}
+
+static lh_status run_bench(lh_comm *c, const char *words, char text[OUTPUT])
+{
+    return run_command(c, lh_bench_main, words, text);
 }
 
 /* The text after "name": of a line; "" when the field is missing. */
@@ -345,6 +352,133 @@ static void test_bench_features(void **state)
     lh_error_clear();
 }
 
+/* --- scaling --- */
+
+static const char scale_file[] = "run: {name: scale}\n"
+                                 "mesh: {chunk: 16}\n"
+                                 "data: {task: text, path: nowhere.txt, length: 96}\n"
+                                 "model: {layers: 1, width: 16, heads: 2, attention: {mechanism: "
+                                 "sliding_window, window: 20}}\n"
+                                 "device: {threads: 1}\n";
+
+/* Rank 0 writes the experiment file; its name, or NULL. Nobody goes on before it is there. */
+static const char *scale_write(lh_comm *c, char name[64])
+{
+    bool ok = true;
+    (void)snprintf(name, 64, "scale-np%d.yaml", lh_comm_size(c));
+    if (lh_comm_rank(c) == 0) {
+        FILE *file = fopen(name, "w");
+        ok = file != NULL && fputs(scale_file, file) >= 0;
+        ok = file != NULL && fclose(file) == 0 && ok;
+    }
+    lh_barrier(c);
+    return ok ? name : NULL;
+}
+
+/* A point: everything that is promised for it. */
+static bool point_holds(const char *line, int ranks, const char *mode, double n)
+{
+    static const char *const positive[] = {"step_s",     "step_s_least", "step_s_mean",
+                                           "efficiency", "tokens_per_s", "peak_bytes",
+                                           "parameters", "model_flops",  "parameter_bytes"};
+    bool ok = number(line, "ranks") == ranks && field_is(line, "mode", mode);
+    for (size_t i = 0; i < sizeof positive / sizeof positive[0]; i++)
+        ok = ok && number(line, positive[i]) > 0.0;
+    ok = ok && number(line, "n") == n && number(line, "repeats") == 2;
+    ok = ok && number(line, "step_s_least") <= number(line, "step_s");
+    ok = ok && number(line, "comm_wait_s") >= 0.0 && field(line, "seconds")[0] == '[';
+    ok = ok && number(line, "sent_bytes") == number(line, "predicted_sent_bytes");
+    ok = ok && (number(line, "sent_bytes") == 0.0) == (ranks == 1);
+    return ok && number(line, "peak_bytes") == number(line, "predicted_peak_bytes");
+}
+
+/* Strong and weak on 1 .. P ranks at two lengths, and the fits: what must come, line by line. */
+static bool study_holds(const char *text, int ranks)
+{
+    const char *line = text;
+    bool ok = true;
+    for (int l = 1; l <= 2; l++)
+        for (int weak = 0; weak < 2; weak++)
+            for (int p = 1; p <= ranks && ok; p++) {
+                const double n = 96.0 * l * (weak ? p : 1);
+                ok = point_holds(line, p, weak ? "\"weak\"" : "\"strong\"", n);
+                ok = ok && (p > 1 || number(line, "efficiency") == 1.0);
+                ok = ok && field_is(line, "mechanism", "\"full\"") &&
+                     field_is(line, "attention", "\"full\"");
+                line = strchr(line, '\n');
+                ok = ok && line != NULL;
+                if (ok) line++;
+            }
+    for (int p = 1; p <= ranks && ok; p++) {
+        ok = field(line, "fit")[0] != '\0' && number(line, "ranks") == p &&
+             number(line, "samples") == 4 && number(line, "lengths") == 2;
+        ok = ok && number(line, "low") <= number(line, "exponent") &&
+             number(line, "exponent") <= number(line, "high");
+        line = strchr(line, '\n');
+        ok = ok && line != NULL;
+        if (ok) line++;
+    }
+    return ok && *line == '\0';
+}
+
+static void test_scale(void **state)
+{
+    lh_comm *c = *state;
+    char text[OUTPUT], words[WORDS], name[64];
+    static const char *const list[] = {"1", "1,2", "1,2,3"};
+    int ranks = lh_comm_size(c);
+    lh_assert_all(c, ranks <= 3 && scale_write(c, name) != NULL);
+    (void)snprintf(words, sizeof words,
+                   "%s --ranks %s --lengths 96,192 --attention full --repeats 2 --warmup 0", name,
+                   list[ranks - 1]);
+    lh_assert_all_ok(c, run_command(c, lh_scale_main, words, text));
+    bool ok = lh_comm_rank(c) == 0 ? study_holds(text, ranks) : text[0] == '\0';
+    if (!ok) print_error("%s\n", text);
+    lh_assert_all(c, ok);
+    /* the file's own mechanism and length, fewer ranks than there are */
+    (void)snprintf(words, sizeof words, "%s --ranks 1 --mode strong --repeats 2", name);
+    lh_assert_all_ok(c, run_command(c, lh_scale_main, words, text));
+    ok = lh_comm_rank(c) > 0 ||
+         (point_holds(text, 1, "\"strong\"", 96.0) &&
+          field_is(text, "mechanism", "\"sliding_window\"") && field_is(text, "attention", "null"));
+    lh_assert_all(c, ok);
+    if (lh_comm_rank(c) == 0) (void)remove(name);
+}
+
+static void test_scale_refuses(void **state)
+{
+    static const struct {
+        const char *words, *says;
+    } wrong[] = {
+        {"", "wants an experiment file"},
+        {"--ranks 1", "wants an experiment file"},
+        {"nowhere.yaml --ranks 1", "cannot read 'nowhere.yaml'"},
+        {"F --ranks 1,x", "--ranks '1,x'"},
+        {"F --ranks 1,1", "must ascend"},
+        {"F --ranks 0", "from 1 to"},
+        {"F --ranks 64", "start it with mpirun -n 64"},
+        {"F --ranks 1 --lengths 4g", "--lengths '4g'"},
+        {"F --ranks 1 --lengths 99999999999m", "--lengths"},
+        {"F --ranks 1 --mode strange", "expected strong, weak or both"},
+        {"F --ranks 1 --attention fulll", "did you mean 'full'"},
+        {"F --ranks 1 --set model.widht=3", "did you mean 'width'"},
+        {"F --ranks 1 --range 1", "unknown option '--range'"},
+    };
+    lh_comm *c = *state;
+    char text[OUTPUT], words[WORDS], name[64];
+    lh_assert_all(c, scale_write(c, name) != NULL);
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        bool file = wrong[i].words[0] == 'F';
+        (void)snprintf(words, sizeof words, "%s%s", file ? name : "", wrong[i].words + file);
+        lh_assert_all_code(c, run_command(c, lh_scale_main, words, text), LH_ERR_USAGE);
+        bool says = strstr(lh_error_text(), wrong[i].says) != NULL;
+        if (!says) print_error("'%s': %s\n", wrong[i].words, lh_error_text());
+        lh_assert_all(c, says && text[0] == '\0');
+    }
+    lh_error_clear();
+    if (lh_comm_rank(c) == 0) (void)remove(name);
+}
+
 static void test_bench_refuses(void **state)
 {
     static const struct {
@@ -390,7 +524,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_bench_full),     cmocka_unit_test(test_bench_window),
         cmocka_unit_test(test_bench_by_heads), cmocka_unit_test(test_bench_features),
         cmocka_unit_test(test_bench_step),     cmocka_unit_test(test_bench_exchange),
-        cmocka_unit_test(test_bench_refuses),
+        cmocka_unit_test(test_bench_refuses),  cmocka_unit_test(test_scale),
+        cmocka_unit_test(test_scale_refuses),
     };
     return lh_test_mpi_main(argc, argv, "bench", tests, sizeof tests / sizeof tests[0]);
 }

@@ -1,0 +1,261 @@
+/* status: a run as its folder tells. */
+#include "experiments/run_status.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "experiments/bench_internal.h"
+#include "experiments/config.h"
+#include "experiments/options.h"
+#include "experiments/units.h"
+#include "io/checkpoint.h"
+#include "io/files.h"
+#include "io/metrics.h"
+#include "io/yaml.h"
+
+enum {
+    STATUS_TAIL = 8 << 20, /* bytes of metrics that are looked at */
+    STATUS_QUIET = 10,    /* times the usual interval between lines, after which a run seems dead */
+    STATUS_PATIENCE = 120 /* seconds without a line that prove nothing */
+};
+
+typedef struct status_options {
+    const char *folder;
+    bool json;
+} status_options;
+
+static const lh_option status_table[] = {
+    {.name = "--json", .kind = LH_OPTION_FLAG, .offset = offsetof(status_options, json)},
+    {.name = NULL}};
+
+void lh_run_status_help(FILE *out)
+{
+    (void)fprintf(
+        out,
+        "longhaul status RUN_DIR [--json]\n\n"
+        "Says what a run is doing, from what it has written so far; the run may be going on.\n"
+        "  state    finished; stopped (on request, with a checkpoint: --resume goes on);\n"
+        "           running; silent: nothing was written for ten times the usual interval between\n"
+        "           lines (and two minutes), so it may be dead; new: no step was logged yet\n"
+        "--json: one object with state, step, steps, loss, grad_norm, lr, tokens_per_s, step_s,\n"
+        "comm_wait_s, left_s, written_s (seconds since the last line), peak_bytes, "
+        "rss_peak_bytes,\n"
+        "eval_step, eval_loss, bits_per_byte, perplexity, accuracy, checkpoint (path), and null "
+        "for\n"
+        "what is not known.\n");
+}
+
+typedef struct run_status {
+    int64_t steps, log_every; /* of the configuration */
+    lh_yaml *yaml;
+    const lh_node *train, *eval; /* the last line of each; NULL: none */
+    const char *state;
+    double age_s; /* since the last metrics line; -1: there is none */
+    char folder[LH_PATH_MAX], checkpoint[LH_PATH_MAX];
+} run_status;
+
+/* A number of a line; NaN where it is not there. */
+static double status_number(const lh_node *line, const char *key)
+{
+    const lh_node *value = lh_node_find(line, key);
+    char *end = NULL;
+    if (value == NULL || value->kind != LH_NODE_SCALAR) return (double)NAN;
+    double x = strtod(value->text, &end);
+    return end == value->text ? (double)NAN : x;
+}
+
+/* A line of JSON is a line of YAML. One that is none (a crash tears lines) is passed over. */
+static const lh_node *status_line(lh_yaml *y, const char *line, size_t length, const char *event)
+{
+    lh_node *node = NULL;
+    if (lh_yaml_parse(y, line, length, "metrics.jsonl", &node) != LH_OK) {
+        lh_error_clear();
+        return NULL;
+    }
+    const lh_node *word = lh_node_find(node, "event");
+    bool fits = word != NULL && word->kind == LH_NODE_SCALAR && strcmp(word->text, event) == 0;
+    return fits ? node : NULL;
+}
+
+/* The last line of an event, from the end. */
+static const lh_node *status_last(lh_yaml *y, const char *text, const char *event)
+{
+    char word[64];
+    (void)snprintf(word, sizeof word, "{\"event\":\"%s\"", event);
+    const size_t n = strlen(word);
+    const char *end = text + strlen(text);
+    while (end > text) {
+        const char *begin = end - 1; /* the newline */
+        while (begin > text && begin[-1] != '\n') begin--;
+        const lh_node *node = NULL;
+        if (strncmp(begin, word, n) == 0)
+            node = status_line(y, begin, (size_t)(end - begin - 1), event);
+        if (node != NULL) return node;
+        end = begin;
+    }
+    return NULL;
+}
+
+static bool status_ends(const char *log, const char *words)
+{
+    const char *end = strrchr(log, '\n');
+    if (end == NULL) return false;
+    const char *begin = end;
+    while (begin > log && begin[-1] != '\n') begin--;
+    const char *found = strstr(begin, words);
+    return found != NULL && found < end;
+}
+
+/* log: the end of log.txt. */
+static const char *status_state(const run_status *r, const char *log)
+{
+    if (status_ends(log, "finished at step")) return "finished";
+    if (status_ends(log, "stopped on request")) return "stopped";
+    if (r->train == NULL) return "new";
+    double interval = status_number(r->train, "step_s") * (double)r->log_every;
+    double patience = fmax(STATUS_QUIET * interval, (double)STATUS_PATIENCE);
+    return r->age_s > patience ? "silent" : "running";
+}
+
+static lh_status status_read(run_status *r, const char *folder)
+{
+    lh_status st = LH_OK;
+    char path[LH_PATH_MAX];
+    char *metrics = NULL, *log = NULL;
+    lh_config *config = NULL;
+    double age = 0.0;
+    bool found = false;
+    LH_TRY(lhi_path(path, folder, "config.yaml"));
+    LH_CHECK(lh_file_exists(NULL, path), LH_ERR_USAGE,
+             "'%s' is no run folder: it has no config.yaml; give the folder that longhaul train "
+             "made (run.output/run.name)",
+             folder);
+    const lh_config_source source = {.read = lh_read_small, .path = path, .flags = LH_CONFIG_PLAN};
+    LH_TRY(lh_config_load(&source, &config));
+    r->steps = config->schedule.steps;
+    r->log_every = config->train.log_every;
+    (void)snprintf(r->folder, sizeof r->folder, "%s", folder);
+    LH_TRY(lh_run_tail(folder, "metrics.jsonl", STATUS_TAIL, &metrics, &r->age_s));
+    LH_TRY(lh_run_tail(folder, "log.txt", STATUS_TAIL, &log, &age));
+    LH_TRY(lh_yaml_create(&r->yaml));
+    r->train = status_last(r->yaml, metrics, "train");
+    r->eval = status_last(r->yaml, metrics, "eval");
+    r->state = status_state(r, log);
+    LH_TRY(lhi_path(path, folder, "checkpoints"));
+    LH_TRY(lh_checkpoint_newest(NULL, path, 0, r->checkpoint, sizeof r->checkpoint, &found));
+done:
+    lh_free(&metrics);
+    lh_free(&log);
+    lh_config_destroy(&config);
+    return st;
+}
+
+/* Seconds to the last step at the rate of the last one; NaN when that is not known, or over. */
+static double status_left(const run_status *r)
+{
+    double left = (double)r->steps - status_number(r->train, "step");
+    if (strcmp(r->state, "finished") == 0) return (double)NAN;
+    return left * status_number(r->train, "step_s");
+}
+
+/* --- saying it --- */
+
+static void status_json_real(lh_json *j, const char *key, const lh_node *line, const char *name)
+{
+    lh_json_real(j, key, status_number(line, name));
+}
+
+static lh_status status_json(const run_status *r)
+{
+    static const char *const numbers[] = {"loss",   "grad_norm",   "lr",         "tokens_per_s",
+                                          "step_s", "comm_wait_s", "peak_bytes", "rss_peak_bytes"};
+    static const char *const evals[] = {"bits_per_byte", "perplexity", "accuracy"};
+    lh_status st = LH_OK;
+    lh_json j = {0};
+    lh_json_begin(&j);
+    lh_json_string(&j, "run", r->folder);
+    lh_json_string(&j, "state", r->state);
+    status_json_real(&j, "step", r->train, "step");
+    lh_json_int(&j, "steps", r->steps);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        status_json_real(&j, numbers[i], r->train, numbers[i]);
+    lh_json_real(&j, "left_s", status_left(r));
+    lh_json_real(&j, "written_s", r->age_s >= 0.0 ? r->age_s : (double)NAN);
+    status_json_real(&j, "eval_step", r->eval, "step");
+    status_json_real(&j, "eval_loss", r->eval, "loss");
+    for (size_t i = 0; i < sizeof evals / sizeof evals[0]; i++)
+        status_json_real(&j, evals[i], r->eval, evals[i]);
+    if (r->checkpoint[0] != '\0')
+        lh_json_string(&j, "checkpoint", r->checkpoint);
+    else
+        lh_json_real(&j, "checkpoint", (double)NAN); /* null */
+    LH_TRY(lhi_bench_print(&j));
+done:
+    lh_json_free(&j);
+    return st;
+}
+
+/* A loss with the unit that its line has. */
+static void status_print_loss(const lh_node *line)
+{
+    double bits = status_number(line, "bits_per_byte"),
+           perplexity = status_number(line, "perplexity");
+    (void)printf("loss %.5f", status_number(line, "loss"));
+    if (isfinite(bits)) (void)printf(", bits per byte %.5f", bits);
+    if (isfinite(perplexity)) (void)printf(", perplexity %.5g", perplexity);
+}
+
+static void status_print(const run_status *r)
+{
+    char text[LH_UNITS_TEXT];
+    double step = status_number(r->train, "step"), left = status_left(r);
+    (void)printf("run         %s\nstate       %s\n", r->folder, r->state);
+    if (r->train != NULL) {
+        (void)printf("step        %.0f of %" PRId64 " (%.1f %%), last line %.0f s ago\n", step,
+                     r->steps, 100.0 * step / (double)r->steps, r->age_s);
+        (void)printf("training    ");
+        status_print_loss(r->train);
+        (void)printf(", gradient norm %.3g, lr %.3g\n", status_number(r->train, "grad_norm"),
+                     status_number(r->train, "lr"));
+        (void)printf("speed       %.0f tokens/s, step %.4g s, of which %.1f %% waiting\n",
+                     status_number(r->train, "tokens_per_s"), status_number(r->train, "step_s"),
+                     100.0 * status_number(r->train, "comm_wait_s") /
+                         status_number(r->train, "step_s"));
+        (void)printf("memory      %s a step on the rank that needs most\n",
+                     lh_units_bytes(status_number(r->train, "peak_bytes"), text));
+    }
+    if (isfinite(left)) (void)printf("left        about %.0f s\n", left);
+    if (r->eval != NULL) {
+        (void)printf("evaluation  step %.0f: ", status_number(r->eval, "step"));
+        status_print_loss(r->eval);
+        (void)printf(", accuracy %.4f\n", status_number(r->eval, "accuracy"));
+    }
+    (void)printf("checkpoint  %s\n", r->checkpoint[0] != '\0' ? r->checkpoint : "none");
+}
+
+lh_status lh_run_status_main(lh_comm *none, int argc, char **argv)
+{
+    lh_status st = LH_OK;
+    status_options o = {0};
+    run_status r = {.state = "new"};
+    lh_options options = {.command = "longhaul status",
+                          .table = status_table,
+                          .into = &o,
+                          .name = &o.folder,
+                          .max_names = 1};
+    (void)none;
+    LH_TRY(lh_options_read(&options, argc, argv));
+    LH_CHECK(o.folder != NULL, LH_ERR_USAGE,
+             "'longhaul status' wants a run folder: longhaul status RUN_DIR");
+    LH_TRY(status_read(&r, o.folder));
+    if (o.json)
+        LH_TRY(status_json(&r));
+    else
+        status_print(&r);
+done:
+    lh_yaml_destroy(&r.yaml);
+    return st;
+}

@@ -1,0 +1,438 @@
+/* scale: points of a study, each on its own number of ranks. */
+#include "experiments/scale.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "experiments/bench_internal.h"
+#include "experiments/options.h"
+#include "experiments/step_times.h"
+#include "io/files.h"
+
+enum { SCALE_LIST = 64, SCALE_TEXT = 512, SCALE_NAME = 128 };
+
+typedef struct scale_options {
+    const char *file, *ranks, *lengths, *mode;
+    lh_option_words attention, overrides;
+    int64_t repeats, warmup;
+} scale_options;
+
+#define SCALE_WORD(text, member, what)                                                             \
+    {                                                                                              \
+        .name = text, .kind = LH_OPTION_WORD, .offset = offsetof(scale_options, member),           \
+        .expected = what                                                                           \
+    }
+#define SCALE_WORDS(text, member, what)                                                            \
+    {                                                                                              \
+        .name = text, .kind = LH_OPTION_WORDS, .offset = offsetof(scale_options, member),          \
+        .expected = what                                                                           \
+    }
+#define SCALE_INT(text, member, least, most)                                                       \
+    {                                                                                              \
+        .name = text, .kind = LH_OPTION_INT, .offset = offsetof(scale_options, member),            \
+        .min = least, .max = most                                                                  \
+    }
+static const lh_option scale_table[] = {
+    SCALE_WORD("--ranks", ranks, "numbers of ranks, such as --ranks 1,2,4,8"),
+    SCALE_WORD("--lengths", lengths, "sequence lengths, such as --lengths 4k,16k,64k"),
+    SCALE_WORD("--mode", mode, "strong, weak or both"),
+    SCALE_WORDS("--attention", attention,
+                "a mechanism, such as --attention full or --attention '{mechanism: "
+                "sliding_window, window: 256}'"),
+    SCALE_WORDS("--set", overrides, "KEY=VALUE, such as --set model.layers=4"),
+    SCALE_INT("--repeats", repeats, 1, LH_STEP_REPEATS),
+    SCALE_INT("--warmup", warmup, 0, 10000),
+    {.name = NULL}};
+
+void lh_scale_help(FILE *out)
+{
+    (void)fprintf(
+        out,
+        "longhaul scale FILE.yaml --ranks 1,2,4,8 [--mode strong|weak|both] [--lengths 4k,16k]\n"
+        "               [--attention MECHANISM]... [--set KEY=VALUE]... [--repeats 5] [--warmup "
+        "2]\n\n"
+        "Measures training steps of an experiment, on random tokens, on several numbers of ranks "
+        "in\n"
+        "one launch: under mpirun -n P (P: the largest of them) or srun each point takes the "
+        "first\n"
+        "ranks, and the others sleep.\n"
+        "  --mode       strong: the same sequence on all ranks; weak: data.length grows with the\n"
+        "               ranks, and is the file's on the fewest; both (default)\n"
+        "  --lengths    in place of data.length (4k: 4096; 1m: 1048576); from two on the growth of "
+        "a\n"
+        "               step's time with the length is fitted for every number of ranks\n"
+        "  --attention  in place of model.attention, may be repeated: a name, or {mechanism: ...}\n"
+        "Standard output: one object a point.\n"
+        "  ranks, n, mode, mechanism, attention (as given, or null)\n"
+        "  step_s, step_s_least, step_s_mean, seconds\n"
+        "                       the slowest rank of each step: median, least, mean; all of them\n"
+        "  tokens_per_s         of all ranks, by step_s\n"
+        "  efficiency           work of the model per second and rank, to that on the fewest "
+        "ranks\n"
+        "                       (strong: time x ranks on the fewest over time x ranks)\n"
+        "  comm_wait_s          of a step, waiting for messages, mean over ranks\n"
+        "  sent_bytes, predicted_sent_bytes\n"
+        "                       of a step, mean over ranks\n"
+        "  peak_bytes, predicted_peak_bytes, parameter_bytes\n"
+        "                       of the rank that needs most\n"
+        "  model_flops, parameters, batch, threads, isa, precision, repeats\n"
+        "and with --lengths one a fit, step_s = c n^exponent by least squares over all repeats:\n"
+        "  fit, ranks, mechanism, attention, exponent, low, high (95 %% confidence), lengths, "
+        "samples\n");
+}
+
+/* --- lists of numbers --- */
+
+typedef struct scale_list {
+    int64_t item[SCALE_LIST];
+    int count;
+} scale_list;
+
+/* One number at *text, which then stands behind it; k and m are 2^10 and 2^20. 0: none. */
+static int64_t scale_number(const char **text)
+{
+    char *end = NULL;
+    if (**text < '0' || **text > '9') return 0;
+    long long value = strtoll(*text, &end, 10);
+    int shift = *end == 'k' || *end == 'K' ? 10 : *end == 'm' || *end == 'M' ? 20 : 0;
+    if (shift > 0) end++;
+    *text = end;
+    return value > 0 && value <= INT32_MAX ? (int64_t)value << shift : 0;
+}
+
+/* Ascending numbers with commas between. */
+static lh_status scale_read_list(const char *option, const char *text, int64_t most,
+                                 scale_list *out)
+{
+    lh_status st = LH_OK;
+    const char *at = text;
+    do {
+        if (out->count > 0) at++; /* the comma */
+        int64_t value = scale_number(&at);
+        LH_CHECK(value > 0 && value <= most && (*at == ',' || *at == '\0') &&
+                     out->count < SCALE_LIST,
+                 LH_ERR_USAGE,
+                 "longhaul scale: %s '%s': expected at most %d whole numbers from 1 to %" PRId64
+                 " with commas between, such as 1,2,4k",
+                 option, text, (int)SCALE_LIST, most);
+        LH_CHECK(out->count == 0 || value > out->item[out->count - 1], LH_ERR_USAGE,
+                 "longhaul scale: %s '%s': numbers must ascend", option, text);
+        out->item[out->count++] = value;
+    } while (*at != '\0');
+done:
+    return st;
+}
+
+/* --- points --- */
+
+/* What is measured once, though it may be a point of both modes. */
+typedef struct scale_point {
+    int ranks, attention;
+    int64_t n;
+    lh_step_times times; /* on rank 0 */
+    char mechanism[SCALE_NAME];
+    int64_t batch;
+} scale_point;
+
+typedef struct scale_study {
+    lh_comm *world;
+    const scale_options *o;
+    scale_list ranks, lengths;
+    bool strong, weak;
+    scale_point *point; /* [points] */
+    int64_t points, capacity;
+    lh_json json;
+} scale_study;
+
+/* The mechanisms of the layers, each once. */
+static void scale_mechanism(const lh_config *c, char name[SCALE_NAME])
+{
+    name[0] = '\0';
+    for (int64_t l = 0; l < c->model.layers; l++) {
+        const char *word = c->model.attention[l].ops->name;
+        size_t n = strlen(name);
+        if (strstr(name, word) != NULL) continue;
+        (void)snprintf(name + n, SCALE_NAME - n, "%s%s", n > 0 ? "+" : "", word);
+    }
+}
+
+/* The mechanism that --attention names; NULL: the file's. */
+static const char *scale_attention(const scale_study *s, int attention)
+{
+    return s->o->attention.count > 0 ? s->o->attention.word[attention] : NULL;
+}
+
+/* Collective on comm, the ranks of the point. */
+static lh_status scale_measure(const scale_study *s, lh_comm *comm, scale_point *p)
+{
+    lh_status st = LH_OK;
+    lh_config *config = NULL;
+    lh_option_words set = s->o->overrides;
+    char length[SCALE_NAME], attention[SCALE_TEXT];
+    const char *word = scale_attention(s, p->attention);
+    const lh_step_wish wish = {(int)s->o->repeats, (int)s->o->warmup, 0};
+    LH_CHECK(set.count + 2 <= LH_OPTION_MANY, LH_ERR_USAGE, "longhaul scale: too many --set");
+    (void)snprintf(length, sizeof length, "data.length=%" PRId64, p->n);
+    set.word[set.count++] = length;
+    if (word != NULL) {
+        int n = snprintf(attention, sizeof attention,
+                         word[0] == '{' || word[0] == '[' ? "model.attention=%s"
+                                                          : "model.attention={mechanism: %s}",
+                         word);
+        LH_CHECK(n > 0 && n < (int)sizeof attention, LH_ERR_USAGE,
+                 "longhaul scale: --attention '%.40s...' is too long", word);
+        set.word[set.count++] = attention;
+    }
+    const lh_config_source source = {.read = lh_read_small,
+                                     .path = s->o->file,
+                                     .overrides = set.word,
+                                     .n_overrides = set.count,
+                                     .flags = LH_CONFIG_PLAN};
+    LH_TRY(lh_step_times_config(comm, "longhaul scale", &source, &config));
+    LH_TRY(lh_step_times_measure(comm, config, &wish, &p->times));
+    scale_mechanism(config, p->mechanism);
+    p->batch = config->data.batch;
+done:
+    lh_config_destroy(&config);
+    return st;
+}
+
+/* The point, measured if it is not yet there; *index: its place. Collective on the world. */
+static lh_status scale_get(scale_study *s, int attention, int64_t ranks, int64_t n, int64_t *index)
+{
+    lh_status st = LH_OK;
+    lh_comm *part = NULL;
+    for (*index = 0; *index < s->points; ++*index) {
+        const scale_point *p = s->point + *index;
+        if (p->attention == attention && p->ranks == ranks && p->n == n) return LH_OK;
+    }
+    st = lh_grow(&s->point, &s->capacity, s->points + 1, sizeof *s->point);
+    LH_TRY(lh_agree(s->world, st));
+    scale_point *p = s->point + s->points++;
+    *p = (scale_point){.ranks = (int)ranks, .attention = attention, .n = n};
+    LH_TRY(lh_comm_first(s->world, (int)ranks, &part));
+    if (part != NULL) st = scale_measure(s, part, p);
+    lh_barrier_asleep(s->world);
+    LH_TRY(lh_agree(s->world, st));
+done:
+    if (part != NULL) lh_comm_destroy(&part);
+    return st;
+}
+
+/* --- saying it --- */
+
+static void scale_json_name(const scale_study *s, const scale_point *p, lh_json *j)
+{
+    const char *word = scale_attention(s, p->attention);
+    lh_json_string(j, "mechanism", p->mechanism);
+    if (word != NULL)
+        lh_json_string(j, "attention", word);
+    else
+        lh_json_real(j, "attention", (double)NAN); /* null */
+}
+
+/* Work of the model per second and rank. */
+static double scale_rate(const scale_point *p)
+{
+    return p->times.model_flops / p->times.step_s / p->ranks;
+}
+
+/* Rank 0. first: the point of the series on the fewest ranks. */
+static lh_status scale_print(scale_study *s, const char *mode, const scale_point *p,
+                             const scale_point *first)
+{
+    const lh_step_times *t = &p->times;
+    int repeats = (int)s->o->repeats;
+    lh_json *j = &s->json;
+    lh_json_begin(j);
+    lh_json_int(j, "ranks", p->ranks);
+    lh_json_int(j, "n", p->n);
+    lh_json_string(j, "mode", mode);
+    scale_json_name(s, p, j);
+    lh_json_real(j, "step_s", t->step_s);
+    lh_json_real(j, "step_s_least", t->least_s);
+    lh_json_real(j, "step_s_mean", t->mean_s);
+    lh_json_real(j, "tokens_per_s", (double)(p->batch * p->n) / t->step_s);
+    lh_json_real(j, "efficiency", scale_rate(p) / scale_rate(first));
+    lh_json_real(j, "comm_wait_s", t->wait_s);
+    lhi_bench_json_mean(j, "sent_bytes", t->sent / repeats, p->ranks);
+    lh_json_real(j, "predicted_sent_bytes", t->predicted_sent);
+    lh_json_int(j, "peak_bytes", t->peak);
+    lh_json_int(j, "predicted_peak_bytes", t->predicted_peak);
+    lh_json_int(j, "parameter_bytes", t->parameter_bytes);
+    lh_json_real(j, "model_flops", t->model_flops);
+    lh_json_int(j, "parameters", t->parameters);
+    lh_json_int(j, "batch", p->batch);
+    lh_json_int(j, "threads", t->threads);
+    lh_json_string(j, "isa", t->isa);
+    lh_json_string(j, "precision", LH_REAL_NAME);
+    lh_json_int(j, "repeats", repeats);
+    lh_json_reals(j, "seconds", t->seconds, repeats);
+    (void)fprintf(stderr,
+                  "longhaul scale: %s, %s, ranks %d, n %" PRId64 ": step %.4f s, efficiency %.3f, "
+                  "waiting %.1f %%\n",
+                  p->mechanism, mode, p->ranks, p->n, t->step_s, scale_rate(p) / scale_rate(first),
+                  100.0 * t->wait_s / t->mean_s);
+    return lhi_bench_print(j);
+}
+
+/* --- growth with the length --- */
+
+/* The 0.975 quantile of Student's t. */
+static double scale_student(int64_t freedom)
+{
+    static const double t[] = {12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306,
+                               2.262,  2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+                               2.110,  2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064,
+                               2.060,  2.056, 2.052, 2.048, 2.045, 2.042};
+    const int64_t known = (int64_t)(sizeof t / sizeof t[0]);
+    if (freedom <= known) return t[freedom - 1];
+    return 1.960 + 2.5 / (double)freedom; /* within 0.002 */
+}
+
+/* Least squares of log time on log length over all repeats of the points index [count]. Rank 0. */
+static lh_status scale_fit(scale_study *s, const int64_t *index, int count)
+{
+    const scale_point *first = s->point + index[0];
+    int repeats = (int)s->o->repeats;
+    int64_t m = (int64_t)count * repeats;
+    double x = 0.0, y = 0.0, xx = 0.0, xy = 0.0, left = 0.0;
+    for (int pass = 0; pass < 3; pass++) { /* means, then the slope, then what it leaves */
+        for (int i = 0; i < count * repeats; i++) {
+            const scale_point *p = s->point + index[i / repeats];
+            double a = log((double)p->n), b = log(p->times.seconds[i % repeats]);
+            if (pass == 0) x += a / (double)m;
+            if (pass == 0) y += b / (double)m;
+            if (pass == 1) xx += (a - x) * (a - x);
+            if (pass == 1) xy += (a - x) * (b - y);
+            if (pass == 2) left += pow(b - y - xy / xx * (a - x), 2.0);
+        }
+    }
+    double slope = xy / xx, margin = (double)NAN;
+    if (m > 2) margin = scale_student(m - 2) * sqrt(left / (double)(m - 2) / xx);
+    lh_json *j = &s->json;
+    lh_json_begin(j);
+    lh_json_string(j, "fit", "step_s = c n^exponent");
+    lh_json_int(j, "ranks", first->ranks);
+    scale_json_name(s, first, j);
+    lh_json_real(j, "exponent", slope);
+    lh_json_real(j, "low", slope - margin);
+    lh_json_real(j, "high", slope + margin);
+    lh_json_int(j, "lengths", count);
+    lh_json_int(j, "samples", m);
+    (void)fprintf(stderr, "longhaul scale: %s, ranks %d: time grows as n^%.3f (%.3f to %.3f)\n",
+                  first->mechanism, first->ranks, slope, slope - margin, slope + margin);
+    return lhi_bench_print(j);
+}
+
+/* Every number of ranks at every length, in strong mode. */
+static lh_status scale_fits(scale_study *s, int attention)
+{
+    lh_status st = LH_OK;
+    for (int r = 0; r < s->ranks.count; r++) {
+        int64_t index[SCALE_LIST] = {0};
+        for (int l = 0; l < s->lengths.count; l++)
+            LH_TRY(scale_get(s, attention, s->ranks.item[r], s->lengths.item[l], &index[l]));
+        st = lh_comm_rank(s->world) == 0 ? scale_fit(s, index, s->lengths.count) : LH_OK;
+        LH_TRY(lh_agree(s->world, st));
+    }
+done:
+    return st;
+}
+
+/* --- the whole --- */
+
+/* One mode at one length over all numbers of ranks. */
+static lh_status scale_series(scale_study *s, int attention, int64_t n, bool weak)
+{
+    lh_status st = LH_OK;
+    int64_t first = 0, index = 0;
+    for (int r = 0; r < s->ranks.count; r++) {
+        int64_t length = weak ? n * s->ranks.item[r] / s->ranks.item[0] : n;
+        LH_TRY(scale_get(s, attention, s->ranks.item[r], length, &index));
+        if (r == 0) first = index;
+        if (lh_comm_rank(s->world) == 0)
+            st = scale_print(s, weak ? "weak" : "strong", s->point + index, s->point + first);
+        LH_TRY(lh_agree(s->world, st));
+    }
+done:
+    return st;
+}
+
+/* The file's own length. Collective on the world. */
+static lh_status scale_length(scale_study *s)
+{
+    lh_status st = LH_OK;
+    lh_config *config = NULL;
+    const lh_config_source source = {.read = lh_read_small,
+                                     .path = s->o->file,
+                                     .overrides = s->o->overrides.word,
+                                     .n_overrides = s->o->overrides.count,
+                                     .flags = LH_CONFIG_PLAN};
+    LH_TRY(lh_step_times_config(s->world, "longhaul scale", &source, &config));
+    s->lengths = (scale_list){.item = {config->data.length}, .count = 1};
+done:
+    lh_config_destroy(&config);
+    return st;
+}
+
+static lh_status scale_run(scale_study *s)
+{
+    lh_status st = LH_OK;
+    int attentions = s->o->attention.count > 0 ? s->o->attention.count : 1;
+    if (s->lengths.count == 0) LH_TRY(scale_length(s));
+    for (int a = 0; a < attentions; a++) {
+        for (int l = 0; l < s->lengths.count; l++) {
+            const int64_t n = s->lengths.item[l];
+            if (s->strong) LH_TRY(scale_series(s, a, n, false));
+            if (s->weak) LH_TRY(scale_series(s, a, n, true));
+        }
+        if (s->lengths.count > 1) LH_TRY(scale_fits(s, a));
+    }
+done:
+    return st;
+}
+
+static lh_status scale_read(scale_study *s, scale_options *o, int argc, char **argv)
+{
+    lh_status st = LH_OK;
+    lh_options options = {.command = "longhaul scale",
+                          .table = scale_table,
+                          .into = o,
+                          .name = &o->file,
+                          .max_names = 1};
+    int world = lh_comm_size(s->world);
+    LH_TRY(lh_options_read(&options, argc, argv));
+    LH_CHECK(o->file != NULL && o->ranks != NULL, LH_ERR_USAGE,
+             "'longhaul scale' wants an experiment file and numbers of ranks: mpirun -n 8 longhaul "
+             "scale FILE.yaml --ranks 1,2,4,8");
+    s->strong = o->mode == NULL || strcmp(o->mode, "weak") != 0;
+    s->weak = o->mode == NULL || strcmp(o->mode, "strong") != 0;
+    LH_CHECK(!s->strong || !s->weak || o->mode == NULL || strcmp(o->mode, "both") == 0,
+             LH_ERR_USAGE, "longhaul scale: --mode '%s': expected strong, weak or both", o->mode);
+    LH_TRY(scale_read_list("--ranks", o->ranks, INT32_MAX, &s->ranks));
+    LH_CHECK(s->ranks.item[s->ranks.count - 1] <= world, LH_ERR_USAGE,
+             "longhaul scale: --ranks %s, but the job has %d: start it with mpirun -n %" PRId64,
+             o->ranks, world, s->ranks.item[s->ranks.count - 1]);
+    if (o->lengths != NULL)
+        LH_TRY(scale_read_list("--lengths", o->lengths, INT32_MAX - 1, &s->lengths));
+done:
+    return st;
+}
+
+lh_status lh_scale_main(lh_comm *world, int argc, char **argv)
+{
+    lh_status st = LH_OK;
+    scale_options o = {.repeats = 5, .warmup = 2};
+    scale_study s = {.world = world, .o = &o};
+    LH_TRY(lh_agree(world, scale_read(&s, &o, argc, argv)));
+    LH_TRY(scale_run(&s));
+done:
+    for (int64_t i = 0; i < s.points; i++) lh_step_times_free(&s.point[i].times);
+    lh_free(&s.point);
+    lh_json_free(&s.json);
+    return st;
+}
