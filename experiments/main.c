@@ -166,7 +166,6 @@ static lh_status main_train(lh_comm *world, int argc, char **argv)
     lh_train_result result;
     LH_TRY(main_parse("longhaul train", main_options_train,
                       "an experiment file: longhaul train FILE.yaml", argc, argv, &o));
-    main_catch_signals();
     lh_config_source source = main_source(o.target, &o);
     LH_TRY(lh_config_load_all(world, &source, &config));
     LH_TRY(lh_train(world, config, o.resume, &main_stop, &result));
@@ -270,20 +269,21 @@ done:
 }
 
 /* The commands. run: gets what follows the command's name, and the communicator of all processes, the
- * same arguments on each; alone: in one process that never starts MPI, without a communicator. */
+ * same arguments on each; alone: in one process that never starts MPI, without a communicator; stops: on
+ * request, in good order. */
 static const struct main_command {
     const char *name;
     lh_status (*run)(lh_comm *world, int argc, char **argv);
     void (*help)(FILE *out);
-    bool alone;
+    bool alone, stops;
 } main_commands[] = {
-    {"train", main_train, main_help_train, false},
-    {"eval", main_eval, main_help_eval, false},
-    {"bench", lh_bench_main, lh_bench_help, false},
-    {"plan", main_plan, lh_plan_help, true},
-    {"prepare", lh_prepare_main, lh_prepare_help, true},
-    {"inspect", lh_inspect_main, lh_inspect_help, true},
-    {"convert", lh_convert_main, lh_convert_help, true},
+    {"train", main_train, main_help_train, false, true},
+    {"eval", main_eval, main_help_eval, false, false},
+    {"bench", lh_bench_main, lh_bench_help, false, false},
+    {"plan", main_plan, lh_plan_help, true, false},
+    {"prepare", lh_prepare_main, lh_prepare_help, true, false},
+    {"inspect", lh_inspect_main, lh_inspect_help, true, false},
+    {"convert", lh_convert_main, lh_convert_help, true, false},
 };
 enum { MAIN_COMMANDS = sizeof main_commands / sizeof main_commands[0] };
 
@@ -330,6 +330,8 @@ static lh_status main_flush(lh_status st)
 static int main_run(const struct main_command *command, int argc, char **argv)
 {
     lh_comm *world = NULL;
+    /* before all else: a job may be asked to stop while it starts */
+    if (command != NULL && command->stops) main_catch_signals();
     lh_status st = lh_init(&argc, &argv);
     if (st == LH_OK) st = lh_comm_world(&world);
     if (st == LH_OK)
