@@ -209,6 +209,7 @@ done:
 
 static lh_status train_checkpoint(train_run *r)
 {
+    lh_status st = LH_OK;
     lh_checkpoint_info info = {.step = r->step,
                                .tokens = r->tokens,
                                .samples = r->samples,
@@ -217,8 +218,11 @@ static lh_status train_checkpoint(train_run *r)
                                .program = LH_VERSION,
                                .config = r->yaml};
     (void)snprintf(info.layout, sizeof info.layout, "%s", r->session->layout->name);
-    return lh_checkpoint_write(r->session->mesh, r->checkpoints, &info, r->session->params,
-                               r->config->checkpoint.keep);
+    LH_TRY(lh_agree(r->world, lh_metrics_sync(r->metrics)));
+    LH_TRY(lh_checkpoint_write(r->session->mesh, r->checkpoints, &info, r->session->params,
+                               r->config->checkpoint.keep));
+done:
+    return st;
 }
 
 /* Names of the output folder and of its checkpoints' folder; may this run go there? */

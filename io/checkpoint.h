@@ -1,5 +1,6 @@
 #pragma once
-/* Checkpoints: one HDF5 file with everything a run needs to go on, on any number of ranks.
+/* Checkpoints: one HDF5 file with everything a run needs to go on, on any number of ranks. Random numbers
+ * have no state: they are functions of the seed, the step and the sample.
  *
  * Layout of folder/step-NNNNNNNN.h5 (h5dump and h5py read it):
  *
