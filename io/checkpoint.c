@@ -421,7 +421,7 @@ static lh_status checkpoint_prune(lh_comm *world, const char *folder, int64_t st
     char path[LH_PATH_MAX];
     int64_t *steps = NULL, count = 0, whole = 0, i = 0;
     LH_TRY(checkpoint_steps(world, folder, step, &steps, &count));
-    if (count <= keep) goto done;
+    if (steps == NULL || count <= keep) goto done;
     for (; i < count && whole < keep; i++) {
         LH_TRY(lh_agree(world, name_path(path, folder, steps[i], ".h5")));
         if (steps[i] != step) st = lhi_seal_check(world, path, &checkpoint_seal);
