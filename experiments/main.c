@@ -66,7 +66,7 @@ static void main_help(FILE *out)
         "  longhaul prepare TEXT --out DATA.h5 [--words] [--task T]   a token file of a text, a "
         "FASTA file,\n"
         "                                                             ListOps examples\n"
-        "  longhaul inspect FILE.h5                                   lists and verifies a "
+        "  longhaul inspect FILE.h5 [--json]                          lists and verifies a "
         "checkpoint or\n"
         "                                                             token file\n"
         "  longhaul convert CHECKPOINT --kv-heads G --out NEW.h5      a trained model with fewer "
@@ -86,11 +86,14 @@ static void main_help(FILE *out)
 static void main_help_train(FILE *out)
 {
     (void)fprintf(
-        out, "longhaul train FILE.yaml [--set KEY=VALUE]... [--resume]\n\n"
-             "Trains what the file describes into the folder run.output/run.name: config.yaml,\n"
-             "metrics.jsonl, checkpoints/, log.txt. SIGUSR1 (which mpirun passes on), SIGTERM or\n"
-             "SIGINT to the ranks ends the run after the running step, with a checkpoint and\n"
-             "exit code 75. The keys of the file:\n\n");
+        out,
+        "longhaul train FILE.yaml [--set KEY=VALUE]... [--resume]\n\n"
+        "Trains what the file describes into the folder run.output/run.name: config.yaml,\n"
+        "metrics.jsonl, checkpoints/, log.txt. SIGUSR1 (which mpirun passes on), SIGTERM or\n"
+        "SIGINT to the ranks ends the run after the running step, with a checkpoint and\n"
+        "exit code 75. --resume goes on from the newest checkpoint that is whole, on any ranks;\n"
+        "keys that make another training of it (data, model, seed, ...) must be as they were,\n"
+        "and those that are not are listed. The keys of the file:\n\n");
     lh_config_help(out);
 }
 
