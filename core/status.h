@@ -32,7 +32,7 @@ typedef lh_status_code lh_status;
 #define LH_NODISCARD __attribute__((warn_unused_result))
 #define LH_PRINTF(f, a) __attribute__((format(printf, f, a)))
 
-enum { LH_ERROR_TEXT_MAX = 2048 };
+enum { LH_ERROR_TEXT_MAX = 4096 };
 
 /* The one way out of a function that can fail: handles start NULL, `done:` releases. */
 #define LH_TRY(call)                                                                               \

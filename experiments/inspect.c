@@ -3,6 +3,7 @@
 #include "experiments/options.h"
 #include "io/bytes.h"
 #include "io/checkpoint.h"
+#include "io/metrics.h"
 #include "io/tokens.h"
 
 #include <inttypes.h>
@@ -13,18 +14,45 @@ enum { INSPECT_BLOCK = 1 << 16, INSPECT_WORDS = 8 };
 void lh_inspect_help(FILE *out)
 {
     (void)fprintf(
-        out, "longhaul inspect FILE.h5\n\n"
-             "Lists what a checkpoint or a token file holds, and reads all of it: its digest, a\n"
-             "checkpoint's checksums, a token file's numbers and examples. Exit code 0: the file\n"
-             "is whole; 1: it is damaged, or another kind of file; 2: bad usage, or there is\n"
-             "no such file. Runs alone.\n");
+        out,
+        "longhaul inspect FILE.h5 [--json]\n\n"
+        "Lists what a checkpoint or a token file holds, and reads all of it: its digest, a\n"
+        "checkpoint's checksums, a token file's numbers and examples. Exit code 0: the file\n"
+        "is whole; 1: it is damaged, or another kind of file; 2: bad usage, or there is\n"
+        "no such file. Runs alone.\n\n"
+        "--json: the same as one object on one line. Of a checkpoint: file, kind, tensors (each\n"
+        "with name, type, shape, sound), step, tokens, samples, parameters, optimizer, precision,\n"
+        "seed, program, ranks, data, sequence, layout, data_bytes, configuration (the resolved\n"
+        "experiment file), whole. Of a token file: file, kind, holds, tokens, width, vocab,\n"
+        "examples, longest, source, source_bytes, program, whole. A file whose digest is wrong is\n"
+        "refused before: no object, exit code 1.\n");
+}
+
+/* Ends the object and prints it. */
+static lh_status inspect_print(lh_json *j)
+{
+    const char *text = NULL;
+    lh_status st = lh_json_text(j, &text);
+    if (st == LH_OK) (void)printf("%s\n", text);
+    return st;
 }
 
 /* --- checkpoints --- */
 
 typedef struct inspect_sums {
+    lh_json *json; /* NULL: for people */
     int64_t parameters, tensors, damaged;
 } inspect_sums;
+
+static void inspect_item_json(lh_json *j, const lh_checkpoint_item *item)
+{
+    lh_json_object(j, NULL);
+    lh_json_string(j, "name", item->name);
+    lh_json_string(j, "type", item->type);
+    lh_json_ints(j, "shape", item->dim, item->ndim);
+    lh_json_bool(j, "sound", item->sound);
+    lh_json_close(j);
+}
 
 static lh_status inspect_item(void *user, const lh_checkpoint_item *item)
 {
@@ -37,39 +65,74 @@ static lh_status inspect_item(void *user, const lh_checkpoint_item *item)
     sums->tensors++;
     sums->damaged += !item->sound;
     if (strncmp(item->name, "parameters/", 11) == 0) sums->parameters += item->elements;
-    (void)printf("  %-56s %-7s %-16s %s\n", item->name, item->type, shape,
-                 item->sound ? "" : "DAMAGED");
+    if (sums->json != NULL)
+        inspect_item_json(sums->json, item);
+    else
+        (void)printf("  %-56s %-7s %-16s %s\n", item->name, item->type, shape,
+                     item->sound ? "" : "DAMAGED");
     return LH_OK;
 }
 
-static uint64_t inspect_text_digest(const char *text)
+static void inspect_about(const lh_checkpoint_info *info, const inspect_sums *sums)
 {
-    return lh_tokens_digest(text != NULL ? text : "");
-}
-
-static lh_status inspect_checkpoint(const char *path)
-{
-    lh_status st = LH_OK;
-    lh_checkpoint_info info = {0};
-    inspect_sums sums = {0};
-    (void)printf("%s: a checkpoint\n", path);
-    LH_TRY(lh_checkpoint_list(path, &info, inspect_item, &sums));
     (void)printf("  step           %" PRId64 "\n  tokens         %" PRId64
                  "\n  samples        %" PRId64 "\n  parameters     %" PRId64
                  "\n  tensors        %" PRId64 "\n",
-                 info.step, info.tokens, info.samples, sums.parameters, sums.tensors);
+                 info->step, info->tokens, info->samples, sums->parameters, sums->tensors);
     (void)printf("  optimizer      %s\n  precision      %s\n  seed           %" PRIu64 "\n",
-                 info.optimizer ? "moments" : "none, weights alone", info.precision, info.seed);
+                 info->optimizer ? "moments" : "none, weights alone", info->precision, info->seed);
     (void)printf("  written by     longhaul %s on %" PRId64 " ranks (%" PRId64 " x %" PRId64
                  ", layout %s)\n",
-                 info.program, info.ranks, info.data, info.sequence, info.layout);
+                 info->program, info->ranks, info->data, info->sequence, info->layout);
     (void)printf("  data           %" PRId64
                  " bytes\n  configuration  %zu bytes, digest %016" PRIx64 "\n",
-                 info.data_bytes, strlen(info.config), inspect_text_digest(info.config));
+                 info->data_bytes, strlen(info->config), lh_tokens_digest(info->config));
+}
+
+static void inspect_about_json(const lh_checkpoint_info *info, const inspect_sums *sums)
+{
+    lh_json *j = sums->json;
+    lh_json_int(j, "step", info->step);
+    lh_json_int(j, "tokens", info->tokens);
+    lh_json_int(j, "samples", info->samples);
+    lh_json_int(j, "parameters", sums->parameters);
+    lh_json_bool(j, "optimizer", info->optimizer);
+    lh_json_string(j, "precision", info->precision);
+    lh_json_int(j, "seed", (int64_t)info->seed);
+    lh_json_string(j, "program", info->program);
+    lh_json_int(j, "ranks", info->ranks);
+    lh_json_int(j, "data", info->data);
+    lh_json_int(j, "sequence", info->sequence);
+    lh_json_string(j, "layout", info->layout);
+    lh_json_int(j, "data_bytes", info->data_bytes);
+    lh_json_string(j, "configuration", info->config);
+    lh_json_bool(j, "whole", sums->damaged == 0);
+}
+
+static lh_status inspect_checkpoint(const char *path, lh_json *json)
+{
+    lh_status st = LH_OK;
+    lh_checkpoint_info info = {0};
+    inspect_sums sums = {.json = json};
+    if (json == NULL) {
+        (void)printf("%s: a checkpoint\n", path);
+    } else {
+        lh_json_string(json, "kind", "checkpoint");
+        lh_json_array(json, "tensors");
+    }
+    LH_TRY(lh_checkpoint_list(path, &info, inspect_item, &sums));
+    if (json == NULL) {
+        inspect_about(&info, &sums);
+    } else {
+        lh_json_close(json);
+        inspect_about_json(&info, &sums);
+        LH_TRY(inspect_print(json));
+    }
     LH_CHECK(sums.damaged == 0, LH_ERR_FORMAT,
              "'%s': %" PRId64 " of %" PRId64 " tensors are damaged", path, sums.damaged,
              sums.tensors);
-    (void)printf("whole: the digest and all %" PRId64 " checksums are right\n", sums.tensors);
+    if (json == NULL)
+        (void)printf("whole: the digest and all %" PRId64 " checksums are right\n", sums.tensors);
 done:
     lh_checkpoint_info_free(&info);
     return st;
@@ -114,21 +177,21 @@ done:
 }
 
 /* The first words, and whether there are as many as was said. */
-static lh_status inspect_names(const char *path)
+static lh_status inspect_names(const char *path, bool print)
 {
     lh_status st = LH_OK;
     char *names = NULL;
     lh_tokens_info info;
     int64_t count = 1;
     LH_TRY(lh_tokens_names(path, &names, &info));
-    (void)printf("  vocabulary   %" PRId64 ":", info.vocab);
+    if (print) (void)printf("  vocabulary   %" PRId64 ":", info.vocab);
     const char *name = names;
-    for (int i = 0; i < INSPECT_WORDS && i < info.vocab && *name != '\0'; i++) {
+    for (int i = 0; print && i < INSPECT_WORDS && i < info.vocab && *name != '\0'; i++) {
         int n = (int)strcspn(name, "\n");
         (void)printf(" %.*s", n < 32 ? n : 32, name);
         name += n + (name[n] == '\n');
     }
-    (void)printf("%s\n", info.vocab > INSPECT_WORDS ? " ..." : "");
+    if (print) (void)printf("%s\n", info.vocab > INSPECT_WORDS ? " ..." : "");
     for (const char *c = names; *c != '\0'; c++) count += *c == '\n';
     LH_CHECK(count == info.vocab && lh_tokens_digest(names) == info.vocabulary, LH_ERR_FORMAT,
              "the vocabulary of '%s' has %" PRId64 " words, announced were %" PRId64
@@ -139,27 +202,49 @@ done:
     return st;
 }
 
-static lh_status inspect_token_file(const char *path)
+static void inspect_tokens_json(lh_json *j, const lh_tokens_info *info)
+{
+    lh_json_string(j, "kind", "token file");
+    lh_json_string(j, "holds", lh_tokens_kind_name(info->kind));
+    lh_json_int(j, "tokens", info->count);
+    lh_json_int(j, "width", info->width);
+    lh_json_int(j, "vocab", info->vocab);
+    lh_json_int(j, "examples", info->examples);
+    lh_json_int(j, "longest", info->longest);
+    lh_json_string(j, "source", info->source);
+    lh_json_int(j, "source_bytes", info->source_bytes);
+    lh_json_string(j, "program", info->program);
+    lh_json_bool(j, "whole", true);
+}
+
+static lh_status inspect_token_file(const char *path, lh_json *json)
 {
     lh_status st = LH_OK;
     lh_tokens *t = NULL;
     LH_TRY(lh_tokens_open(NULL, path, &t));
     const lh_tokens_info *info = lh_tokens_about(t);
-    (void)printf("%s: a token file\n  kind         %s\n  tokens       %" PRId64 " of %d byte%s\n",
-                 path, lh_tokens_kind_name(info->kind), info->count, info->width,
-                 info->width == 1 ? "" : "s");
-    if (info->kind == LH_TOKENS_BYTES)
+    if (json == NULL)
+        (void)printf(
+            "%s: a token file\n  kind         %s\n  tokens       %" PRId64 " of %d byte%s\n", path,
+            lh_tokens_kind_name(info->kind), info->count, info->width, info->width == 1 ? "" : "s");
+    if (info->kind != LH_TOKENS_BYTES)
+        LH_TRY(inspect_names(path, json == NULL));
+    else if (json == NULL)
         (void)printf("  vocabulary   %" PRId64 "\n", info->vocab);
-    else
-        LH_TRY(inspect_names(path));
-    if (info->examples > 0)
+    if (info->examples > 0 && json == NULL)
         (void)printf("  examples     %" PRId64 ", the longest of %" PRId64 " tokens\n",
                      info->examples, info->longest);
-    (void)printf("  source       %s, %" PRId64 " bytes\n  written by   longhaul %s\n", info->source,
-                 info->source_bytes, info->program);
+    if (json == NULL)
+        (void)printf("  source       %s, %" PRId64 " bytes\n  written by   longhaul %s\n",
+                     info->source, info->source_bytes, info->program);
     LH_TRY(inspect_tokens(t));
     LH_TRY(inspect_examples(t));
-    (void)printf("whole: the digest is right, all tokens are of the vocabulary\n");
+    if (json == NULL) {
+        (void)printf("whole: the digest is right, all tokens are of the vocabulary\n");
+    } else {
+        inspect_tokens_json(json, info);
+        LH_TRY(inspect_print(json));
+    }
 done:
     lh_tokens_close(&t);
     return st;
@@ -168,11 +253,16 @@ done:
 lh_status lh_inspect_main(lh_comm *none, int argc, char **argv)
 {
     lh_status st = LH_OK;
-    static const lh_option table[] = {{.name = NULL}};
+    bool wants_json = false;
+    const lh_option table[] = {{.name = "--json", .kind = LH_OPTION_FLAG}, {.name = NULL}};
     const char *path = NULL;
     lh_bytes *file = NULL;
-    lh_options options = {
-        .command = "longhaul inspect", .table = table, .name = &path, .max_names = 1};
+    lh_json object = {0};
+    lh_options options = {.command = "longhaul inspect",
+                          .table = table,
+                          .into = &wants_json,
+                          .name = &path,
+                          .max_names = 1};
     (void)none;
     LH_TRY(lh_options_read(&options, argc, argv));
     LH_CHECK(path != NULL, LH_ERR_USAGE,
@@ -183,8 +273,14 @@ lh_status lh_inspect_main(lh_comm *none, int argc, char **argv)
     LH_CHECK(lh_checkpoint_is(path) || lh_tokens_is(path), LH_ERR_FORMAT,
              "'%s' is neither a checkpoint nor a token file of Longhaul, or its beginning is lost",
              path);
-    st = lh_checkpoint_is(path) ? inspect_checkpoint(path) : inspect_token_file(path);
+    lh_json *json = wants_json ? &object : NULL;
+    if (wants_json) {
+        lh_json_begin(json);
+        lh_json_string(json, "file", path);
+    }
+    st = lh_checkpoint_is(path) ? inspect_checkpoint(path, json) : inspect_token_file(path, json);
 done:
+    lh_json_free(&object);
     lh_bytes_close(&file);
     return st;
 }

@@ -72,7 +72,7 @@ static void main_help(FILE *out)
         "  longhaul prepare TEXT --out DATA.h5 [--words] [--task T]   a token file of a text, a "
         "FASTA file,\n"
         "                                                             ListOps examples\n"
-        "  longhaul inspect FILE.h5                                   lists and verifies a "
+        "  longhaul inspect FILE.h5 [--json]                          lists and verifies a "
         "checkpoint or\n"
         "                                                             token file\n"
         "  longhaul convert CHECKPOINT --kv-heads G --out NEW.h5      a trained model with fewer "
@@ -93,11 +93,14 @@ static void main_help(FILE *out)
 static void main_help_train(FILE *out)
 {
     (void)fprintf(
-        out, "longhaul train FILE.yaml [--set KEY=VALUE]... [--resume]\n\n"
-             "Trains what the file describes into the folder run.output/run.name: config.yaml,\n"
-             "metrics.jsonl, checkpoints/, log.txt. SIGUSR1 (which mpirun passes on), SIGTERM or\n"
-             "SIGINT to the ranks ends the run after the running step, with a checkpoint and\n"
-             "exit code 75. The keys of the file:\n\n");
+        out,
+        "longhaul train FILE.yaml [--set KEY=VALUE]... [--resume]\n\n"
+        "Trains what the file describes into the folder run.output/run.name: config.yaml,\n"
+        "metrics.jsonl, checkpoints/, log.txt. SIGUSR1 (which mpirun passes on), SIGTERM or\n"
+        "SIGINT to the ranks ends the run after the running step, with a checkpoint and\n"
+        "exit code 75. --resume goes on from the newest checkpoint that is whole, on any ranks;\n"
+        "keys that make another training of it (data, model, seed, ...) must be as they were,\n"
+        "and those that are not are listed. The keys of the file:\n\n");
     lh_config_help(out);
 }
 
@@ -173,7 +176,6 @@ static lh_status main_train(lh_comm *world, int argc, char **argv)
     lh_train_result result;
     LH_TRY(main_parse("longhaul train", main_options_train,
                       "an experiment file: longhaul train FILE.yaml", argc, argv, &o));
-    main_catch_signals();
     lh_config_source source = main_source(o.target, &o);
     LH_TRY(lh_config_load_all(world, &source, &config));
     LH_TRY(lh_train(world, config, o.resume, &main_stop, &result));
@@ -277,22 +279,23 @@ done:
 }
 
 /* The commands. run: gets what follows the command's name, and the communicator of all processes, the
- * same arguments on each; alone: in one process that never starts MPI, without a communicator. */
+ * same arguments on each; alone: in one process that never starts MPI, without a communicator; stops: on
+ * request, in good order. */
 static const struct main_command {
     const char *name;
     lh_status (*run)(lh_comm *world, int argc, char **argv);
     void (*help)(FILE *out);
-    bool alone;
+    bool alone, stops;
 } main_commands[] = {
-    {"train", main_train, main_help_train, false},
-    {"eval", main_eval, main_help_eval, false},
-    {"bench", lh_bench_main, lh_bench_help, false},
-    {"scale", lh_scale_main, lh_scale_help, false},
-    {"plan", main_plan, lh_plan_help, true},
-    {"status", lh_run_status_main, lh_run_status_help, true},
-    {"prepare", lh_prepare_main, lh_prepare_help, true},
-    {"inspect", lh_inspect_main, lh_inspect_help, true},
-    {"convert", lh_convert_main, lh_convert_help, true},
+    {"train", main_train, main_help_train, false, true},
+    {"eval", main_eval, main_help_eval, false, false},
+    {"bench", lh_bench_main, lh_bench_help, false, false},
+    {"scale", lh_scale_main, lh_scale_help, false, false},
+    {"plan", main_plan, lh_plan_help, true, false},
+    {"status", lh_run_status_main, lh_run_status_help, true, false},
+    {"prepare", lh_prepare_main, lh_prepare_help, true, false},
+    {"inspect", lh_inspect_main, lh_inspect_help, true, false},
+    {"convert", lh_convert_main, lh_convert_help, true, false},
 };
 enum { MAIN_COMMANDS = sizeof main_commands / sizeof main_commands[0] };
 
@@ -339,6 +342,8 @@ static lh_status main_flush(lh_status st)
 static int main_run(const struct main_command *command, int argc, char **argv)
 {
     lh_comm *world = NULL;
+    /* before all else: a job may be asked to stop while it starts */
+    if (command != NULL && command->stops) main_catch_signals();
     lh_status st = lh_init(&argc, &argv);
     if (st == LH_OK) st = lh_comm_world(&world);
     if (st == LH_OK)

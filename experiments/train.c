@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "experiments/convert.h"
-#include "io/checkpoint.h"
+#include "experiments/train_resume.h"
 #include "io/files.h"
 #include "io/metrics.h"
 
@@ -209,6 +209,7 @@ done:
 
 static lh_status train_checkpoint(train_run *r)
 {
+    lh_status st = LH_OK;
     lh_checkpoint_info info = {.step = r->step,
                                .tokens = r->tokens,
                                .samples = r->samples,
@@ -217,35 +218,9 @@ static lh_status train_checkpoint(train_run *r)
                                .program = LH_VERSION,
                                .config = r->yaml};
     (void)snprintf(info.layout, sizeof info.layout, "%s", r->session->layout->name);
-    return lh_checkpoint_write(r->session->mesh, r->checkpoints, &info, r->session->params,
-                               r->config->checkpoint.keep);
-}
-
-/* A checkpoint that is not whole is passed over, after saying so; other errors stay. */
-static lh_status train_pass_over(const lh_comm *world, lh_status st)
-{
-    if (st != LH_ERR_FORMAT) return st;
-    if (lh_comm_rank(world) == 0)
-        (void)fprintf(stderr, "longhaul: passing over a damaged checkpoint: %s\n", lh_error_text());
-    return LH_OK;
-}
-
-/* The newest checkpoint that is whole, into the session; *found false: there is none at all. */
-static lh_status train_load(lh_comm *world, lh_session *s, const char *folder,
-                            lh_checkpoint_what what, lh_checkpoint_info *info, bool *found)
-{
-    lh_status st = LH_OK;
-    char path[LH_PATH_MAX];
-    bool exists = true;
-    *found = false;
-    for (int64_t i = 0; !*found && exists; i++) {
-        LH_TRY(lh_checkpoint_newest(world, folder, i, path, sizeof path, &exists));
-        LH_CHECK(exists || i == 0, LH_ERR_FORMAT, "no checkpoint in '%s' is whole", folder);
-        if (!exists) continue;
-        st = lh_checkpoint_read(s->mesh, path, what, s->params, info);
-        *found = st == LH_OK;
-        LH_TRY(train_pass_over(world, st));
-    }
+    LH_TRY(lh_agree(r->world, lh_metrics_sync(r->metrics)));
+    LH_TRY(lh_checkpoint_write(r->session->mesh, r->checkpoints, &info, r->session->params,
+                               r->config->checkpoint.keep));
 done:
     return st;
 }
@@ -274,80 +249,27 @@ done:
     return st;
 }
 
-static double train_separator(const lh_config *c)
-{
-    return c->data.documents == LH_AUTO ? -1.0 : (double)c->data.documents;
-}
-
-static double train_place(const lh_config *c)
-{
-    return c->data.place == LH_AUTO ? -1.0 : (double)c->data.place;
-}
-
-/* The checkpoint's data order goes on only with the same data: which bytes, cut how, in which
- * order. */
-static lh_status train_same_data(const train_run *r, const lh_checkpoint_info *info)
-{
-    lh_status st = LH_OK;
-    lh_config *old = NULL;
-    const lh_config *now = r->config;
-    int64_t bytes = lh_task_bytes(r->session->task);
-    LH_TRY(lh_config_parse(info->config, strlen(info->config), "the checkpoint's configuration", 0,
-                           &old));
-    const struct {
-        const char *key;
-        double was, is;
-    } same[] = {
-        {"run.seed", (double)old->run.seed, (double)now->run.seed},
-        {"data.task (as a number)", old->data.task, now->data.task},
-        {"data.length", (double)old->data.length, (double)now->data.length},
-        {"data.mask", old->data.mask, now->data.mask},
-        {"data.valid_fraction", old->data.valid_fraction, now->data.valid_fraction},
-        {"data.documents (-1: none)", train_separator(old), train_separator(now)},
-        {"data.vocab", (double)old->data.vocab, (double)now->data.vocab},
-        {"data.lag", (double)old->data.lag, (double)now->data.lag},
-        {"data.gap", (double)old->data.gap, (double)now->data.gap},
-        {"data.offsets", (double)old->data.offsets, (double)now->data.offsets},
-        {"data.pairs", (double)old->data.pairs, (double)now->data.pairs},
-        {"data.items", (double)old->data.items, (double)now->data.items},
-        {"data.filler (as a number)", old->data.filler, now->data.filler},
-        {"data.place (-1: any)", train_place(old), train_place(now)},
-        {"data.tree_depth", (double)old->data.tree_depth, (double)now->data.tree_depth},
-        {"data.tree_args", (double)old->data.tree_args, (double)now->data.tree_args},
-        {"data.longer_than", (double)old->data.longer_than, (double)now->data.longer_than},
-        {"data.shorter_than", (double)old->data.shorter_than, (double)now->data.shorter_than},
-        {"the size of data.path in bytes", (double)info->data_bytes, (double)bytes},
-    };
-    for (size_t i = 0; i < sizeof same / sizeof same[0]; i++)
-        LH_CHECK(
-            same[i].was == same[i].is, LH_ERR_USAGE,
-            "--resume: %s was %.15g when the checkpoint was written and is %.15g now, so the data "
-            "order would change: change it back, or start a new run from these weights with "
-            "run.init",
-            same[i].key, same[i].was, same[i].is);
-done:
-    lh_config_destroy(&old);
-    return st;
-}
-
 /* Takes up where the newest good checkpoint ends; *from: its step, -1 for a new run. */
 static lh_status train_resume(train_run *r, bool resume, int64_t *from)
 {
     lh_status st = LH_OK;
     lh_checkpoint_info info = {0};
+    lh_change_list noted = {0};
     bool found = false;
-    char text[LH_PATH_MAX + 64];
+    char text[LH_PATH_MAX + LH_CHANGE_TEXT];
     *from = -1;
     if (resume) {
-        LH_TRY(train_load(r->world, r->session, r->checkpoints, LH_CHECKPOINT_ALL, &info, &found));
+        LH_TRY(lhi_resume_newest(r->session, r->checkpoints, LH_CHECKPOINT_ALL, &noted, &info,
+                                 &found));
         (void)snprintf(text, sizeof text,
                        found ? "resuming '%s' after step %" PRId64
                              : "nothing to resume in '%s': starting anew",
                        r->folder, info.step);
         train_say(r, text);
+        (void)snprintf(text, sizeof text, "from here on with other settings:%s", noted.text);
+        if (noted.count > 0) train_say(r, text);
     }
     if (found) {
-        LH_TRY(train_same_data(r, &info));
         *from = r->step = info.step;
         r->samples = info.samples;
         r->tokens = info.tokens;
@@ -519,7 +441,7 @@ lh_status lh_evaluate(lh_comm *world, lh_config *config, const char *folder)
         config->mesh.data = 1;
     }
     LH_TRY(lh_session_open(world, config, false, &s));
-    LH_TRY(train_load(world, s, checkpoints, LH_CHECKPOINT_WEIGHTS, &info, &found));
+    LH_TRY(lhi_resume_newest(s, checkpoints, LH_CHECKPOINT_WEIGHTS, NULL, &info, &found));
     LH_CHECK(found, LH_ERR_USAGE, "'%s' has no checkpoint: train it first", folder);
     for (int i = LH_SPLIT_VALID; i < LH_SPLITS; i++) {
         lh_eval_result e = {0};

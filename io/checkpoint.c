@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { checkpoint_version = 1 };
@@ -75,19 +76,25 @@ done:
     return st;
 }
 
-/* Remove the files of this tail with step <= step, but for the first `keep`. Later ones are of a
- * history that the run has left; they do not count. Local. */
-static lh_status name_prune(const char *folder, const char *tail, int64_t step, int64_t keep)
+/* Removes the file that this step names; a folder of that name is somebody else's. Local. */
+static lh_status name_remove(const char *folder, int64_t step, const char *tail)
 {
     lh_status st = LH_OK;
     char path[LH_PATH_MAX];
-    int64_t *steps = NULL, count = 0, seen = 0;
-    LH_TRY(name_list(folder, tail, &steps, &count));
-    for (int64_t i = 0; i < count; i++) {
-        if (steps[i] > step || seen++ < keep) continue;
-        LH_TRY(name_path(path, folder, steps[i], tail));
-        LH_TRY(lh_file_remove(NULL, path));
-    }
+    struct stat info;
+    LH_TRY(name_path(path, folder, step, tail));
+    if (lstat(path, &info) == 0 && !S_ISDIR(info.st_mode)) LH_TRY(lh_file_remove(NULL, path));
+done:
+    return st;
+}
+
+/* What killed runs have left. Local. */
+static lh_status name_sweep(const char *folder)
+{
+    lh_status st = LH_OK;
+    int64_t *steps = NULL, count = 0;
+    LH_TRY(name_list(folder, ".h5.tmp", &steps, &count));
+    for (int64_t i = 0; i < count; i++) LH_TRY(name_remove(folder, steps[i], ".h5.tmp"));
 done:
     lh_free(&steps);
     return st;
@@ -252,9 +259,16 @@ lh_status lh_checkpoint_info_read(lh_comm *comm, const char *path, lh_checkpoint
     return st;
 }
 
+/* Who may refuse a file for its description. */
+typedef struct checkpoint_gate {
+    lh_status (*accept)(void *user, const lh_checkpoint_info *info); /* NULL: nobody */
+    void *user;
+} checkpoint_gate;
+
 /* One pass over a file that lies there: verify or load. Collective on the mesh; agreed errors. */
 static lh_status checkpoint_pass(lhi_checkpoint_pass pass, lh_mesh *mesh, const char *path,
-                                 int sets, lh_params *params, lh_checkpoint_info *info)
+                                 int sets, lh_params *params, checkpoint_gate gate,
+                                 lh_checkpoint_info *info)
 {
     lh_status st = LH_OK;
     lh_h5 *file = NULL;
@@ -265,6 +279,7 @@ static lh_status checkpoint_pass(lhi_checkpoint_pass pass, lh_mesh *mesh, const 
                       "'%s' holds weights alone, no optimiser state: a run cannot go on from it; "
                       "start a new one with run.init",
                       path);
+    if (st == LH_OK && gate.accept != NULL) st = gate.accept(gate.user, info);
     if (st == LH_OK) st = lhi_checkpoint_match(file, path, params, sets);
     if (st == LH_OK) st = lh_new((size_t)(params->count * sets) * sizeof *sums, &sums);
     LH_TRY(lh_agree(mesh->world, st));
@@ -275,19 +290,29 @@ done:
     return lhi_seal_end(&file, st);
 }
 
-lh_status lh_checkpoint_read(lh_mesh *mesh, const char *path, lh_checkpoint_what what,
-                             lh_params *params, lh_checkpoint_info *info)
+lh_status lh_checkpoint_read_if(lh_mesh *mesh, const char *path, lh_checkpoint_what what,
+                                lh_params *params,
+                                lh_status (*accept)(void *user, const lh_checkpoint_info *info),
+                                void *user, lh_checkpoint_info *info)
 {
     lh_checkpoint_info own = {0};
+    checkpoint_gate gate = {accept, user};
     int sets = what == LH_CHECKPOINT_ALL ? LHI_CHECKPOINT_SETS : 1;
     lh_status st = lhi_checkpoint_placed(mesh, params);
     if (st == LH_OK && sets > 1 && !params->trainable)
         st = LH_RAISE(LH_ERR_BUG, "moments asked for without memory for them");
     st = lh_agree(mesh->world, st);
-    if (st == LH_OK) st = checkpoint_pass(LHI_CHECKPOINT_LOAD, mesh, path, sets, params, &own);
+    if (st == LH_OK)
+        st = checkpoint_pass(LHI_CHECKPOINT_LOAD, mesh, path, sets, params, gate, &own);
     if (st != LH_OK || info == NULL) lh_checkpoint_info_free(&own);
     if (info != NULL) *info = own;
     return st;
+}
+
+lh_status lh_checkpoint_read(lh_mesh *mesh, const char *path, lh_checkpoint_what what,
+                             lh_params *params, lh_checkpoint_info *info)
+{
+    return lh_checkpoint_read_if(mesh, path, what, params, NULL, NULL, info);
 }
 
 /* --- writing
@@ -348,6 +373,7 @@ static lh_status checkpoint_make(lh_mesh *mesh, const char *path, const lh_check
     lh_status st = LH_OK;
     lh_h5 *file = NULL;
     lh_checkpoint_info seen = {0};
+    checkpoint_gate nobody = {NULL, NULL};
     int64_t bytes = checkpoint_bytes(params, sets, info);
     LH_TRY(checkpoint_reserve(mesh, path, bytes));
     LH_TRY(lh_h5_create(mesh->world, path, LHI_SEAL_BYTES, &file));
@@ -359,9 +385,55 @@ static lh_status checkpoint_make(lh_mesh *mesh, const char *path, const lh_check
         st = lh_error_context(st, "(and '%s' cannot be cut)", path);
     LH_TRY(lhi_seal_end(&file, st));
     LH_TRY(lhi_checkpoint_seal(mesh->world, path));
-    LH_TRY(checkpoint_pass(LHI_CHECKPOINT_VERIFY, mesh, path, sets, params, &seen));
+    LH_TRY(checkpoint_pass(LHI_CHECKPOINT_VERIFY, mesh, path, sets, params, nobody, &seen));
 done:
     lh_checkpoint_info_free(&seen);
+    return st;
+}
+
+/* The steps of the folder up to `step`, newest first, on all ranks. Later ones are of a history that
+ * the run has left; they do not count. Collective; agreed errors. The caller frees *steps. */
+static lh_status checkpoint_steps(lh_comm *world, const char *folder, int64_t step, int64_t **steps,
+                                  int64_t *count)
+{
+    lh_status st = LH_OK;
+    int64_t all = 0, n = 0;
+    bool lead = lh_comm_rank(world) == 0;
+    *count = 0;
+    if (lead) st = name_list(folder, ".h5", steps, &all);
+    LH_TRY(lh_agree(world, st));
+    for (int64_t i = 0; i < all; i++)
+        if ((*steps)[i] <= step) (*steps)[n++] = (*steps)[i];
+    lh_broadcast(world, &n, (int64_t)sizeof n, LH_SEND_OTHER);
+    if (!lead) st = lh_new((size_t)n * sizeof **steps, steps);
+    LH_TRY(lh_agree(world, st));
+    lh_broadcast(world, *steps, n * (int64_t)sizeof **steps, LH_SEND_OTHER);
+    *count = n;
+done:
+    return st;
+}
+
+/* Removes what is older than the `keep` newest whole files, of which the one of `step` is one.
+ * Collective; agreed errors. */
+static lh_status checkpoint_prune(lh_comm *world, const char *folder, int64_t step, int64_t keep)
+{
+    lh_status st = LH_OK;
+    char path[LH_PATH_MAX];
+    int64_t *steps = NULL, count = 0, whole = 0, i = 0;
+    LH_TRY(checkpoint_steps(world, folder, step, &steps, &count));
+    if (steps == NULL || count <= keep) goto done;
+    for (; i < count && whole < keep; i++) {
+        LH_TRY(lh_agree(world, name_path(path, folder, steps[i], ".h5")));
+        if (steps[i] != step) st = lhi_seal_check(world, path, &checkpoint_seal);
+        whole += st == LH_OK;
+        if (st == LH_ERR_FORMAT || st == LH_ERR_IO) st = LH_OK; /* it does not count */
+        LH_TRY(st);
+    }
+    for (; i < count && lh_comm_rank(world) == 0 && st == LH_OK; i++)
+        st = name_remove(folder, steps[i], ".h5");
+    st = lh_agree(world, st);
+done:
+    lh_free(&steps);
     return st;
 }
 
@@ -379,16 +451,14 @@ lh_status lh_checkpoint_write(lh_mesh *mesh, const char *folder, const lh_checkp
     LH_TRY(lh_agree(mesh->world, st));
     LH_TRY(info_same(mesh, info, params->trainable));
     LH_TRY(lh_folder_make(mesh->world, folder));
-    /* What killed runs have left. */
-    if (lead) st = name_prune(folder, ".h5.tmp", INT64_MAX, 0);
+    if (lead) st = name_sweep(folder);
     LH_TRY(lh_agree(mesh->world, st));
     st = checkpoint_make(mesh, beside, info, params, sets);
     if (st == LH_OK) st = lh_file_rename(mesh->world, beside, path);
     /* Behind the last agreement nobody uses the file any more. */
     if (st != LH_OK && lead) (void)unlink(beside);
     LH_TRY(st);
-    if (lead && keep > 0) st = name_prune(folder, ".h5", info->step, keep);
-    LH_TRY(lh_agree(mesh->world, st));
+    if (keep > 0) LH_TRY(checkpoint_prune(mesh->world, folder, info->step, keep));
 done:
     return lh_error_context(st, "the checkpoint of step %lld", (long long)info->step);
 }

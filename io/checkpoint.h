@@ -1,5 +1,6 @@
 #pragma once
-/* Checkpoints: one HDF5 file with everything a run needs to go on, on any number of ranks.
+/* Checkpoints: one HDF5 file with everything a run needs to go on, on any number of ranks. Random numbers
+ * have no state: they are functions of the seed, the step and the sample.
  *
  * Layout of folder/step-NNNNNNNN.h5 (h5dump and h5py read it):
  *
@@ -32,10 +33,11 @@ typedef struct lh_checkpoint_info {
 
 typedef enum lh_checkpoint_what { LH_CHECKPOINT_WEIGHTS, LH_CHECKPOINT_ALL } lh_checkpoint_what;
 
-/* lh_checkpoint_write - write step info->step, verify it, name it, and remove all but the `keep`
- * newest of this step and before (keep < 1: remove none). Moments are written if params are
- * trainable. The folder is made if need be. Collective on the mesh; info the same on all ranks.
- * Memory: 8 MiB for staging. Errors: agreed LH_ERR_IO, LH_ERR_MEMORY, LH_ERR_FORMAT (what was read
+/* lh_checkpoint_write - write step info->step, verify it, name it, and remove what is older than the
+ * `keep` newest whole ones of this step and before (keep < 1: remove none). A damaged file, and what is
+ * no file, does not count; before anything is removed, the digests of the keep - 1 others are checked.
+ * Moments are written if params are trainable. The folder is made if need be. Collective on the mesh;
+ * info the same on all ranks. Memory: 8 MiB for staging. Errors: agreed LH_ERR_IO, LH_ERR_MEMORY, LH_ERR_FORMAT (what was read
  * back differs), LH_ERR_BUG (info differs between ranks, placements that cannot be written); then
  * no temporary file is left and older checkpoints are as before. */
 LH_NODISCARD lh_status lh_checkpoint_write(lh_mesh *mesh, const char *folder,
@@ -52,6 +54,14 @@ LH_NODISCARD lh_status lh_checkpoint_write(lh_mesh *mesh, const char *folder,
  * files whose digest is wrong. */
 LH_NODISCARD lh_status lh_checkpoint_read(lh_mesh *mesh, const char *path, lh_checkpoint_what what,
                                           lh_params *params, lh_checkpoint_info *info);
+
+/* lh_checkpoint_read_if - as lh_checkpoint_read, after `accept`, called on every rank, has seen the
+ * description: its error, agreed, is returned before anything else is compared or read. */
+LH_NODISCARD lh_status lh_checkpoint_read_if(lh_mesh *mesh, const char *path,
+                                             lh_checkpoint_what what, lh_params *params,
+                                             lh_status (*accept)(void *user,
+                                                                 const lh_checkpoint_info *info),
+                                             void *user, lh_checkpoint_info *info);
 
 /* lh_checkpoint_info_read - the description alone; the file's digest is checked. Collective on comm
  * (NULL: one process). The caller frees *info. Errors: agreed, as lh_checkpoint_read. */

@@ -233,6 +233,18 @@ lh_status lh_write_small(lh_comm *comm, const char *path, const char *bytes, siz
     return lh_files_agree(comm, st);
 }
 
+/* A new folder's name reaches the disk, without which nothing in it is found after a crash of the
+ * machine; where the folder above cannot be read, that is left to the system. */
+static void files_sync_name(const char *path)
+{
+    char parent[LH_PATH_MAX];
+    files_parent(path, parent);
+    int fd = open(parent, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    (void)fsync(fd);
+    (void)close(fd);
+}
+
 static lh_status files_mkdir(const char *path)
 {
     char part[LH_PATH_MAX];
@@ -250,6 +262,7 @@ static lh_status files_mkdir(const char *path)
             errno = why; /* not that the folder is missing, but why it could not be made */
             return files_error("make the folder", part);
         }
+        if (why == 0) files_sync_name(part);
         if (kept == '\0') break;
         *end = kept;
     }

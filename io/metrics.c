@@ -182,6 +182,12 @@ done:
     return st;
 }
 
+lh_status lh_metrics_sync(const lh_metrics *m)
+{
+    if (m->fd < 0 || fsync(m->fd) == 0 || errno == EINVAL || errno == ENOTSUP) return LH_OK;
+    return LH_RAISE(LH_ERR_IO, "cannot sync '%s': %s", m->path, strerror(errno));
+}
+
 void lh_metrics_close(lh_metrics **m)
 {
     if (*m != NULL && (*m)->fd >= 0) (void)close((*m)->fd);

@@ -63,6 +63,10 @@ LH_NODISCARD lh_status lh_metrics_open(lh_comm *comm, const char *folder, int64_
  * LH_ERR_MEMORY, LH_ERR_BUG: the caller raises the trouble lane or agrees. */
 LH_NODISCARD lh_status lh_metrics_write(lh_metrics *m, lh_json *j);
 
+/* lh_metrics_sync - what was written reaches the disk: lines up to a checkpoint are as safe as it is.
+ * Rank 0 acts. Local. Errors, on rank 0 alone: LH_ERR_IO. */
+LH_NODISCARD lh_status lh_metrics_sync(const lh_metrics *m);
+
 /* lh_metrics_close - accepts NULL content and nulls it. Local. */
 void lh_metrics_close(lh_metrics **m);
 

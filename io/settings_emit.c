@@ -79,33 +79,82 @@ done:
     return st;
 }
 
+/* The word of a value that is no text and no list. */
+static void emit_word(const lh_field *f, const void *at, char word[EMIT_WORD])
+{
+    word[0] = '\0';
+    if (f->type == LH_FIELD_INT) emit_int_text(f, *(const int64_t *)at, word);
+    if (f->type == LH_FIELD_REAL) emit_real_text(*(const double *)at, word);
+    if (f->type == LH_FIELD_BOOL)
+        (void)snprintf(word, EMIT_WORD, "%s", *(const bool *)at ? "true" : "false");
+    if (f->type == LH_FIELD_CHOICE) (void)lh_field_choice(f, *(const int *)at, word, EMIT_WORD);
+}
+
+static const char *emit_string(const void *at)
+{
+    char *text = NULL;
+    memcpy(&text, at, sizeof text);
+    return text != NULL ? text : "";
+}
+
+static bool emit_is_text(const lh_field *f)
+{
+    return f->type == LH_FIELD_STRING || f->type == LH_FIELD_PATH;
+}
+
+static bool emit_is_list(const lh_field *f)
+{
+    return f->type == LH_FIELD_INTS || f->type == LH_FIELD_REALS;
+}
+
 static lh_status emit_field(lh_yaml *y, const lh_field *f, const void *settings, lh_node **out)
 {
-    char word[EMIT_WORD] = "", *text = NULL;
-    const char *at = (const char *)settings + f->offset;
-    switch (f->type) {
-    case LH_FIELD_INT:
-        emit_int_text(f, *(const int64_t *)(const void *)at, word);
-        break;
-    case LH_FIELD_REAL:
-        emit_real_text(*(const double *)(const void *)at, word);
-        break;
-    case LH_FIELD_BOOL:
-        (void)snprintf(word, sizeof word, "%s", *(const bool *)(const void *)at ? "true" : "false");
-        break;
-    case LH_FIELD_CHOICE:
-        (void)lh_field_choice(f, *(const int *)(const void *)at, word, sizeof word);
-        break;
-    case LH_FIELD_STRING:
-    case LH_FIELD_PATH:
-        memcpy(&text, at, sizeof text);
-        if (text == NULL) text = word;
-        return lh_yaml_scalar(y, text, emit_needs_quotes(text), out);
-    case LH_FIELD_INTS:
-    case LH_FIELD_REALS:
-        return emit_list(y, f, at, out);
-    }
+    char word[EMIT_WORD];
+    const void *at = (const char *)settings + f->offset;
+    if (emit_is_text(f))
+        return lh_yaml_scalar(y, emit_string(at), emit_needs_quotes(emit_string(at)), out);
+    if (emit_is_list(f)) return emit_list(y, f, at, out);
+    emit_word(f, at, word);
     return lh_yaml_scalar(y, word, false, out);
+}
+
+/* "[1, 2]" into buf, cut where it ends. */
+static void emit_list_text(const lh_field *f, const void *at, char *buf, size_t bytes)
+{
+    bool ints = f->type == LH_FIELD_INTS;
+    const lh_int_list *i = at;
+    const lh_real_list *r = at;
+    int count = ints ? i->count : r->count;
+    size_t used = (size_t)snprintf(buf, bytes, "[");
+    for (int k = 0; k < count && used < bytes; k++) {
+        char word[EMIT_WORD];
+        if (ints)
+            emit_int_text(f, i->item[k], word);
+        else
+            emit_real_text(r->item[k], word);
+        used += (size_t)snprintf(buf + used, bytes - used, "%s%s", k > 0 ? ", " : "", word);
+    }
+    if (used < bytes) used += (size_t)snprintf(buf + used, bytes - used, "]");
+    if (used >= bytes) (void)snprintf(buf + bytes - 4, 4, "...");
+}
+
+const char *lh_field_text(const lh_field *field, const void *settings, char *buf, size_t bytes)
+{
+    char word[EMIT_WORD];
+    const void *at = (const char *)settings + field->offset;
+    if (field->type == LH_FIELD_INTS && field->choices != NULL &&
+        ((const lh_int_list *)at)->word >= 0)
+        return lh_field_choice(field, ((const lh_int_list *)at)->word, buf, bytes);
+    if (emit_is_list(field)) {
+        emit_list_text(field, at, buf, bytes);
+    } else if (emit_is_text(field)) {
+        const char *text = emit_string(at);
+        (void)snprintf(buf, bytes, "%s", text[0] != '\0' ? text : "none");
+    } else {
+        emit_word(field, at, word);
+        (void)snprintf(buf, bytes, "%s", word);
+    }
+    return buf;
 }
 
 lh_status lh_settings_emit(lh_yaml *y, const lh_field *fields, const void *settings, bool as_layer,
@@ -139,26 +188,24 @@ static bool emit_same_list(const lh_field *f, const void *a, const void *b)
     return p->count == q->count;
 }
 
-static bool emit_same(const lh_field *f, const void *a, const void *b)
+bool lh_field_equal(const lh_field *field, const void *a, const void *b)
 {
-    char *s = NULL, *t = NULL;
-    switch (f->type) {
+    const void *p = (const char *)a + field->offset, *q = (const char *)b + field->offset;
+    switch (field->type) {
     case LH_FIELD_INT:
-        return *(const int64_t *)a == *(const int64_t *)b;
+        return *(const int64_t *)p == *(const int64_t *)q;
     case LH_FIELD_REAL:
-        return *(const double *)a == *(const double *)b;
+        return *(const double *)p == *(const double *)q;
     case LH_FIELD_BOOL:
-        return *(const bool *)a == *(const bool *)b;
+        return *(const bool *)p == *(const bool *)q;
     case LH_FIELD_CHOICE:
-        return *(const int *)a == *(const int *)b;
+        return *(const int *)p == *(const int *)q;
     case LH_FIELD_STRING:
     case LH_FIELD_PATH:
-        memcpy(&s, a, sizeof s);
-        memcpy(&t, b, sizeof t);
-        return s == t || (s != NULL && t != NULL && strcmp(s, t) == 0);
+        return strcmp(emit_string(p), emit_string(q)) == 0;
     case LH_FIELD_INTS:
     case LH_FIELD_REALS:
-        return emit_same_list(f, a, b);
+        return emit_same_list(field, p, q);
     }
     return false;
 }
@@ -166,7 +213,7 @@ static bool emit_same(const lh_field *f, const void *a, const void *b)
 bool lh_settings_equal(const lh_field *fields, const void *a, const void *b)
 {
     for (const lh_field *f = fields; f->name != NULL; f++)
-        if (!emit_same(f, (const char *)a + f->offset, (const char *)b + f->offset)) return false;
+        if (!lh_field_equal(f, a, b)) return false;
     return true;
 }
 

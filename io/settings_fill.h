@@ -49,6 +49,13 @@ void lh_settings_free(const lh_field *fields, void *settings);
 /* lh_settings_equal - the same values in every field? Local. */
 bool lh_settings_equal(const lh_field *fields, const void *a, const void *b);
 
+/* lh_field_equal - has the field the same value in both structs? Local. */
+bool lh_field_equal(const lh_field *field, const void *a, const void *b);
+
+/* lh_field_text - the field's value for people into buf, cut where it is longer ("none": an empty text);
+ * returns buf. Local. bytes >= 4. */
+const char *lh_field_text(const lh_field *field, const void *settings, char *buf, size_t bytes);
+
 /* lh_settings_emit - append all fields to a map of y. Local. Read again, the map gives the same
  * values; numbers have
  * as many digits as that takes. as_layer: the map is for one layer (then per-layer lists are lists

@@ -109,9 +109,23 @@ for text in 'a checkpoint' 'step           2' 'parameters/embedding.token.weight
     "$(sed -nE 's/.* ([0-9]+) parameters,.*/parameters     \1/p' runs/text/log.txt)" 'checksums are right'; do
     says out "$text"
 done
+parameters=$(sed -nE 's/.* ([0-9]+) parameters,.*/\1/p' runs/text/log.txt)
+expect 0 0 inspect "$saved" --json
+same "inspect --json: one line" "$(wc -l <out)" 1
+for text in "{\"file\":\"$saved\",\"kind\":\"checkpoint\",\"tensors\":[{\"name\":\"parameters/" '"step":2,"tokens":256,' \
+    "\"parameters\":$parameters,\"optimizer\":true," '"ranks":1,"data":1,"sequence":1,"layout":"contiguous",' \
+    '{"name":"optimizer/v/embedding.token.weight","type":"' '"shape":[256,32],"sound":true}' '"whole":true}' \
+    '"configuration":"run:\n  name: text\n'; do
+    says out "$text"
+done
+expect 0 0 inspect words.h5 --json
+says out '{"file":"words.h5","kind":"token file","holds":"words","tokens":'
+says out '"whole":true}'
 { head -c 5000 "$saved"; printf x; tail -c +5002 "$saved"; } >changed.h5
 expect 1 0 inspect changed.h5
 says err 'is damaged: its digest is'
+expect 1 0 inspect changed.h5 --json
+same "inspect --json of a damaged file" "$(cat out)" ''
 train 1 tokens-1 --set schedule.steps=2 --set data.task=tokens --set data.path=book.h5
 same "a token file of bytes is the text" "$(results runs/tokens-1)" "$(results runs/text)"
 holds "bits of bytes" "$(value bits_per_byte) > 0"

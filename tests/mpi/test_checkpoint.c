@@ -516,6 +516,44 @@ static void test_keep(void **state)
     close_fixture(&f);
 }
 
+/* The checkpoint of step 2 is no longer whole, or no longer a file. */
+static void spoil(lh_comm *c, int way)
+{
+    char path[LH_PATH_MAX], *bytes = NULL;
+    size_t count = 0;
+    (void)in(path, "step-00000002.h5");
+    lh_assert_all_ok(c, lh_read_small(c, path, &bytes, &count));
+    bytes[count / 2] ^= 1;
+    if (way == 0) lh_assert_all_ok(c, lh_write_small(c, path, bytes, count));
+    if (way == 1) lh_assert_all_ok(c, lh_write_small(c, path, "", 0));
+    if (way == 2) lh_assert_all_ok(c, lh_write_small(c, path, "a text\n", 7));
+    if (way == 3) lh_assert_all_ok(c, lh_file_remove(c, path));
+    if (way == 3) lh_assert_all_ok(c, lh_folder_make(c, path));
+    lh_free(&bytes);
+}
+
+/* What is not whole does not push out what is. */
+static void test_keep_whole(void **state)
+{
+    lh_comm *c = *state;
+    for (int way = 0; way < 4; way++) {
+        begin(c);
+        fixture f = open_fixture(c, (options){0});
+        fill(&f);
+        for (int step = 1; step <= 2; step++) lh_assert_all_ok(c, write_step(&f, step, 2));
+        spoil(c, way);
+        lh_assert_all_ok(c, write_step(&f, 3, 2));
+        lh_assert_all(c, newest_is(c, 1, "step-00000002.h5") &&
+                             newest_is(c, 2, "step-00000001.h5") && newest_is(c, 3, NULL));
+        /* Two whole ones are newer now: what is older goes, but for somebody's folder. */
+        lh_assert_all_ok(c, write_step(&f, 4, 2));
+        lh_assert_all(c, newest_is(c, 0, "step-00000004.h5") &&
+                             newest_is(c, 1, "step-00000003.h5") &&
+                             newest_is(c, 2, way == 3 ? "step-00000002.h5" : NULL));
+        close_fixture(&f);
+    }
+}
+
 /* --- damage
  * --------------------------------------------------------------------------------------------------------- */
 
@@ -853,19 +891,13 @@ static void test_without_memory(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_other_splits),
-        cmocka_unit_test(test_other_ranks),
-        cmocka_unit_test(test_weights_alone),
-        cmocka_unit_test(test_other_model),
-        cmocka_unit_test(test_drawn),
-        cmocka_unit_test(test_copy),
-        cmocka_unit_test(test_keep),
-        cmocka_unit_test(test_damaged),
-        cmocka_unit_test(test_checksum),
-        cmocka_unit_test(test_other_precision),
-        cmocka_unit_test(test_unwritable),
-        cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_other_splits),
+        cmocka_unit_test(test_other_ranks),    cmocka_unit_test(test_weights_alone),
+        cmocka_unit_test(test_other_model),    cmocka_unit_test(test_drawn),
+        cmocka_unit_test(test_copy),           cmocka_unit_test(test_keep),
+        cmocka_unit_test(test_keep_whole),     cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_checksum),       cmocka_unit_test(test_other_precision),
+        cmocka_unit_test(test_unwritable),     cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_without_memory),
     };
     return lh_test_mpi_main(argc, argv, "checkpoint", tests, sizeof tests / sizeof tests[0]);
