@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/pulse.h"
 #include "experiments/bench.h"
 #include "experiments/convert.h"
 #include "experiments/inspect.h"
@@ -16,6 +17,7 @@
 #include "experiments/plan_draw.h"
 #include "experiments/prepare.h"
 #include "experiments/train.h"
+#include "experiments/watchdog.h"
 #include "io/files.h"
 #include "io/settings_fill.h"
 
@@ -164,14 +166,17 @@ static lh_status main_train(lh_comm *world, int argc, char **argv)
     lh_config *config = NULL;
     main_options o;
     lh_train_result result;
+    lh_watchdog *watchdog = NULL;
     LH_TRY(main_parse("longhaul train", main_options_train,
                       "an experiment file: longhaul train FILE.yaml", argc, argv, &o));
     main_catch_signals();
     lh_config_source source = main_source(o.target, &o);
     LH_TRY(lh_config_load_all(world, &source, &config));
+    LH_TRY(lh_agree(world, lh_watchdog_start(world, config->train.stall_seconds, &watchdog)));
     LH_TRY(lh_train(world, config, o.resume, &main_stop, &result));
     if (result.stopped) st = LH_ERR_STOPPED;
 done:
+    lh_watchdog_stop(&watchdog);
     lh_config_destroy(&config);
     return st;
 }
@@ -212,6 +217,7 @@ static lh_status main_eval(lh_comm *world, int argc, char **argv)
 {
     lh_status st = LH_OK;
     lh_config *config = NULL;
+    lh_watchdog *watchdog = NULL;
     main_options o;
     char path[LH_PATH_MAX];
     LH_TRY(main_parse("longhaul eval", main_options_eval, "a run folder: longhaul eval RUN_DIR",
@@ -220,8 +226,10 @@ static lh_status main_eval(lh_comm *world, int argc, char **argv)
     if (!lh_file_exists(world, path)) return main_no_run(world, o.target);
     lh_config_source source = main_source(path, &o);
     LH_TRY(lh_config_load_all(world, &source, &config));
+    LH_TRY(lh_agree(world, lh_watchdog_start(world, config->train.stall_seconds, &watchdog)));
     LH_TRY(lh_evaluate(world, config, o.target));
 done:
+    lh_watchdog_stop(&watchdog);
     lh_config_destroy(&config);
     return st;
 }
@@ -330,8 +338,10 @@ static lh_status main_flush(lh_status st)
 static int main_run(const struct main_command *command, int argc, char **argv)
 {
     lh_comm *world = NULL;
+    lh_pulse pulse = {.began = lh_wall()};
     lh_status st = lh_init(&argc, &argv);
     if (st == LH_OK) st = lh_comm_world(&world);
+    if (st == LH_OK) lh_comm_traffic(world)->pulse = &pulse;
     if (st == LH_OK)
         st = lh_agree(world, command != NULL ? main_flush(command->run(world, argc - 2, argv + 2))
                                              : main_unknown(argv[1]));
