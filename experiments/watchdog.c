@@ -12,13 +12,13 @@
 enum {
     WATCHDOG_HOST = 64,
     WATCHDOG_TEXT = 1024, /* less than what a pipe takes at once */
-    WATCHDOG_PATIENCE = 10
+    WATCHDOG_PATIENCE = 3
 };
 
 /* Seconds between a rank's line and its end: those who wait leave the word to who hangs, and who hangs
  * gives them time to say where they are. */
 static const double watchdog_grace[] = {
-    [LH_STALL_ALONE] = 1.0, [LH_STALL_WAITS] = 5.0, [LH_STALL_UNCLEAR] = 5.0};
+    [LH_STALL_ALONE] = 1.0, [LH_STALL_WAITS] = 3.0, [LH_STALL_UNCLEAR] = 3.0};
 
 struct lh_watchdog {
     const lh_pulse *pulse;
@@ -81,21 +81,19 @@ const char *lh_stall_text(const lh_pulse *p, int rank, const char *host, int64_t
         [LH_STALL_UNCLEAR] = "hangs in a file, or waits there for other ranks",
     };
     static const char *const then[] = {
-        [LH_STALL_ALONE] = "The job ends. Look at this node (its processes, memory, file systems), "
-                           "then go on with "
-                           "--resume; if the rank was only slow, raise train.stall_seconds",
-        [LH_STALL_WAITS] = "The cause is a rank that hangs, or one that says nothing (stopped, "
-                           "lost with its node). "
-                           "The job ends; then go on with --resume",
-        [LH_STALL_UNCLEAR] =
-            "The job ends. Look at the file system of run.output, then go on with --resume",
+        [LH_STALL_ALONE] = "Look at this node: its processes, memory, file systems. If the rank is "
+                           "only slow, raise train.stall_seconds",
+        [LH_STALL_WAITS] = "The cause is a rank that says that it hangs, or one that says nothing "
+                           "(stopped, or lost with its node)",
+        [LH_STALL_UNCLEAR] = "Look at the file system of run.output",
     };
     char place[WATCHDOG_TEXT / 2];
     lh_stall_kind kind = lh_stall_of(p);
     stall_place(p, place, sizeof place);
     (void)snprintf(text, bytes,
                    "longhaul: rank %d on %s %s: nothing has moved for %lld s "
-                   "(train.stall_seconds) in: %s. %s\n",
+                   "(train.stall_seconds) in: %s. %s. Unless it moves now the job ends; then go on "
+                   "with --resume\n",
                    rank, host, says[kind], (long long)seconds, place, then[kind]);
     return text;
 }
@@ -137,10 +135,6 @@ static void *watchdog_run(void *user)
         if (beat != last) {
             last = beat;
             silent = 0.0;
-            if (said) {
-                (void)snprintf(text, sizeof text, "longhaul: rank %d moves again\n", w->rank);
-                lh_fatal_say(text);
-            }
             said = false;
             continue;
         }

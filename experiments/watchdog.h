@@ -5,7 +5,7 @@
  * process; the launcher then ends the others. Which rank is the cause shows in who says what: one that
  * computes, or does something with a file of its own, hangs; one that is inside a call of MPI waits for
  * others. Who waits ends a little later, so that the one that hangs gets to speak, and where one rank may work
- * alone for long (reading data, writing a checkpoint) ten times as late.
+ * alone for long (opening data, writing a checkpoint) three times as late.
  *
  * The thread makes no MPI call, takes no lock that the main thread holds, and does not allocate, so it
  * speaks whatever the main thread hangs in. Time in which the whole process was stopped does not count. */
