@@ -91,8 +91,8 @@ static void main_help_train(FILE *out)
         out, "longhaul train FILE.yaml [--set KEY=VALUE]... [--resume]\n\n"
              "Trains what the file describes into the folder run.output/run.name: config.yaml,\n"
              "metrics.jsonl, checkpoints/, log.txt. SIGUSR1 (which mpirun passes on), SIGTERM or\n"
-             "SIGINT to the ranks ends the run after the running step, with a checkpoint and\n"
-             "exit code 75. The keys of the file:\n\n");
+             "SIGINT to the ranks, or train.time_limit, ends the run after the running step,\n"
+             "with a checkpoint and exit code 75. The keys of the file:\n\n");
     lh_config_help(out);
 }
 
