@@ -547,8 +547,8 @@ static lh_status h5_get(lh_h5 *file, const char *object, const char *name, hid_t
     lh_status st = LH_OK;
     hid_t type = H5I_INVALID_HID, space = H5I_INVALID_HID;
     *id = H5I_INVALID_HID;
-    LH_CHECK(lh_h5_has_attribute(file, object, name), LH_ERR_FORMAT, "'%s' has no attribute '%s' at '%s'",
-             file->path, name, object);
+    LH_CHECK(lh_h5_has_attribute(file, object, name), LH_ERR_FORMAT,
+             "'%s' has no attribute '%s' at '%s'", file->path, name, object);
     *id = H5Aopen_by_name(file->id, object, name, H5P_DEFAULT, H5P_DEFAULT);
     if (*id >= 0) {
         type = H5Aget_type(*id);
