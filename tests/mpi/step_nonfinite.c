@@ -99,7 +99,7 @@ void test_finite_steps(void **state)
         lh_session *s =
             open_session(c,
                          &(scene){.model = models[i],
-                                  .device = lh_comm_size(c) == 2 ? "poison" : NULL, /* slow */
+                                  .device = lh_comm_size(c) == 2 && i % 2 == 0 ? "poison" : NULL,
                                   .length = (i + lh_comm_size(c)) % 2 == 0 ? 20 : 77,
                                   .train = i % 3 == 0 ? "recompute: block" : NULL,
                                   .encoder = i == LINFORMER},
