@@ -1,6 +1,7 @@
 #include "attention/attend.h"
 #include "attention/by_heads.h"
 #include "core/integer.h"
+#include "core/pulse.h"
 
 #include <math.h>
 
@@ -225,10 +226,11 @@ static void attend_table(const attend_run *r, const attend_keys *k, int part)
                                            .c_cs = 1});
 }
 
-/* Between two blocks of queries: messages move on only inside MPI. */
+/* Between two blocks of queries: messages move on only inside MPI, and a watcher sees that we do. */
 static void attend_between(void *user)
 {
     attend_run *r = user;
+    lh_pulse_beat(r->device->pulse);
     if (++r->blocks % r->every == 0) lh_progress(r->attrs->comm);
 }
 

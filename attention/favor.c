@@ -715,8 +715,11 @@ done:
 
 /* --- recording --- */
 
-static const lh_op favor_max_op = {
-    .name = "favor_max", .costly = true, .place = favor_max_place, .forward = favor_max_forward};
+static const lh_op favor_max_op = {.name = "favor_max",
+                                   .exact = LH_READS_OUT(0), /* no keys: -infinity */
+                                   .costly = true,
+                                   .place = favor_max_place,
+                                   .forward = favor_max_forward};
 static const lh_op favor_sum_op = {.name = "favor_sum",
                                    .reads = LH_READS_IN(FAVOR_K) | LH_READS_IN(FAVOR_V) |
                                             LH_READS_IN(FAVOR_W) | LH_READS_IN(FAVOR_C),

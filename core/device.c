@@ -1,6 +1,7 @@
 /* The front of every device: hooks around calls, counted flops, host memory. */
 #include "core/device_internal.h"
 #include "core/kernels_internal.h"
+#include "core/pulse.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -59,6 +60,7 @@ void lh_device_release(lh_device *d, void **ptr)
 
 void lh_copy_in(lh_device *d, void *device_dst, const void *host_src, size_t bytes)
 {
+    lh_pulse_beat(d->pulse);
     device_open(d);
     d->ops->copy_in(d, device_dst, host_src, bytes);
     device_close(d);
@@ -66,6 +68,7 @@ void lh_copy_in(lh_device *d, void *device_dst, const void *host_src, size_t byt
 
 void lh_copy_out(lh_device *d, void *host_dst, const void *device_src, size_t bytes)
 {
+    lh_pulse_beat(d->pulse);
     device_open(d);
     d->ops->copy_out(d, host_dst, device_src, bytes);
     device_close(d);
@@ -252,6 +255,7 @@ static void no_tiles(lh_device *d, const void *args)
     {                                                                                              \
         d->flops += DEVICE_FLOPS(args);                                                            \
         DEVICE_TILES(d, args);                                                                     \
+        lh_pulse_beat(d->pulse);                                                                   \
         if (d->counting) return;                                                                   \
         device_open(d);                                                                            \
         d->kernels->name(args, d->threads);                                                        \

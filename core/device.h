@@ -43,6 +43,7 @@ struct lh_device {
     double flops;  /* counted by the calls below on every device; reset by the owner */
     /* blocks that lh_run_attend was given, of all its heads and sequences (empty: 0); likewise */
     lh_tile_count tiles;
+    struct lh_pulse *pulse; /* beats with every call below; NULL: nobody watches; borrowed */
     void *state;
 };
 

@@ -1,3 +1,4 @@
+#include "core/pulse.h"
 #include "core/tape_internal.h"
 
 #include <string.h>
@@ -105,9 +106,10 @@ void lh_tape_profile(lh_tape *t, lh_profile *p)
     t->profile = p;
 }
 
-lh_profile_mark lhi_tape_enter(lh_tape *t, const tape_node *n)
+lh_profile_mark lhi_tape_enter(lh_tape *t, const tape_node *n, lh_direction direction)
 {
     lh_memory_part(t->memory, n->part);
+    lh_pulse_op(t->device->pulse, n->op->name, direction, n->part);
     return lh_profile_begin(t->profile, t->device);
 }
 
@@ -115,20 +117,22 @@ void lhi_tape_leave(lh_tape *t, const tape_node *n, lh_profile_mark begin, lh_di
 {
     t->part_flops[n->part] += t->device->flops - begin.flops;
     lh_profile_end(t->profile, t->device, begin, n->op->name, direction);
+    lh_pulse_op(t->device->pulse, NULL, direction, n->part);
+    if (t->inspector != NULL) lhi_tape_inspect(t, n, direction);
 }
 
 lh_status lhi_tape_forward(lh_tape *t, int64_t k)
 {
     lh_status st = LH_OK;
     lh_call call = {.tape = t, .node = &t->node[k]};
-    lh_profile_mark begin = lhi_tape_enter(t, call.node);
+    lh_direction direction = t->recomputing ? LH_DIRECTION_RECOMPUTE : LH_DIRECTION_FORWARD;
+    lh_profile_mark begin = lhi_tape_enter(t, call.node, direction);
     LH_TRY(lh_memory_tick(t->memory));
     t->calls++;
     for (int i = 0; i < call.node->n_out; i++) LH_TRY(lhi_tape_new_output(t, call.node, i));
     LH_TRY(call.node->op->forward(&call));
     LH_TRY(lhi_tape_keep(t, k));
-    lhi_tape_leave(t, call.node, begin,
-                   t->recomputing ? LH_DIRECTION_RECOMPUTE : LH_DIRECTION_FORWARD);
+    lhi_tape_leave(t, call.node, begin, direction);
 done:
     return lh_error_context(st, "%s", t->node[k].op->name);
 }

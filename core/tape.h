@@ -63,6 +63,24 @@ void lh_tape_reset(lh_tape *t, lh_device *device, lh_memory *memory, bool gradie
 /* lh_tape_profile - from now on, also after resets, every operation's time and flops are added to p
  * (borrowed), in its direction; NULL, as at first: nothing is measured. Local. */
 void lh_tape_profile(lh_tape *t, lh_profile *p);
+/* lh_tape_inspect - from now on, also after resets, i->see(i, &seen) gets each output of every operation that
+ * has run forward, and each gradient that a vjp has added to; NULL, as at first: nobody looks. For finding where
+ * something went wrong: it does not change what is computed, but what is kept nowhere must be read at once. Local. */
+typedef struct lh_tape_seen {
+    const char *op; /* its name */
+    lh_direction direction;
+    int part;
+    int64_t order; /* grows from one operation to the next, in the same way on all ranks */
+    lh_shape shape;
+    bool exact;       /* statistics (lh_op): of rows that see nothing they may be -infinity */
+    const void *data; /* device memory, until see returns */
+} lh_tape_seen;
+typedef struct lh_inspector lh_inspector;
+struct lh_inspector {
+    void (*see)(lh_inspector *i, const lh_tape_seen *seen);
+};
+void lh_tape_inspect(lh_tape *t, lh_inspector *i);
+
 /* lh_tape_store - how values are kept from the forward to the backward pass, from the next reset on:
  * LH_REAL (as they are; at first) or LH_BF16. Kept in bfloat16 are values of type real that lie by
  * position (or HEADS) and need a gradient, when a vjp reads them, or the recomputation of a segment that

@@ -26,7 +26,7 @@ static lh_status tape_remake_inputs(lh_tape *t, const tape_node *n, bool all_inp
         LH_TRY(lh_memory_tick(t->memory));
         t->calls++;
         lh_call call = {.tape = t, .node = m, .remake = true};
-        lh_profile_mark begin = lhi_tape_enter(t, m);
+        lh_profile_mark begin = lhi_tape_enter(t, m, LH_DIRECTION_RECOMPUTE);
         for (int k = 0; k < m->n_out; k++)
             if (m->op->drops & LH_READS_OUT(k)) LH_TRY(lhi_tape_new_output(t, m, k));
         m->here = true;
@@ -159,7 +159,7 @@ static lh_status tape_run_vjp(lh_tape *t, const tape_node *n)
     LH_TRY(tape_remake_inputs(t, n, false));
     LH_TRY(lh_memory_tick(t->memory));
     t->calls++;
-    lh_profile_mark begin = lhi_tape_enter(t, n);
+    lh_profile_mark begin = lhi_tape_enter(t, n, LH_DIRECTION_BACKWARD);
     st = n->op->vjp(&call);
     lhi_tape_leave(t, n, begin, LH_DIRECTION_BACKWARD);
     if (st == LH_OK) tape_release_grads(t, n);
@@ -307,7 +307,8 @@ lh_status lh_tape_backward_from(lh_tape *t, int n, const lh_var *vars, const voi
         tape_value *v = &t->value[t->value[vars[i].id].root];
         const lh_shape *shape = &v->shape;
         LH_CHECK(shape->dtype == LH_REAL, LH_ERR_BUG, "seeds are of type real");
-        const void *seed = t->device->counting ? (const void *)t : seeds[i]; /* read there by nobody */
+        const void *seed =
+            t->device->counting ? (const void *)t : seeds[i]; /* read there by nobody */
         LH_CHECK(seed != NULL, LH_ERR_BUG, "output %d has no seed", i);
         if (v->grad == NULL && !v->has_grad) {
             LH_TRY(tape_give_grad(t, v, (tape_grad){.seed = seed, .owners = 2}));

@@ -72,7 +72,8 @@ struct lh_tape {
     void *between_user;
     int part; /* of the operations that follow */
     double part_flops[LH_TAPE_PARTS];
-    lh_profile *profile; /* NULL: nobody asks; borrowed */
+    lh_profile *profile;     /* NULL: nobody asks; borrowed */
+    lh_inspector *inspector; /* likewise */
 };
 
 struct lh_call {
@@ -105,9 +106,12 @@ lh_status lhi_tape_forward(lh_tape *t, int64_t k);
 lh_status lhi_tape_new_output(lh_tape *t, const tape_node *n, int i);
 
 /* lhi_tape_enter, lhi_tape_leave - an operation of node n runs between: its memory and flops are its
- * part's, its time the profile's. */
-lh_profile_mark lhi_tape_enter(lh_tape *t, const tape_node *n);
+ * part's, its time the profile's, and the pulse says where we are. */
+lh_profile_mark lhi_tape_enter(lh_tape *t, const tape_node *n, lh_direction direction);
 void lhi_tape_leave(lh_tape *t, const tape_node *n, lh_profile_mark begin, lh_direction direction);
+
+/* lhi_tape_inspect - show the inspector what operation n has made, or what its vjp has added to. */
+void lhi_tape_inspect(lh_tape *t, const tape_node *n, lh_direction direction);
 
 /* lhi_tape_grad_target - where gradients of a value are added; *accumulate false: nothing is there yet.
  * lhi_tape_grad_share - value id, which has no gradient yet, has that of value `of`, if both are of

@@ -38,6 +38,7 @@ typedef enum lh_schedule_kind {
 } lh_schedule_kind;
 typedef enum lh_device_kind { LH_DEVICE_CPU, LH_DEVICE_POISON } lh_device_kind;
 typedef enum lh_store_kind { LH_STORE_REAL, LH_STORE_BFLOAT16 } lh_store_kind;
+typedef enum lh_nonfinite_kind { LH_NONFINITE_STOP, LH_NONFINITE_SKIP } lh_nonfinite_kind;
 typedef enum lh_isa_kind {
     LH_ISA_AUTO,
     LH_ISA_AVX512,
@@ -99,6 +100,10 @@ typedef struct lh_config_train {
     int64_t eval_tokens; /* 0: the whole validation part */
     int recompute;       /* lh_recompute_kind */
     int64_t accumulate;
+    int64_t stall_seconds; /* 0: nobody watches */
+    char *time_limit;      /* as lh_units_duration reads it; "none" */
+    double time_limit_s;   /* the same; 0: none */
+    int on_nonfinite;      /* lh_nonfinite_kind */
 } lh_config_train;
 
 typedef struct lh_config_checkpoint {

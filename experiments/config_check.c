@@ -2,6 +2,7 @@
 #include "experiments/config_internal.h"
 #include "experiments/listops.h"
 #include "experiments/task.h"
+#include "experiments/units.h"
 
 #include <string.h>
 
@@ -200,6 +201,22 @@ static lh_status check_training(const lh_node *root, const lh_config *c)
     LH_CHECK(c->optimizer.betas.count == 2, LH_ERR_USAGE,
              "%s: key 'optimizer.betas': expected two numbers, got %d",
              check_place(root, "optimizer.betas", p), c->optimizer.betas.count);
+done:
+    return st;
+}
+
+static lh_status check_time_limit(const lh_node *root, lh_config_train *t)
+{
+    lh_status st = LH_OK;
+    char p[LH_PLACE_MAX], shown[LH_SHOWN_MAX];
+    t->time_limit_s = 0.0;
+    LH_CHECK(
+        strcmp(t->time_limit, "none") == 0 || lh_units_duration(t->time_limit, &t->time_limit_s),
+        LH_ERR_USAGE,
+        "%s: key 'train.time_limit': expected a duration such as 45m, 11:30:00 or 2-00:00:00, or "
+        "none, got '%s'",
+        check_place(root, "train.time_limit", p),
+        lh_text_shown(t->time_limit, shown, sizeof shown));
 done:
     return st;
 }
@@ -439,6 +456,7 @@ lh_status lhi_config_check(const lh_node *root, unsigned flags, lh_config *confi
     for (int layer = 0; layer < (int)config->model.layers; layer++)
         LH_TRY(check_mechanism(root, config, layer));
     LH_TRY(check_training(root, config));
+    LH_TRY(check_time_limit(root, &config->train));
     if ((flags & LH_CONFIG_PARTIAL) == 0) LH_TRY(check_task(root, flags, config));
 done:
     return st;

@@ -216,6 +216,18 @@ static const lh_field fields_train[] = {
              "block: whole layers"},
     {.name = "accumulate", .type = LH_FIELD_INT, .offset = AT_TRAIN(accumulate), .fallback = "1",
      .min = 1, .max = CONFIG_MANY, .help = "passes whose gradients are summed for one step"},
+    {.name = "stall_seconds", .type = LH_FIELD_INT, .offset = AT_TRAIN(stall_seconds),
+     .fallback = "600", .min = 0, .max = CONFIG_MANY,
+     .help = "a rank that has not moved on for so long says where it is and ends the job; longer than any "
+             "one file operation, or wait for the slowest rank, takes; 0: never (debuggers)"},
+    {.name = "time_limit", .type = LH_FIELD_STRING, .offset = AT_TRAIN(time_limit),
+     .fallback = "none",
+     .help = "from the start of the program: stops as on request (exit code 75) while there is time for a "
+             "checkpoint; seconds, 45m, 1.5h, 2d, HH:MM:SS or D-HH:MM:SS"},
+    {.name = "on_nonfinite", .type = LH_FIELD_CHOICE, .offset = AT_TRAIN(on_nonfinite),
+     .fallback = "stop", .choices = "stop|skip",
+     .help = "a loss or gradient that is not finite: stop, naming where it arose; skip: leave the update "
+             "out (20 in a row stop too)"},
     {.name = NULL}};
 
 static const lh_field fields_checkpoint[] = {

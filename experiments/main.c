@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/pulse.h"
 #include "experiments/bench.h"
 #include "experiments/convert.h"
 #include "experiments/inspect.h"
@@ -18,6 +19,7 @@
 #include "experiments/run_status.h"
 #include "experiments/scale.h"
 #include "experiments/train.h"
+#include "experiments/watchdog.h"
 #include "io/files.h"
 #include "io/settings_fill.h"
 
@@ -97,8 +99,8 @@ static void main_help_train(FILE *out)
         "longhaul train FILE.yaml [--set KEY=VALUE]... [--resume]\n\n"
         "Trains what the file describes into the folder run.output/run.name: config.yaml,\n"
         "metrics.jsonl, checkpoints/, log.txt. SIGUSR1 (which mpirun passes on), SIGTERM or\n"
-        "SIGINT to the ranks ends the run after the running step, with a checkpoint and\n"
-        "exit code 75. --resume goes on from the newest checkpoint that is whole, on any ranks;\n"
+        "SIGINT to the ranks, or train.time_limit, ends the run after the running step, with a\n"
+        "checkpoint and exit code 75. --resume goes on from the newest checkpoint that is whole, on any ranks;\n"
         "keys that make another training of it (data, model, seed, ...) must be as they were,\n"
         "and those that are not are listed. The keys of the file:\n\n");
     lh_config_help(out);
@@ -174,13 +176,16 @@ static lh_status main_train(lh_comm *world, int argc, char **argv)
     lh_config *config = NULL;
     main_options o;
     lh_train_result result;
+    lh_watchdog *watchdog = NULL;
     LH_TRY(main_parse("longhaul train", main_options_train,
                       "an experiment file: longhaul train FILE.yaml", argc, argv, &o));
     lh_config_source source = main_source(o.target, &o);
     LH_TRY(lh_config_load_all(world, &source, &config));
+    LH_TRY(lh_agree(world, lh_watchdog_start(world, config->train.stall_seconds, &watchdog)));
     LH_TRY(lh_train(world, config, o.resume, &main_stop, &result));
     if (result.stopped) st = LH_ERR_STOPPED;
 done:
+    lh_watchdog_stop(&watchdog);
     lh_config_destroy(&config);
     return st;
 }
@@ -221,6 +226,7 @@ static lh_status main_eval(lh_comm *world, int argc, char **argv)
 {
     lh_status st = LH_OK;
     lh_config *config = NULL;
+    lh_watchdog *watchdog = NULL;
     main_options o;
     char path[LH_PATH_MAX];
     LH_TRY(main_parse("longhaul eval", main_options_eval, "a run folder: longhaul eval RUN_DIR",
@@ -229,8 +235,10 @@ static lh_status main_eval(lh_comm *world, int argc, char **argv)
     if (!lh_file_exists(world, path)) return main_no_run(world, o.target);
     lh_config_source source = main_source(path, &o);
     LH_TRY(lh_config_load_all(world, &source, &config));
+    LH_TRY(lh_agree(world, lh_watchdog_start(world, config->train.stall_seconds, &watchdog)));
     LH_TRY(lh_evaluate(world, config, o.target));
 done:
+    lh_watchdog_stop(&watchdog);
     lh_config_destroy(&config);
     return st;
 }
@@ -342,10 +350,12 @@ static lh_status main_flush(lh_status st)
 static int main_run(const struct main_command *command, int argc, char **argv)
 {
     lh_comm *world = NULL;
+    lh_pulse pulse = {.began = lh_wall()};
     /* before all else: a job may be asked to stop while it starts */
     if (command != NULL && command->stops) main_catch_signals();
     lh_status st = lh_init(&argc, &argv);
     if (st == LH_OK) st = lh_comm_world(&world);
+    if (st == LH_OK) lh_comm_traffic(world)->pulse = &pulse;
     if (st == LH_OK)
         st = lh_agree(world, command != NULL ? main_flush(command->run(world, argc - 2, argv + 2))
                                              : main_unknown(argv[1]));

@@ -1,5 +1,8 @@
 #include "experiments/session.h"
 
+#include "core/pulse.h"
+#include "experiments/nonfinite.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -264,6 +267,7 @@ static lh_status session_build(lh_session *s, lh_config *config, const char *isa
 {
     lh_status st = LH_OK;
     LH_TRY(session_devices(s, isa));
+    s->device->pulse = s->counting_device->pulse = s->pulse;
     LH_TRY(session_shape(s, config));
     LH_TRY(session_model(s, config, trainable));
     LH_TRY(session_buffers(s));
@@ -306,12 +310,17 @@ lh_status lh_session_open(lh_comm *world, lh_config *config, bool trainable, lh_
     LH_TRY(lh_agree(world, st));
     s->config = config;
     s->world = world;
+    s->pulse = lh_comm_traffic(world)->pulse;
+    lh_pulse_phase(s->pulse, "opening", LH_PULSE_TOGETHER | LH_PULSE_PATIENT);
     s->host = lh_host_of(world);
     LH_TRY(session_check_ranks(config, lh_comm_size(world)));
     LH_TRY(session_isa(s, &isa));
     LH_TRY(lh_mesh_create_of(world, (int)config->mesh.data, &s->mesh));
     LH_TRY(lh_mesh_split(s->mesh, session_ways(config, s->mesh->size[LH_AXIS_SEQ])));
+    s->mesh->traffic->pulse = s->pulse;
+    lh_pulse_phase(s->pulse, "opening the data", LH_PULSE_PATIENT);
     LH_TRY(lh_task_open(world, config, &s->task));
+    lh_pulse_phase(s->pulse, "preparing the first step", LH_PULSE_PATIENT);
     /* local from here on, and agreed on once */
     st = session_counting_mesh(s, s->mesh->size[LH_AXIS_DATA], s->mesh->size[LH_AXIS_SEQ],
                                lh_comm_rank(world));
@@ -504,7 +513,8 @@ static void session_pass(lh_session *s, int64_t pass, bool gradients, lh_batch b
     for (int i = 0; i < 2; i++) LH_TRY(lh_var_data(s->tape, vars[i], &data[i]));
     *loss += lh_read_scalar(s->device, data[0], LH_F64);
     *correct += lh_read_scalar(s->device, data[1], LH_F64);
-    if (gradients && pass == s->passes - 1) lh_tape_between(s->tape, session_between, s);
+    if (gradients && pass == s->passes - 1 && !s->again)
+        lh_tape_between(s->tape, session_between, s);
     if (gradients) LH_TRY(lh_tape_backward(s->tape, vars[0]));
 done:
     if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
@@ -519,14 +529,40 @@ void lh_session_profile(lh_session *s, lh_profile *p)
     p->waited = &s->mesh->traffic->wait_s;
 }
 
-/* Forward and backward of all passes of a step, and the reduction. Returns this rank's part of the loss. */
-static double session_gradients(lh_session *s, int64_t first_sample, int64_t *labels)
+/* Forward and backward of all passes of a step. Returns this rank's part of the loss. */
+static double session_passes(lh_session *s, int64_t first_sample, int64_t labels)
 {
     const lh_mesh *m = s->mesh;
     double loss = 0.0;
     double correct = 0.0;
+    double scale = labels > 0 ? 1.0 / (double)labels : 0.0;
+    for (int64_t pass = 0; pass < s->passes; pass++) {
+        int64_t sample =
+            first_sample + (pass * m->size[LH_AXIS_DATA] + m->coord[LH_AXIS_DATA]) * s->batch;
+        s->pass = pass;
+        session_pass(s, pass, true, session_batch(s, pass, scale, sample, true), &loss, &correct);
+    }
+    return loss;
+}
+
+void lh_session_again(lh_session *s, int64_t first_sample, int64_t labels, lh_inspector *inspector)
+{
+    s->again = true;
+    lh_tape_inspect(s->tape, inspector);
+    lh_params_zero_grad(s->params);
+    (void)session_passes(s, first_sample, labels);
+    lh_tape_inspect(s->tape, NULL);
+    s->again = false;
+}
+
+/* The batch, forward and backward, and the reduction. Returns this rank's part of the loss. */
+static double session_gradients(lh_session *s, int64_t first_sample, int64_t *labels)
+{
+    const lh_mesh *m = s->mesh;
+    double loss = 0.0;
     lh_profile_mark at = lh_profile_begin(s->profile, s->device);
     *labels = 0;
+    lh_pulse_phase(s->pulse, "reading data", 0);
     for (int64_t pass = 0; pass < s->passes; pass++) {
         int64_t sample =
             first_sample + (pass * m->size[LH_AXIS_DATA] + m->coord[LH_AXIS_DATA]) * s->batch;
@@ -536,18 +572,15 @@ static double session_gradients(lh_session *s, int64_t first_sample, int64_t *la
     }
     session_sum_labels(s, labels);
     session_mark(s, &at, "data");
-    double scale = *labels > 0 ? 1.0 / (double)*labels : 0.0;
+    lh_pulse_phase(s->pulse, "forward and backward pass", 0);
     lh_params_zero_grad(s->params);
     lh_status st = lh_reducer_begin(&s->reducer, s->mesh, s->params, s->reduce, s->reduce_elements,
                                     s->reduce_buckets);
     if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
     session_mark(s, &at, "zero_gradients");
-    for (int64_t pass = 0; pass < s->passes; pass++) {
-        int64_t sample =
-            first_sample + (pass * m->size[LH_AXIS_DATA] + m->coord[LH_AXIS_DATA]) * s->batch;
-        session_pass(s, pass, true, session_batch(s, pass, scale, sample, true), &loss, &correct);
-    }
+    loss = session_passes(s, first_sample, *labels);
     at = lh_profile_begin(s->profile, s->device);
+    lh_pulse_phase(s->pulse, "gradient reduction", 0);
     lh_reducer_finish(&s->reducer);
     session_mark(s, &at, "gradient_reduction");
     return loss;
@@ -562,9 +595,11 @@ lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double
     /* the second reduction: loss, squared gradient norm, ranks in trouble + 65536 times
      * ranks asked to stop */
     double lanes[SESSION_LANES] = {0.0};
+    lh_pulse_step(s->pulse, t);
     s->trouble = lh_model_begin_step(s->model, t - 1);
     lanes[0] = session_gradients(s, first_sample, &out->labels);
     lh_profile_mark at = lh_profile_begin(s->profile, s->device);
+    lh_pulse_phase(s->pulse, "gradient norm", 0);
     st = lh_grads_norm(s->params, s->norm_scratch, &replicated, &lanes[1]);
     if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
     /* every rank has the replicated part; one says it, so that all decide on the same number */
@@ -576,10 +611,13 @@ lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double
     out->grad_norm = sqrt(lanes[1]);
     out->stop = lanes[2] >= 65536.0;
     if (fmod(lanes[2], 65536.0) > 0.0) LH_TRY(lh_agree(s->world, s->trouble));
-    LH_CHECK(isfinite(out->loss) && isfinite(out->grad_norm), LH_ERR_NONFINITE,
-             "step %" PRId64 ": loss %g, gradient norm %g: lower optimizer.lr, lengthen "
-             "schedule.warmup, or look at the data",
-             t, out->loss, out->grad_norm);
+    out->skipped = !isfinite(out->loss) || !isfinite(out->grad_norm);
+    s->skips = out->skipped ? s->skips + 1 : 0;
+    if (out->skipped && s->config->train.on_nonfinite == LH_NONFINITE_SKIP &&
+        s->skips < LH_NONFINITE_SKIPS)
+        goto done;
+    if (out->skipped) LH_TRY(lh_nonfinite_report(s, first_sample, t, out));
+    lh_pulse_phase(s->pulse, "optimizer", 0);
     lh_optimizer optimizer = {lr,     o->betas.item[0], o->betas.item[1],
                               o->eps, o->weight_decay,  o->clip};
     st = lh_optimizer_step(&optimizer, s->params, t,
@@ -591,9 +629,9 @@ done:
 }
 
 /* Was any rank asked to stop? Collective on world. */
-static bool session_asked_to_stop(lh_session *s, const volatile sig_atomic_t *stop)
+static bool session_asked_to_stop(lh_session *s, lh_stop *stop)
 {
-    int64_t asked = *stop != 0;
+    int64_t asked = lh_stop_now(stop, 1.0); /* a pass is shorter than a step */
     lh_max_i64(s->world, &asked, 1, LH_SEND_OTHER);
     return asked != 0;
 }
@@ -612,11 +650,13 @@ done:
     return st;
 }
 
-lh_status lh_session_evaluate(lh_session *s, lh_split split, int64_t max_tokens,
-                              const volatile sig_atomic_t *stop, lh_eval_result *out)
+lh_status lh_session_evaluate(lh_session *s, lh_split split, int64_t max_tokens, lh_stop *stop,
+                              lh_eval_result *out)
 {
     lh_status st = LH_OK;
     const lh_mesh *m = s->mesh;
+    /* passes between two looks: only the signal may wait for some */
+    int64_t looks = stop != NULL && stop->timed ? 1 : SESSION_STOP;
     int64_t windows = lh_task_windows(s->task, split);
     int64_t length = s->config->data.length;
     int64_t stride = m->size[LH_AXIS_DATA] * s->batch;
@@ -630,17 +670,19 @@ lh_status lh_session_evaluate(lh_session *s, lh_split split, int64_t max_tokens,
     if (max_tokens > 0 && windows > (max_tokens + length - 1) / length)
         windows = (max_tokens + length - 1) / length;
     s->trouble = LH_OK;
+    lh_pulse_phase(s->pulse, "evaluation", 0);
     for (int64_t first = 0; first < windows && !out->stopped; first += stride) {
         int64_t mine = first + m->coord[LH_AXIS_DATA] * s->batch;
         for (int64_t b = 0; b < s->batch; b++)
             session_read(s, b, split, mine + b < windows ? mine + b : -1, mine + b, &labels);
         session_pass(s, 0, false, session_batch(s, 0, 1.0, 0, false), &sums[0], &sums[1]);
-        if (stop != NULL && first / stride % SESSION_STOP == SESSION_STOP - 1)
+        if (stop != NULL && first / stride % looks == looks - 1)
             out->stopped = session_asked_to_stop(s, stop);
     }
     sums[2] = (double)labels;
     *m->traffic = before; /* evaluation is not part of a step's traffic */
     lh_sum_f64(s->world, sums, 3, LH_SEND_OTHER);
+    lh_pulse_phase(s->pulse, "baselines of the evaluation", LH_PULSE_PATIENT);
     if (lh_comm_rank(s->world) == 0 && s->trouble == LH_OK && !out->stopped)
         s->trouble = session_baselines(s, split, out);
     LH_TRY(lh_agree(s->world, s->trouble));

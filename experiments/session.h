@@ -1,10 +1,9 @@
 #pragma once
 /* A session: everything that one configuration needs to run steps: mesh, device, data, parameters,
  * model, step memory. */
-#include <signal.h>
-
 #include "core/optimizer.h"
 #include "experiments/config.h"
+#include "experiments/stop.h"
 #include "experiments/task.h"
 #include "parallel/host.h"
 #include "parallel/reduce.h"
@@ -53,8 +52,12 @@ typedef struct lh_session {
         int count;
         bool known;
     } baseline[LH_SPLITS];
-    lh_status trouble;   /* this rank's error inside the running step */
-    lh_profile *profile; /* NULL: nobody asks; borrowed */
+    lh_status trouble;      /* this rank's error inside the running step */
+    int64_t pass;           /* of the running step */
+    int64_t skips;          /* steps in a row whose update was left out (train.on_nonfinite) */
+    bool again;             /* the passes run once more, to find a mistake: nothing is reduced */
+    struct lh_pulse *pulse; /* NULL: nobody watches; borrowed */
+    lh_profile *profile;    /* NULL: nobody asks; borrowed */
 } lh_session;
 
 /* lh_session_open - build it. config->model.vocab is set from the task. trainable: gradients and
@@ -89,15 +92,21 @@ typedef struct lh_step_result {
     double grad_norm; /* before clipping */
     int64_t labels;   /* counted */
     bool stop;        /* some rank was asked to stop */
+    bool skipped;     /* loss or norm is not finite, and the update was left out */
 } lh_step_result;
 
 /* lh_session_step - samples first_sample .. of training: forward, backward, reductions, update
  * number t at rate lr. stop: this rank was asked to stop (the update is done all the same).
  * Collective on world. Nobody leaves inside: a rank in trouble goes on with zeros, and all ranks
- * return the lowest one's error. Errors: agreed; LH_ERR_NONFINITE (nothing was updated) when loss
- * or gradient is not finite. */
+ * return the lowest one's error. Loss or gradient not finite: nothing is updated, and with
+ * train.on_nonfinite: skip that is all, but for the last of LH_NONFINITE_SKIPS steps in a row. Errors: agreed;
+ * LH_ERR_NONFINITE, which says where it arose (experiments/nonfinite.h). */
 LH_NODISCARD lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double lr,
                                        bool stop, lh_step_result *out);
+
+/* lh_session_again - the passes of the step that has just been run, on the same batch, with gradients that stay
+ * this rank's own; the inspector sees every value and gradient. labels: the step's. Collective on world. */
+void lh_session_again(lh_session *s, int64_t first_sample, int64_t labels, lh_inspector *inspector);
 
 typedef struct lh_eval_result {
     double loss, accuracy;
@@ -111,8 +120,8 @@ typedef struct lh_eval_result {
 } lh_eval_result;
 
 /* lh_session_evaluate - loss over the first windows of a split that hold at least max_tokens
- * positions (0: all of it). stop (NULL: none): set by a signal handler on any rank; then the
- * evaluation ends within a few passes, out->stopped is true and the figures are of what was
+ * positions (0: all of it). stop (NULL: none): asked on any rank; then the evaluation ends within a few
+ * passes, out->stopped is true and the figures are of what was
  * seen. Collective on world. Errors: agreed. */
 LH_NODISCARD lh_status lh_session_evaluate(lh_session *s, lh_split split, int64_t max_tokens,
-                                           const volatile sig_atomic_t *stop, lh_eval_result *out);
+                                           lh_stop *stop, lh_eval_result *out);

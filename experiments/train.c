@@ -9,7 +9,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "core/pulse.h"
 #include "experiments/convert.h"
+#include "experiments/nonfinite.h"
 #include "experiments/train_resume.h"
 #include "io/files.h"
 #include "io/metrics.h"
@@ -21,6 +23,7 @@ typedef struct train_run {
     lh_metrics *metrics;
     lh_log *log;
     lh_json json;
+    lh_stop stop;
     char *yaml; /* the resolved configuration */
     char folder[LH_PATH_MAX], checkpoints[LH_PATH_MAX];
     int64_t step, samples, tokens; /* done so far */
@@ -156,6 +159,7 @@ static lh_status train_metrics(train_run *r, const lh_step_result *result, doubl
     lh_json_real(j, "grad_norm", result->grad_norm);
     lh_json_real(j, "lr", lr);
     lh_json_int(j, "tokens", result->labels);
+    if (result->skipped) lh_json_bool(j, "skipped", true);
     lh_json_ints(j, "samples", r->sample_ids, r->config->data.batch);
     lh_json_real(j, "tokens_per_s", (double)result->labels / step_s);
     lh_json_real(j, "step_s", step_s);
@@ -182,14 +186,15 @@ static void train_eval_json(lh_json *j, int64_t step, const char *part, const lh
 }
 
 /* Evaluates the validation part, if there is one, and records it. */
-static lh_status train_eval(train_run *r, const volatile sig_atomic_t *stop, lh_eval_result *out)
+static lh_status train_eval(train_run *r, lh_eval_result *out)
 {
     lh_status st = LH_OK;
     lh_eval_result e = {0};
     char text[256], unit[TRAIN_UNIT];
     *out = e;
     if (lh_task_windows(r->session->task, LH_SPLIT_VALID) == 0) goto done;
-    LH_TRY(lh_session_evaluate(r->session, LH_SPLIT_VALID, r->config->train.eval_tokens, stop, &e));
+    LH_TRY(lh_session_evaluate(r->session, LH_SPLIT_VALID, r->config->train.eval_tokens, &r->stop,
+                               &e));
     out->stopped = e.stopped;
     if (e.stopped) goto done; /* half an evaluation is none */
     train_eval_json(&r->json, r->step, NULL, &e);
@@ -210,17 +215,21 @@ done:
 static lh_status train_checkpoint(train_run *r)
 {
     lh_status st = LH_OK;
+    double begin = lh_wall();
     lh_checkpoint_info info = {.step = r->step,
                                .tokens = r->tokens,
                                .samples = r->samples,
                                .data_bytes = lh_task_bytes(r->session->task),
+                               .skips = r->session->skips,
                                .seed = (uint64_t)r->config->run.seed,
                                .program = LH_VERSION,
                                .config = r->yaml};
     (void)snprintf(info.layout, sizeof info.layout, "%s", r->session->layout->name);
+    lh_pulse_phase(r->session->pulse, "writing a checkpoint", LH_PULSE_TOGETHER | LH_PULSE_PATIENT);
     LH_TRY(lh_agree(r->world, lh_metrics_sync(r->metrics)));
     LH_TRY(lh_checkpoint_write(r->session->mesh, r->checkpoints, &info, r->session->params,
                                r->config->checkpoint.keep));
+    lh_stop_longest(&r->stop.checkpoint_s, begin);
 done:
     return st;
 }
@@ -272,6 +281,7 @@ static lh_status train_resume(train_run *r, bool resume, int64_t *from)
     if (found) {
         *from = r->step = info.step;
         r->samples = info.samples;
+        r->session->skips = info.skips;
         r->tokens = info.tokens;
     } else if (r->config->run.init[0] != '\0') {
         st = lh_checkpoint_read(r->session->mesh, r->config->run.init, LH_CHECKPOINT_WEIGHTS,
@@ -295,6 +305,16 @@ static bool train_terminal(void)
     return isatty(STDERR_FILENO);
 }
 
+/* The time limit counts from the start of the program, where main says when that was. */
+static void train_limit(train_run *r)
+{
+    const lh_session *s = r->session;
+    double numbers = 3.0 * (double)lh_params_held(s->params); /* with both moments */
+    lh_stop_begin(&r->stop, r->world, r->config->train.time_limit_s,
+                  s->pulse != NULL ? s->pulse->began : r->started,
+                  numbers * (double)lh_dtype_bytes(LH_REAL));
+}
+
 static lh_status train_open(train_run *r, bool resume)
 {
     lh_status st = LH_OK;
@@ -305,6 +325,8 @@ static lh_status train_open(train_run *r, bool resume)
     LH_TRY(train_folder(r, resume));
     LH_TRY(lh_session_open(r->world, r->config, true, &r->session));
     LH_TRY(lh_error_context(lh_folder_make(r->world, r->checkpoints), "key 'run.output'"));
+    lh_pulse_phase(r->session->pulse, "opening the run's files",
+                   LH_PULSE_TOGETHER | LH_PULSE_PATIENT);
     LH_TRY(lh_log_open(r->world, r->folder, &r->log));
     st = lh_new((size_t)r->config->data.batch * sizeof *r->sample_ids, &r->sample_ids);
     if (st == LH_OK) st = lh_config_emit(r->config, &r->yaml);
@@ -317,6 +339,7 @@ static lh_status train_open(train_run *r, bool resume)
     LH_TRY(lh_write_small(r->world, path, r->yaml, strlen(r->yaml)));
     r->started = lh_wall();
     r->started_at = r->step;
+    train_limit(r);
 done:
     return st;
 }
@@ -338,12 +361,26 @@ static bool train_due(int64_t every, int64_t step)
     return every > 0 && step % every == 0;
 }
 
-static lh_status train_step(train_run *r, bool stop, lh_step_result *result)
+static void train_say_skipped(train_run *r, const lh_step_result *result)
+{
+    char text[256], loss[LH_NONFINITE_TEXT], norm[LH_NONFINITE_TEXT];
+    (void)snprintf(text, sizeof text,
+                   "step %" PRId64 ": the loss is %s, the gradient norm %s: update left out "
+                   "(train.on_nonfinite: skip), %" PRId64 " in a row, %d stop the run",
+                   r->step, lh_nonfinite_number(result->loss, loss),
+                   lh_nonfinite_number(result->grad_norm, norm), r->session->skips,
+                   LH_NONFINITE_SKIPS);
+    train_say(r, text);
+}
+
+static lh_status train_step(train_run *r, lh_step_result *result)
 {
     lh_status st = LH_OK;
     double begin = lh_wall();
     lh_traffic before = *r->session->mesh->traffic;
     double lr = lh_learning_rate(r->config, r->step + 1);
+    bool stop =
+        lh_stop_now(&r->stop, 2.0); /* this step is done, and before the next one it is late */
     LH_TRY(lh_session_step(r->session, r->samples, r->step + 1, lr, stop, result));
     double step_s = lh_wall() - begin;
     for (int64_t i = 0; i < r->config->data.batch; i++)
@@ -351,12 +388,15 @@ static lh_status train_step(train_run *r, bool stop, lh_step_result *result)
     r->step++;
     r->samples += r->config->data.batch;
     r->tokens += result->labels;
-    bool last = r->step == r->config->schedule.steps || result->stop;
+    bool last = r->step == r->config->schedule.steps || result->stop || result->skipped;
+    lh_pulse_phase(r->session->pulse, "writing metrics", 0);
+    if (result->skipped) train_say_skipped(r, result);
     if (train_due(r->config->train.log_every, r->step) || r->step == r->started_at + 1 || last) {
         r->rate = (double)result->labels / step_s;
         LH_TRY(lh_agree(r->world, train_metrics(r, result, lr, step_s, &before)));
-        train_progress(r, result, lr);
+        if (!result->skipped) train_progress(r, result, lr);
     }
+    lh_stop_longest(&r->stop.step_s, begin);
 done:
     return st;
 }
@@ -370,7 +410,7 @@ static void train_print(train_run *r, const lh_eval_result *e)
     if (lh_json_text(&r->json, &text) == LH_OK) (void)printf("%s\n", text);
 }
 
-static lh_status train_loop(train_run *r, const volatile sig_atomic_t *stop, bool *stopped)
+static lh_status train_loop(train_run *r, bool *stopped)
 {
     lh_status st = LH_OK;
     const lh_config *c = r->config;
@@ -384,13 +424,13 @@ static lh_status train_loop(train_run *r, const volatile sig_atomic_t *stop, boo
         goto done;
     }
     while (r->step < c->schedule.steps && !*stopped) {
-        LH_TRY(train_step(r, *stop != 0, &result));
+        LH_TRY(train_step(r, &result));
         bool last = r->step == c->schedule.steps;
         *stopped = result.stop && !last;
         /* whoever asks to stop may not wait long: the checkpoint is all that is done then */
         if (!*stopped && c->train.eval_every > 0 &&
             (last || train_due(c->train.eval_every, r->step)))
-            LH_TRY(train_eval(r, stop, &e));
+            LH_TRY(train_eval(r, &e));
         *stopped = *stopped || e.stopped;
         if (train_due(c->checkpoint.every, r->step) || (last && c->checkpoint.every > 0) ||
             *stopped)
@@ -405,16 +445,18 @@ lh_status lh_train(lh_comm *world, lh_config *config, bool resume,
                    const volatile sig_atomic_t *stop, lh_train_result *out)
 {
     lh_status st = LH_OK;
-    train_run r = {.world = world, .config = config};
+    train_run r = {.world = world, .config = config, .stop = {.asked = stop}};
     char text[LH_PATH_MAX + 64];
     *out = (lh_train_result){0};
     LH_TRY(train_open(&r, resume));
-    LH_TRY(train_loop(&r, stop, &out->stopped));
+    LH_TRY(train_loop(&r, &out->stopped));
     out->step = r.step;
     memcpy(out->folder, r.folder, sizeof out->folder);
     (void)snprintf(text, sizeof text,
-                   out->stopped ? "stopped on request after step %" PRId64 ": %s"
-                                : "finished at step %" PRId64 ": %s",
+                   out->stopped && r.stop.late ? "train.time_limit: stopped after step %" PRId64
+                                                 ": %s"
+                   : out->stopped ? "stopped on request after step %" PRId64 ": %s"
+                                  : "finished at step %" PRId64 ": %s",
                    r.step, r.folder);
     train_say(&r, text);
 done:

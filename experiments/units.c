@@ -1,7 +1,10 @@
 #include "experiments/units.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 static const char *units_scaled(double x, double step, const char *const unit[], char *text)
 {
@@ -44,4 +47,51 @@ const char *lh_units_count(double x, char *text)
     if (x >= 100000.0) return units_scaled(x, 1000.0, unit, text);
     (void)snprintf(text, LH_UNITS_TEXT, "%.0f", x);
     return text;
+}
+
+/* Digits only, so that neither signs nor hexadecimal numbers pass. Returns what follows; NULL: no number. */
+static const char *units_number(const char *text, double *x)
+{
+    size_t digits = strspn(text, "0123456789.");
+    char *end = NULL;
+    if (digits == 0 || digits > 15) return NULL;
+    *x = strtod(text, &end);
+    return end == text + digits ? end : NULL;
+}
+
+/* MM:SS or HH:MM:SS; more than 59 only in front. */
+static bool units_clock(const char *text, double *seconds)
+{
+    double x = 0.0;
+    int parts = 0;
+    const char *at = text;
+    *seconds = 0.0;
+    do {
+        at = units_number(parts > 0 ? at + 1 : at, &x);
+        if (at == NULL || x != floor(x) || (parts > 0 && x > 59.0)) return false;
+        *seconds = *seconds * 60.0 + x;
+        parts++;
+    } while (*at == ':');
+    return *at == '\0' && (parts == 2 || parts == 3);
+}
+
+bool lh_units_duration(const char *text, double *seconds)
+{
+    static const struct {
+        const char *name;
+        double seconds;
+    } unit[] = {{"", 1.0}, {"s", 1.0}, {"m", 60.0}, {"h", 3600.0}, {"d", 86400.0}};
+    double x = 0.0;
+    const char *after = units_number(text, &x);
+    *seconds = 0.0;
+    if (after == NULL) return false;
+    if (*after == ':') return units_clock(text, seconds) && *seconds > 0.0;
+    if (*after == '-' && x == floor(x) && units_clock(after + 1, seconds)) {
+        *seconds += 86400.0 * x;
+        return *seconds > 0.0;
+    }
+    *seconds = 0.0;
+    for (size_t i = 0; i < sizeof unit / sizeof unit[0]; i++)
+        if (strcmp(after, unit[i].name) == 0) *seconds = x * unit[i].seconds;
+    return *seconds > 0.0;
 }

@@ -1,5 +1,6 @@
 #pragma once
 /* Numbers for people: three digits and a unit. */
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { LH_UNITS_TEXT = 48 };
@@ -11,3 +12,8 @@ const char *lh_units_bytes(double x, char *text);
 const char *lh_units_flops(double x, char *text);
 const char *lh_units_count(double x, char *text);
 const char *lh_units_range(int64_t least, int64_t most, char *text);
+
+/* lh_units_duration - the seconds that text says: a number alone or followed by s, m, h or d ("90", "45m",
+ * "1.5h"), MM:SS, HH:MM:SS, or D-HH:MM:SS as Slurm writes it. false: it says none, or not more than 0.
+ * Local, pure. */
+bool lh_units_duration(const char *text, double *seconds);

@@ -1,5 +1,6 @@
 #include "io/bytes.h"
 
+#include "core/pulse.h"
 #include "io/files.h"
 
 #include <errno.h>
@@ -12,6 +13,7 @@
 struct lh_bytes {
     int fd;
     int64_t size;
+    lh_pulse *pulse; /* NULL: nobody watches; borrowed */
     char path[LH_PATH_MAX];
 };
 
@@ -61,6 +63,7 @@ lh_status lh_bytes_open(lh_comm *comm, const char *path, lh_bytes **out)
     lh_status st = lh_files_agree(comm, bytes_open(path, &file));
     if (st == LH_OK) st = bytes_same(comm, file);
     if (st != LH_OK) lh_bytes_close(&file);
+    if (st == LH_OK && comm != NULL) file->pulse = lh_comm_traffic(comm)->pulse;
     *out = file;
     return st;
 }
@@ -98,6 +101,7 @@ lh_status lh_bytes_read(const lh_bytes *file, int64_t offset, int64_t count, uin
                             "'%s' has shrunk while it was read: it had %lld bytes, now it ends "
                             "at byte %lld; do not change data during a run",
                             file->path, (long long)file->size, (long long)offset);
+        lh_pulse_beat(file->pulse);
         out += n;
         offset += n;
         count -= n;

@@ -142,15 +142,16 @@ static const char *info_words(const lh_checkpoint_info *info)
 static lh_status info_same(lh_mesh *mesh, const lh_checkpoint_info *info, bool optimizer)
 {
     const char *texts[3] = {info->program, info->layout, info_words(info)};
-    uint64_t words[7] = {(uint64_t)info->step,
+    uint64_t words[8] = {(uint64_t)info->step,
                          (uint64_t)info->tokens,
                          (uint64_t)info->samples,
                          (uint64_t)info->data_bytes,
+                         (uint64_t)info->skips,
                          info->seed,
                          optimizer,
                          (uint64_t)checkpoint_version};
     uint64_t hash = 0, index = 0;
-    for (int i = 0; i < 7; i++) hash += lhi_digest_word(words[i], index++);
+    for (int i = 0; i < 8; i++) hash += lhi_digest_word(words[i], index++);
     for (int i = 0; i < 3; i++) {
         for (const char *s = texts[i]; *s != '\0'; s++)
             hash += lhi_digest_word((uint64_t)(unsigned char)*s, index++);
@@ -171,6 +172,7 @@ static lh_status info_put(lh_h5 *file, const lh_checkpoint_info *info)
     LH_TRY(lh_h5_put_int(file, "/", "tokens", info->tokens));
     LH_TRY(lh_h5_put_int(file, "/", "samples", info->samples));
     LH_TRY(lh_h5_put_int(file, "/", "data_bytes", info->data_bytes));
+    LH_TRY(lh_h5_put_int(file, "/", "skips", info->skips));
     LH_TRY(lh_h5_put_int(file, "/", "seed", (int64_t)info->seed));
     LH_TRY(lh_h5_put_int(file, "/", "ranks", info->ranks));
     LH_TRY(lh_h5_put_int(file, "/", "data", info->data));
@@ -219,6 +221,8 @@ static lh_status info_get(lh_h5 *file, lh_checkpoint_info *info)
     LH_TRY(lh_h5_get_int(file, "/", "tokens", &info->tokens));
     LH_TRY(lh_h5_get_int(file, "/", "samples", &info->samples));
     LH_TRY(lh_h5_get_int(file, "/", "data_bytes", &info->data_bytes));
+    if (lh_h5_has_attribute(file, "/", "skips")) /* older files have none */
+        LH_TRY(lh_h5_get_int(file, "/", "skips", &info->skips));
     LH_TRY(lh_h5_get_int(file, "/", "seed", &seed));
     LH_TRY(lh_h5_get_int(file, "/", "ranks", &info->ranks));
     LH_TRY(lh_h5_get_int(file, "/", "data", &info->data));

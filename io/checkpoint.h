@@ -5,7 +5,7 @@
  * Layout of folder/step-NNNNNNNN.h5 (h5dump and h5py read it):
  *
  *     512 bytes before HDF5's own     text: "longhaul checkpoint 1", size and digest of the rest
- *     attributes of /                 format_version, program, step, tokens, samples, data_bytes, seed, ranks, data, sequence, layout,
+ *     attributes of /                 format_version, program, step, tokens, samples, data_bytes, skips, seed, ranks, data, sequence, layout,
  *                                     precision, optimizer (are moments here?), complete (always 1)
  *     configuration                   the resolved experiment file, one string
  *     parameters/<name>               whole tensors, float or double as the build that wrote them; attribute checksum:
@@ -21,6 +21,7 @@ typedef struct lh_checkpoint_info {
     int64_t step, tokens,
         samples; /* steps done, tokens predicted, samples consumed (the position in the data order) */
     int64_t data_bytes; /* size of the training file */
+    int64_t skips;      /* the last steps whose update was left out; 0 where a file does not say */
     uint64_t seed;
     char program[32]; /* version */
     char layout[16];

@@ -1,3 +1,4 @@
+#include "core/pulse.h"
 #include "io/checkpoint_internal.h"
 #include "io/digest.h"
 
@@ -232,6 +233,7 @@ static lh_status data_fetch(const data_stage *s, const lh_param *p, void *device
     data_walk walk = data_walk_of(s->mesh, p);
     if (s->bad || data->id < 0) reads = false;
     while ((reads || share) && data_next(&walk, &piece)) {
+        lh_pulse_beat(s->device->pulse);
         if (reads && st == LH_OK) st = lh_h5_read(data, data->kind, &piece.slab, s->raw);
         if (reads && owner && st == LH_OK) *sum += data_hash(&piece, data->kind, s->raw);
         if (reads && load && st == LH_OK)

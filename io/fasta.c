@@ -1,5 +1,6 @@
 #include "io/fasta.h"
 
+#include "core/pulse.h"
 #include "io/files.h"
 #include "io/reader.h"
 
@@ -75,6 +76,7 @@ typedef struct fasta_builder {
     int64_t tokens;
     lhi_fasta_record now; /* the record that is being read */
     int64_t residues;     /* of it */
+    lh_pulse *pulse;      /* beats with every record; NULL: nobody watches */
 } fasta_builder;
 
 static int64_t fasta_place(const lhi_fasta_record *r, int64_t residue)
@@ -85,6 +87,7 @@ static int64_t fasta_place(const lhi_fasta_record *r, int64_t residue)
 static lh_status fasta_close(fasta_builder *b)
 {
     lh_status st = LH_OK;
+    lh_pulse_beat(b->pulse);
     LH_TRY(lh_grow(&b->record, &b->capacity, b->count + 2, sizeof *b->record));
     if (b->now.bases == 0) b->now.bases = b->now.width = INT64_MAX; /* one line, or none */
     b->record[b->count++] = b->now;
@@ -125,6 +128,7 @@ lh_status lhi_fasta_index(lh_comm *comm, const char *path, lhi_fasta *index)
     fasta_builder b = {.path = path};
     const int64_t item = (int64_t)sizeof *index->record;
     *index = (lhi_fasta){0};
+    if (comm != NULL) b.pulse = lh_comm_traffic(comm)->pulse;
     if (lhi_lead(comm)) st = lhi_fasta_walk(path, fasta_add, &b);
     LH_TRY(lh_files_agree(comm, st));
     if (comm != NULL) {

@@ -535,6 +535,11 @@ lh_status lh_h5_put_text(lh_h5 *file, const char *object, const char *name, cons
     return st;
 }
 
+bool lh_h5_has_attribute(lh_h5 *file, const char *object, const char *name)
+{
+    return H5Aexists_by_name(file->id, object, name, H5P_DEFAULT) > 0;
+}
+
 /* An attribute of one element, open, with its kind. */
 static lh_status h5_get(lh_h5 *file, const char *object, const char *name, hid_t *id,
                         lh_h5_kind *kind, size_t *text_bytes)
@@ -542,7 +547,7 @@ static lh_status h5_get(lh_h5 *file, const char *object, const char *name, hid_t
     lh_status st = LH_OK;
     hid_t type = H5I_INVALID_HID, space = H5I_INVALID_HID;
     *id = H5I_INVALID_HID;
-    LH_CHECK(H5Aexists_by_name(file->id, object, name, H5P_DEFAULT) > 0, LH_ERR_FORMAT,
+    LH_CHECK(lh_h5_has_attribute(file, object, name), LH_ERR_FORMAT,
              "'%s' has no attribute '%s' at '%s'", file->path, name, object);
     *id = H5Aopen_by_name(file->id, object, name, H5P_DEFAULT, H5P_DEFAULT);
     if (*id >= 0) {

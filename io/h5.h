@@ -118,6 +118,9 @@ LH_NODISCARD lh_status lh_h5_put_int(lh_h5 *file, const char *object, const char
 LH_NODISCARD lh_status lh_h5_put_text(lh_h5 *file, const char *object, const char *name,
                                       const char *value);
 
+/* lh_h5_has_attribute - is there such an attribute? Local. */
+bool lh_h5_has_attribute(lh_h5 *file, const char *object, const char *name);
+
 /* lh_h5_get_int, lh_h5_get_text - read one. Local. *value of text: NUL-terminated, the caller
  * releases it with lh_free. Errors: LH_ERR_FORMAT (missing, or of another kind), LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_h5_get_int(lh_h5 *file, const char *object, const char *name,

@@ -22,8 +22,9 @@ typedef enum lh_purpose {
 typedef struct lh_traffic {
     int64_t bytes[LH_PURPOSES];
     int64_t messages[LH_PURPOSES];
-    double wait_s; /* time spent in MPI waiting: for messages, and in collectives */
-    int64_t open;  /* messages and sums that were begun and are not known to be done */
+    double wait_s;          /* time spent in MPI waiting: for messages, and in collectives */
+    int64_t open;           /* messages and sums that were begun and are not known to be done */
+    struct lh_pulse *pulse; /* says when we are in a call; NULL: nobody watches; borrowed */
 } lh_traffic;
 
 /* lh_purpose_name - "forward_rows", ... Local. */
@@ -99,6 +100,12 @@ LH_NODISCARD lh_status lh_agree(lh_comm *c, lh_status st);
  * MPI call, a lost device, or a local error where the others cannot be told. The one place that
  * aborts. Does not return. */
 _Noreturn void lh_fatal(const lh_comm *c, const char *fmt, ...) LH_PRINTF(2, 3);
+
+/* lh_fatal_say, lh_fatal_end - for a thread that watches while the main thread hangs, wherever that is:
+ * a text to standard error, which is left out if nobody takes it within a second; and the end of this process
+ * alone with exit code 1, after which the launcher ends the others. Neither takes a lock, allocates or calls MPI. */
+void lh_fatal_say(const char *text);
+_Noreturn void lh_fatal_end(void);
 
 /* lh_wall - seconds since some fixed time, monotonic. Local. */
 double lh_wall(void);

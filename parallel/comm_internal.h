@@ -17,9 +17,12 @@ struct lh_comm {
 enum { LHI_COMM_PIECE = 1 << 28 };
 
 /* LH_MPI - every MPI call goes through here: what fails cannot be agreed on, so it is fatal. */
-#define LH_MPI(comm, call) lhi_mpi_check((comm), (call), #call, __FILE__, __LINE__)
+#define LH_MPI(comm, call)                                                                         \
+    (lhi_mpi_begin((comm), #call), lhi_mpi_check((comm), (call), #call, __FILE__, __LINE__))
 
-/* lhi_mpi_check - return when code is MPI_SUCCESS, else lh_fatal. Local. */
+/* lhi_mpi_begin - whoever watches sees that this rank is in an MPI call from now on. Local.
+ * lhi_mpi_check - the call has returned: go on when code is MPI_SUCCESS, else lh_fatal. Local. */
+void lhi_mpi_begin(const lh_comm *c, const char *call);
 void lhi_mpi_check(const lh_comm *c, int code, const char *call, const char *file, int line);
 
 /* lhi_comm_count - note a payload handed to MPI; nothing on one rank. Local. */

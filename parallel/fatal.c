@@ -1,7 +1,11 @@
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
+#include "core/pulse.h"
 #include "parallel/comm_internal.h"
 
 static bool fatal_mpi_runs(void)
@@ -34,8 +38,30 @@ void lh_fatal(const lh_comm *c, const char *fmt, ...)
     _Exit(1);
 }
 
+void lh_fatal_say(const char *text)
+{
+    struct pollfd to = {.fd = STDERR_FILENO, .events = POLLOUT};
+    /* what a pipe is ready to take, up to PIPE_BUF bytes, it takes without blocking; a file may block all
+     * the same, and then the alarm ends the process without the text */
+    (void)alarm(5);
+    ssize_t n = poll(&to, 1, 1000) == 1 ? write(STDERR_FILENO, text, strlen(text)) : 0;
+    (void)n; /* there is nobody to tell */
+    (void)alarm(0);
+}
+
+void lh_fatal_end(void)
+{
+    _exit(EXIT_FAILURE);
+}
+
+void lhi_mpi_begin(const lh_comm *c, const char *call)
+{
+    if (c != NULL) lh_pulse_call(c->traffic->pulse, call);
+}
+
 void lhi_mpi_check(const lh_comm *c, int code, const char *call, const char *file, int line)
 {
+    if (c != NULL) lh_pulse_call(c->traffic->pulse, NULL);
     if (code == MPI_SUCCESS) return;
     char text[MPI_MAX_ERROR_STRING];
     int length = 0;

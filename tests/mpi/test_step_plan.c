@@ -4,6 +4,7 @@
 #include "experiments/step_plan.h"
 #include "io/files.h"
 #include "tests/lh_test_mpi.h"
+#include "tests/mpi/step_nonfinite.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -449,6 +450,11 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_forward_only),
         cmocka_unit_test(test_memory),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_finite_steps),
+        cmocka_unit_test(test_broken_parameter),
+        cmocka_unit_test(test_overflow),
+        cmocka_unit_test(test_broken_gradient),
+        cmocka_unit_test(test_skip),
     };
     return lh_test_mpi_main(argc, argv, "step_plan", tests, sizeof tests / sizeof tests[0]);
 }

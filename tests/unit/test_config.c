@@ -88,6 +88,8 @@ static void test_defaults(void **state)
     assert_true(c->train.log_every == 10 && c->train.eval_every == 200 &&
                 c->train.eval_tokens == 131072 && c->train.recompute == LH_RECOMPUTE_NONE &&
                 c->train.accumulate == 1);
+    assert_true(c->train.stall_seconds == 600 && c->train.time_limit_s == 0.0 &&
+                c->train.on_nonfinite == LH_NONFINITE_STOP);
     assert_true(c->checkpoint.every == 200 && c->checkpoint.keep == 2);
     assert_true(c->device.kind == LH_DEVICE_CPU && c->device.threads == LH_AUTO &&
                 c->device.isa == LH_ISA_AUTO && lh_config_store(c) == LH_REAL);
@@ -136,7 +138,8 @@ static void test_choices(void **state)
         "window: 5}]}\n"
         "optimizer: {lr: 0.1, betas: [0, 0.5], eps: 1, weight_decay: 0, clip: 0}\n"
         "schedule: {kind: inverse_sqrt, warmup: 7, steps: 7, final_lr: 0}\n"
-        "train: {log_every: 1, eval_every: 0, eval_tokens: 0, recompute: block, accumulate: 3}\n"
+        "train: {log_every: 1, eval_every: 0, eval_tokens: 0, recompute: block, accumulate: 3, "
+        "stall_seconds: 0, time_limit: 1-11:30:00, on_nonfinite: skip}\n"
         "checkpoint: {every: 0, keep: 1}\n"
         "device: {kind: poison, threads: 3, isa: portable, store: bfloat16}\n",
         &c));
@@ -149,6 +152,8 @@ static void test_choices(void **state)
     assert_true(c->model.head_width == 10 && c->model.mlp_width == 7 && c->model.kv_heads == 2);
     assert_true(c->schedule.kind == LH_SCHEDULE_INVERSE_SQRT &&
                 c->train.recompute == LH_RECOMPUTE_BLOCK);
+    assert_true(c->train.stall_seconds == 0 && c->train.time_limit_s == 127800.0 &&
+                c->train.on_nonfinite == LH_NONFINITE_SKIP);
     assert_true(c->device.kind == LH_DEVICE_POISON && c->device.threads == 3);
     assert_string_equal(lh_config_isa(c), "portable");
     assert_true(lh_config_store(c) == LH_BF16);
@@ -254,6 +259,14 @@ static void test_refused_values(void **state)
         {TASK("documents: 256"), "key 'data.documents': expected an integer from 0 to 255 or none"},
         {SMALL "train: {recompute: layers}\n",
          "key 'train.recompute': unknown value 'layers'; expected one of: none, attention, block"},
+        {SMALL "train: {stall_seconds: -1}\n",
+         "key 'train.stall_seconds': expected an integer from 0"},
+        {SMALL "train: {time_limit: soon}\n",
+         "a.yaml:3:21: key 'train.time_limit': expected a duration such as 45m, 11:30:00 or "
+         "2-00:00:00, or none, got 'soon'"},
+        {SMALL "train: {time_limit: 1:60}\n", "got '1:60'"},
+        {SMALL "train: {on_nonfinite: ignore}\n",
+         "key 'train.on_nonfinite': unknown value 'ignore'; expected one of: stop, skip"},
         {SMALL "train: {log_every: 1.5}\n", "key 'train.log_every': expected an integer from 1 to"},
         {SMALL "optimizer: {lr: fast}\n",
          "a.yaml:3:17: key 'optimizer.lr': expected a number >= 0, got 'fast'"},
