@@ -327,14 +327,59 @@ static lh_status main_flush(lh_status st)
     return LH_RAISE(LH_ERR_IO, "standard output cannot be written: is the disk full?");
 }
 
+/* Ranks that a wrapper script or a list of programs starts differently would train different models, or
+ * wait for each other in different places. Collective on world. */
+static lh_status main_same(lh_comm *world, int argc, char **argv)
+{
+    static const char *const program = "longhaul " LH_VERSION " (" LH_REAL_NAME ")";
+    lh_status st = lh_agree_words(world, "the program", 1, &program);
+    if (st != LH_OK) return st;
+    return lh_agree_words(world, "the command line", argc - 1, (const char *const *)(argv + 1));
+}
+
+static bool main_wants_help(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) return true;
+    return false;
+}
+
+/* Is it help or the version that is wanted? */
+static bool main_asks(int argc, char **argv)
+{
+    return main_wants_help(argc, argv) || strcmp(argv[1], "--version") == 0;
+}
+
+static void main_answer(const struct main_command *command, int argc, char **argv)
+{
+    if (!main_wants_help(argc, argv))
+        (void)printf("longhaul %s (%s)\n", LH_VERSION, LH_REAL_NAME);
+    else if (command != NULL)
+        command->help(stdout);
+    else
+        main_help(stdout);
+}
+
+/* What all processes do together. Collective on world. */
+static lh_status main_together(lh_comm *world, const struct main_command *command, int argc,
+                               char **argv)
+{
+    lh_status st = main_same(world, argc, argv);
+    if (st != LH_OK) return st;
+    if (main_asks(argc, argv)) {
+        if (lh_comm_rank(world) == 0) main_answer(command, argc, argv);
+        return main_flush(LH_OK);
+    }
+    if (command == NULL) return main_unknown(argv[1]);
+    return main_flush(command->run(world, argc - 2, argv + 2));
+}
+
 static int main_run(const struct main_command *command, int argc, char **argv)
 {
     lh_comm *world = NULL;
     lh_status st = lh_init(&argc, &argv);
     if (st == LH_OK) st = lh_comm_world(&world);
-    if (st == LH_OK)
-        st = lh_agree(world, command != NULL ? main_flush(command->run(world, argc - 2, argv + 2))
-                                             : main_unknown(argv[1]));
+    if (st == LH_OK) st = lh_agree(world, main_together(world, command, argc, argv));
     if (world == NULL || lh_comm_rank(world) == 0) main_complain(st);
     if (world != NULL) lh_comm_destroy(&world);
     lh_finalize();
@@ -349,15 +394,21 @@ static const char *main_launcher(const char *open_mpi, const char *pmi)
     return text != NULL ? text : getenv(pmi);
 }
 
+/* How many processes the launcher has started; 1 without one. */
+static long main_launched(void)
+{
+    const char *size = main_launcher("OMPI_COMM_WORLD_SIZE", "PMI_SIZE");
+    return size != NULL ? strtol(size, NULL, 10) : 1;
+}
+
 /* Several processes of a launcher would all do the same, and write the same files. */
 static lh_status main_check_alone(const struct main_command *command)
 {
     lh_status st = LH_OK;
-    const char *size = main_launcher("OMPI_COMM_WORLD_SIZE", "PMI_SIZE");
     LH_CHECK(
-        size == NULL || strtol(size, NULL, 10) <= 1, LH_ERR_USAGE,
-        "'longhaul %s' runs alone, and a launcher started it %s times: leave out mpirun or srun",
-        command->name, size);
+        main_launched() <= 1, LH_ERR_USAGE,
+        "'longhaul %s' runs alone, and a launcher started it %ld times: leave out mpirun or srun",
+        command->name, main_launched());
 done:
     return st;
 }
@@ -372,13 +423,6 @@ static int main_run_alone(const struct main_command *command, int argc, char **a
     return main_exit_code(st);
 }
 
-static bool main_wants_help(int argc, char **argv)
-{
-    for (int i = 1; i < argc; i++)
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) return true;
-    return false;
-}
-
 int main(int argc, char **argv)
 {
     if (argc < 2) {
@@ -386,16 +430,12 @@ int main(int argc, char **argv)
         return EXIT_BAD_USAGE;
     }
     const struct main_command *command = main_find(argv[1]);
-    if (main_wants_help(argc, argv)) {
-        if (command != NULL)
-            command->help(stdout);
-        else
-            main_help(stdout);
-        return EXIT_SUCCESS;
-    }
-    if (strcmp(argv[1], "--version") == 0) {
-        (void)printf("longhaul %s (%s)\n", LH_VERSION, LH_REAL_NAME);
-        return EXIT_SUCCESS;
+    /* Of several processes none may leave before MPI starts and take it for success: the others
+     * might wait for it. */
+    if (main_asks(argc, argv) && main_launched() > 1) return main_run(command, argc, argv);
+    if (main_asks(argc, argv)) {
+        main_answer(command, argc, argv);
+        return main_exit_code(main_flush(LH_OK));
     }
     return command != NULL && command->alone ? main_run_alone(command, argc, argv)
                                              : main_run(command, argc, argv);

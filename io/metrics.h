@@ -59,8 +59,9 @@ LH_NODISCARD lh_status lh_metrics_open(lh_comm *comm, const char *folder, int64_
                                        lh_metrics **out);
 
 /* lh_metrics_write - one line, handed to the system at once, whole. Rank 0 writes; on other ranks
- * nothing happens. Local. Ends j as lh_json_text does. Errors, on rank 0 alone: LH_ERR_IO,
- * LH_ERR_MEMORY, LH_ERR_BUG: the caller raises the trouble lane or agrees. */
+ * nothing happens. Local. Ends j as lh_json_text does. Errors, on rank 0 alone: LH_ERR_IO (a full disk;
+ * the file is no longer where it was opened), LH_ERR_MEMORY, LH_ERR_BUG: the caller raises the trouble
+ * lane or agrees. */
 LH_NODISCARD lh_status lh_metrics_write(lh_metrics *m, lh_json *j);
 
 /* lh_metrics_close - accepts NULL content and nulls it. Local. */
