@@ -10,16 +10,26 @@ typedef struct agree_record {
     char text[LH_ERROR_TEXT_MAX];
 } agree_record;
 
+/* Does the text name a rank already, at its beginning or behind what was put before it on the way up? */
+static bool agree_named(const char *text)
+{
+    for (const char *at = strstr(text, "rank "); at != NULL; at = strstr(at + 1, "rank ")) {
+        int rank = 0;
+        int used = 0;
+        if (at > text && at[-1] != ' ') continue;
+        if (sscanf(at, "rank %d:%n", &rank, &used) == 1 && used > 0) return true;
+    }
+    return false;
+}
+
 /* The text names the rank once: an error that was agreed on further down already does. A usage
  * error is the user's, whichever rank saw it first: its text begins with its own place. */
 static void agree_fill(const lh_comm *c, lh_status st, agree_record *r)
 {
-    int rank = 0;
-    int used = 0;
     const char *text = lh_error_text();
     r->code = (int64_t)st;
     (void)snprintf(r->where, sizeof r->where, "%s", lh_error_where());
-    if (st == LH_ERR_USAGE || (sscanf(text, "rank %d:%n", &rank, &used) == 1 && used > 0))
+    if (st == LH_ERR_USAGE || agree_named(text))
         (void)snprintf(r->text, sizeof r->text, "%s", text);
     else
         (void)snprintf(r->text, sizeof r->text, "rank %d: %s", c->world_rank, text);

@@ -173,6 +173,10 @@ static void test_agree_on_every_subset(void **state)
                       st); /* once more, as a caller further up does: the rank is not named twice */
         lh_assert_all(c, st == codes[lowest % 5]);
         lh_assert_all(c, strcmp(lh_error_text(), want + prefix) == 0);
+        st = lh_agree(c, lh_error_context(st, "the file of step 3")); /* nor behind a context */
+        lh_assert_all(c, strstr(lh_error_text(), "the file of step 3: ") == lh_error_text());
+        lh_assert_all(c, size == 1 || strcmp(lh_error_text() + 20, want + prefix) == 0 ||
+                             codes[lowest % 5] == LH_ERR_USAGE);
     }
     lh_error_clear();
 }
