@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "experiments/bench.h"
 #include "experiments/convert.h"
@@ -20,7 +21,11 @@
 #include "io/settings_fill.h"
 
 enum { EXIT_RUN_FAILED = 1, EXIT_BAD_USAGE = 2, EXIT_STOPPED = 75 };
-enum { MAIN_LOOK = 1000 }; /* names in a folder that are looked at */
+enum {
+    MAIN_LOOK = 1000,        /* names in a folder that are looked at */
+    MAIN_MEMORY = 256 << 20, /* bytes that Open MPI maps on a node */
+    MAIN_STACK = 1 << 20     /* bytes; the largest frames of kernels have about 200 KiB */
+};
 
 /* The one mutable global: set by a signal, read between steps. */
 static volatile sig_atomic_t main_stop;
@@ -45,6 +50,17 @@ static void main_catch_signals(void)
     /* a file-size limit becomes a write error with a message instead of a dead process */
     action.sa_handler = SIG_IGN;
     (void)sigaction(SIGXFSZ, &action, NULL);
+}
+
+/* The stack grows when a page is first touched, and where memory is limited (ulimit -v) a step that
+ * cannot have its page dies without a word. So what kernels need is touched now: later only
+ * allocations can fail, and they say so. */
+static void main_touch_stack(void)
+{
+    volatile char room[MAIN_STACK];
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_STACK, &limit) != 0 || limit.rlim_cur < 4 * sizeof room) return;
+    for (size_t i = 0; i < sizeof room; i += 4096) room[sizeof room - 1 - i] = 0;
 }
 
 static void main_help(FILE *out)
@@ -374,10 +390,25 @@ static lh_status main_together(lh_comm *world, const struct main_command *comman
     return main_flush(command->run(world, argc - 2, argv + 2));
 }
 
+/* MPI libraries crash where they get no memory to start with: ask for what they take, and give it back. */
+static lh_status main_memory(void)
+{
+    void *room = NULL;
+    lh_status st = lh_new(MAIN_MEMORY, &room);
+    lh_free(&room);
+    return lh_error_context(st, "MPI cannot start on this rank");
+}
+
 static int main_run(const struct main_command *command, int argc, char **argv)
 {
     lh_comm *world = NULL;
-    lh_status st = lh_init(&argc, &argv);
+    lh_status st = main_memory();
+    if (st !=
+        LH_OK) { /* the launcher ends the other ranks, since none leaves MPI's start without this one */
+        main_complain(st);
+        return main_exit_code(st);
+    }
+    st = lh_init(&argc, &argv);
     if (st == LH_OK) st = lh_comm_world(&world);
     if (st == LH_OK) st = lh_agree(world, main_together(world, command, argc, argv));
     if (world == NULL || lh_comm_rank(world) == 0) main_complain(st);
@@ -429,6 +460,7 @@ int main(int argc, char **argv)
         main_help(stderr);
         return EXIT_BAD_USAGE;
     }
+    main_touch_stack();
     const struct main_command *command = main_find(argv[1]);
     /* Of several processes none may leave before MPI starts and take it for success: the others
      * might wait for it. */

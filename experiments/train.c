@@ -217,8 +217,10 @@ static lh_status train_checkpoint(train_run *r)
                                .program = LH_VERSION,
                                .config = r->yaml};
     (void)snprintf(info.layout, sizeof info.layout, "%s", r->session->layout->name);
-    return lh_checkpoint_write(r->session->mesh, r->checkpoints, &info, r->session->params,
-                               r->config->checkpoint.keep);
+    lh_status st = lh_checkpoint_write(r->session->mesh, r->checkpoints, &info, r->session->params,
+                                       r->config->checkpoint.keep);
+    /* Where the run's folder was taken away, the checkpoint has made it again: this state is safe. */
+    return st == LH_OK ? lh_agree(r->world, lh_metrics_look(r->metrics)) : st;
 }
 
 /* A checkpoint that is not whole is passed over, after saying so; other errors stay. */

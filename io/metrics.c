@@ -167,9 +167,10 @@ done:
 /* Does the name still lead to the file that is open? Where the run's folder was removed or moved, or
  * its file system is away, every line would go nowhere. A file that another program has put in its
  * place is taken. */
-static lh_status metrics_look(lh_metrics *m)
+lh_status lh_metrics_look(lh_metrics *m)
 {
     struct stat named, held;
+    if (m->fd < 0) return LH_OK;
     if (stat(m->path, &named) != 0)
         return LH_RAISE(LH_ERR_IO,
                         "'%s' is gone (%s): the run's folder was removed or moved during the run, "
@@ -188,7 +189,7 @@ lh_status lh_metrics_write(lh_metrics *m, lh_json *j)
     const char *text = NULL;
     if (m->fd < 0) return LH_OK;
     LH_TRY(lh_json_text(j, &text));
-    LH_TRY(metrics_look(m));
+    LH_TRY(lh_metrics_look(m));
     /* One call for the line and its end, so that whoever reads along never sees half a line. A full
      * disk may still tear it; then the next line starts anew. */
     j->text[j->length] = '\n';

@@ -64,6 +64,10 @@ LH_NODISCARD lh_status lh_metrics_open(lh_comm *comm, const char *folder, int64_
  * lane or agrees. */
 LH_NODISCARD lh_status lh_metrics_write(lh_metrics *m, lh_json *j);
 
+/* lh_metrics_look - is the file still where it was opened? One that another program has put there is
+ * taken. On other ranks than rank 0 nothing happens. Local. Errors, on rank 0 alone: LH_ERR_IO. */
+LH_NODISCARD lh_status lh_metrics_look(lh_metrics *m);
+
 /* lh_metrics_close - accepts NULL content and nulls it. Local. */
 void lh_metrics_close(lh_metrics **m);
 
