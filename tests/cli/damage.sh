@@ -3,6 +3,7 @@
 . "$LH_SOURCE/tests/cli/lib.sh"
 
 limit=20 # seconds
+export OMPI_MCA_odls_base_sigkill_timeout=0 # Open MPI waits a second before it ends the other ranks of a job that failed
 
 write_text text.txt 6000
 write_experiment tiny.yaml text.txt
@@ -35,7 +36,7 @@ one_message() {
 # swept FILE COMMAND...: bits all over the file are changed one by one, then it is cut at many lengths; the command gets its
 # name. More places in the first KiB, where our own header and the library's lie.
 swept() {
-    local file=$1 size places=16 at bit i
+    local file=$1 size places=10 at bit i
     shift
     size=$(wc -c <"$file")
     if [ -n "${LH_ALL:-}" ]; then places=200; fi
@@ -88,8 +89,10 @@ for file in $few; do
     says err 'passing over a damaged checkpoint'
     one_message 1 2 train tiny.yaml --set run.name=run --set checkpoint.every=3 --resume
     cmp -s "$file" "$(checkpoint runs/run 5)" || fail "the damaged checkpoint was touched"
-    one_message 2 2 train tiny.yaml --set run.name=other --set run.init="$(checkpoint runs/run 5)"
-    missing "$(checkpoint runs/other 5)"
+    if [ -n "${LH_ALL:-}" ]; then
+        one_message 2 2 train tiny.yaml --set run.name=other --set run.init="$(checkpoint runs/run 5)"
+        missing "$(checkpoint runs/other 5)"
+    fi
 done
 
 # --- token files, for training ---
@@ -106,7 +109,7 @@ done
 
 # --- experiment files: a changed letter may be a mistake or not; cut, the file lacks what is required or is whole ---
 size=$(wc -c <tiny.yaml)
-every=29
+every=61
 if [ -n "${LH_ALL:-}" ]; then every=1; fi
 good=0
 for ((i = 0; i < 8 * size; i += every)); do

@@ -51,6 +51,7 @@ is_writing() { compgen -G 'runs/run/checkpoints/*.tmp' >/dev/null; }
 # strike MOMENT VICTIM: this rank of the running job is killed: while the program starts, some time after it has written its
 # first checkpoint, or while a checkpoint is being written. $newest: what was complete before.
 strike() {
+    dead=$(now)
     until_it has_started || return
     case $1 in
     start) pause 400 ;;
@@ -60,6 +61,20 @@ strike() {
     look
     kill -KILL "$(cat "pid.$2")" 2>/dev/null
     dead=$(now)
+}
+
+# look_after_it: who still lives when the job should have ended long ago
+look_after_it() {
+    local rank
+    while kill -0 "$job" 2>/dev/null; do
+        sleep 0.02
+        if [ $(($(now) - dead)) -le $patience ]; then continue; fi
+        for rank in $(seq 0 $((ranks - 1))); do
+            if kill -0 "$(cat "pid.$rank")" 2>/dev/null; then echo "rank $rank still lives"; fi
+        done
+        ps -o pid,stat,etimes,args --ppid "$job"
+        break
+    done
 }
 
 # resumed_well: what this life of the run said about its beginning
@@ -78,7 +93,9 @@ died_well() {
     local took=$(($(now) - dead)) before=$newest
     kills=$((kills + 1))
     if [ "$took" -gt "$slowest" ]; then slowest=$took; fi
-    if [ "$code" = 124 ] || [ "$took" -gt $patience ]; then fail "seed $seed, kill $kills: $took ms to the end"; fi
+    if [ "$code" = 124 ] || [ "$took" -gt $patience ]; then
+        fail "seed $seed, kill $kills of rank $victim ($moment): $took ms to the end"
+    fi
     if is_writing; then torn=$((torn + 1)); fi
     look
     if [ "$newest" -lt "$before" ]; then
@@ -99,7 +116,11 @@ live() {
         'echo $$ >"pid.${OMPI_COMM_WORLD_RANK:-${PMI_RANK:-0}}"; exec "$0" "$@"' \
         "$LONGHAUL" train tiny.yaml --resume "${settings[@]}" >out 2>err &
     job=$!
-    if [ "$1" != none ]; then strike "$1" $((RANDOM % ranks)); fi
+    victim=$((RANDOM % ranks))
+    if [ "$1" != none ]; then
+        strike "$1" $victim
+        look_after_it
+    fi
     wait "$job"
     code=$?
     resumed_well
