@@ -137,13 +137,19 @@ static size_t param_bytes(const lh_param *q)
     return (lh_shape_bytes(&q->shape) + PARAMS_ALIGN - 1) / PARAMS_ALIGN * PARAMS_ALIGN;
 }
 
+size_t lh_params_need(const lh_params *p, bool trainable)
+{
+    size_t bytes = 0;
+    for (int64_t i = 0; i < p->count; i++) bytes += param_bytes(p->item[i]);
+    if (bytes == 0) bytes = PARAMS_ALIGN; /* a block exists, so that `allocated` can be seen */
+    return (trainable ? PARAMS_KINDS : 1) * bytes;
+}
+
 lh_status lh_params_allocate(lh_params *p, bool trainable)
 {
     lh_status st = LH_OK;
-    size_t bytes = 0;
+    size_t bytes = lh_params_need(p, false);
     if (p->block[0] != NULL) return LH_RAISE(LH_ERR_BUG, "parameters are allocated twice");
-    for (int64_t i = 0; i < p->count; i++) bytes += param_bytes(p->item[i]);
-    if (bytes == 0) bytes = PARAMS_ALIGN; /* a block exists, so that `allocated` can be seen */
     p->block_elements = (int64_t)(bytes / lh_dtype_bytes(LH_REAL));
     p->trainable = trainable;
     for (int k = 0; k < (trainable ? PARAMS_KINDS : 1); k++) {

@@ -102,5 +102,8 @@ void lh_params_zero_grad(lh_params *p);
 int64_t lh_params_total(const lh_params *p);
 int64_t lh_params_held(const lh_params *p);
 
+/* lh_params_need - bytes of device memory that lh_params_allocate will take. Local. */
+size_t lh_params_need(const lh_params *p, bool trainable);
+
 /* lh_params_bytes - bytes of device memory held (all four kinds). Local. */
 size_t lh_params_bytes(const lh_params *p);

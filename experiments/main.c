@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "core/pulse.h"
 #include "experiments/bench.h"
@@ -24,7 +25,11 @@
 #include "io/settings_fill.h"
 
 enum { EXIT_RUN_FAILED = 1, EXIT_BAD_USAGE = 2, EXIT_STOPPED = 75 };
-enum { MAIN_LOOK = 1000 }; /* names in a folder that are looked at */
+enum {
+    MAIN_LOOK = 1000,        /* names in a folder that are looked at */
+    MAIN_MEMORY = 256 << 20, /* bytes that Open MPI maps on a node */
+    MAIN_STACK = 1 << 20     /* bytes; the largest frames of kernels have about 200 KiB */
+};
 
 /* The one mutable global: set by a signal, read between steps. */
 static volatile sig_atomic_t main_stop;
@@ -49,6 +54,17 @@ static void main_catch_signals(void)
     /* a file-size limit becomes a write error with a message instead of a dead process */
     action.sa_handler = SIG_IGN;
     (void)sigaction(SIGXFSZ, &action, NULL);
+}
+
+/* The stack grows when a page is first touched, and where memory is limited (ulimit -v) a step that
+ * cannot have its page dies without a word. So what kernels need is touched now: later only
+ * allocations can fail, and they say so. */
+static void main_touch_stack(void)
+{
+    volatile char room[MAIN_STACK];
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_STACK, &limit) != 0 || limit.rlim_cur < 4 * sizeof room) return;
+    for (size_t i = 0; i < sizeof room; i += 4096) room[sizeof room - 1 - i] = 0;
 }
 
 static void main_help(FILE *out)
@@ -347,18 +363,78 @@ static lh_status main_flush(lh_status st)
     return LH_RAISE(LH_ERR_IO, "standard output cannot be written: is the disk full?");
 }
 
+/* Ranks that a wrapper script or a list of programs starts differently would train different models, or
+ * wait for each other in different places. Collective on world. */
+static lh_status main_same(lh_comm *world, int argc, char **argv)
+{
+    static const char *const program = "longhaul " LH_VERSION " (" LH_REAL_NAME ")";
+    lh_status st = lh_agree_words(world, "the program", 1, &program);
+    if (st != LH_OK) return st;
+    return lh_agree_words(world, "the command line", argc - 1, (const char *const *)(argv + 1));
+}
+
+static bool main_wants_help(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) return true;
+    return false;
+}
+
+/* Is it help or the version that is wanted? */
+static bool main_asks(int argc, char **argv)
+{
+    return main_wants_help(argc, argv) || strcmp(argv[1], "--version") == 0;
+}
+
+static void main_answer(const struct main_command *command, int argc, char **argv)
+{
+    if (!main_wants_help(argc, argv))
+        (void)printf("longhaul %s (%s)\n", LH_VERSION, LH_REAL_NAME);
+    else if (command != NULL)
+        command->help(stdout);
+    else
+        main_help(stdout);
+}
+
+/* What all processes do together. Collective on world. */
+static lh_status main_together(lh_comm *world, const struct main_command *command, int argc,
+                               char **argv)
+{
+    lh_status st = main_same(world, argc, argv);
+    if (st != LH_OK) return st;
+    if (main_asks(argc, argv)) {
+        if (lh_comm_rank(world) == 0) main_answer(command, argc, argv);
+        return main_flush(LH_OK);
+    }
+    if (command == NULL) return main_unknown(argv[1]);
+    return main_flush(command->run(world, argc - 2, argv + 2));
+}
+
+/* MPI libraries crash where they get no memory to start with: ask for what they take, and give it back. */
+static lh_status main_memory(void)
+{
+    void *room = NULL;
+    lh_status st = lh_new(MAIN_MEMORY, &room);
+    lh_free(&room);
+    return lh_error_context(st, "MPI cannot start on this rank");
+}
+
 static int main_run(const struct main_command *command, int argc, char **argv)
 {
     lh_comm *world = NULL;
     lh_pulse pulse = {.began = lh_wall()};
+    lh_status st = main_memory();
+    if (st !=
+        LH_OK) { /* the launcher ends the other ranks, since none leaves MPI's start without this one */
+        main_complain(st);
+        return main_exit_code(st);
+    }
     /* before all else: a job may be asked to stop while it starts */
     if (command != NULL && command->stops) main_catch_signals();
-    lh_status st = lh_init(&argc, &argv);
+    st = lh_init(&argc, &argv);
     if (st == LH_OK) st = lh_comm_world(&world);
     if (st == LH_OK) lh_comm_traffic(world)->pulse = &pulse;
-    if (st == LH_OK)
-        st = lh_agree(world, command != NULL ? main_flush(command->run(world, argc - 2, argv + 2))
-                                             : main_unknown(argv[1]));
+    if (st == LH_OK) st = lh_agree(world, main_together(world, command, argc, argv));
     if (world == NULL || lh_comm_rank(world) == 0) main_complain(st);
     if (world != NULL) lh_comm_destroy(&world);
     lh_finalize();
@@ -373,15 +449,21 @@ static const char *main_launcher(const char *open_mpi, const char *pmi)
     return text != NULL ? text : getenv(pmi);
 }
 
+/* How many processes the launcher has started; 1 without one. */
+static long main_launched(void)
+{
+    const char *size = main_launcher("OMPI_COMM_WORLD_SIZE", "PMI_SIZE");
+    return size != NULL ? strtol(size, NULL, 10) : 1;
+}
+
 /* Several processes of a launcher would all do the same, and write the same files. */
 static lh_status main_check_alone(const struct main_command *command)
 {
     lh_status st = LH_OK;
-    const char *size = main_launcher("OMPI_COMM_WORLD_SIZE", "PMI_SIZE");
     LH_CHECK(
-        size == NULL || strtol(size, NULL, 10) <= 1, LH_ERR_USAGE,
-        "'longhaul %s' runs alone, and a launcher started it %s times: leave out mpirun or srun",
-        command->name, size);
+        main_launched() <= 1, LH_ERR_USAGE,
+        "'longhaul %s' runs alone, and a launcher started it %ld times: leave out mpirun or srun",
+        command->name, main_launched());
 done:
     return st;
 }
@@ -396,30 +478,20 @@ static int main_run_alone(const struct main_command *command, int argc, char **a
     return main_exit_code(st);
 }
 
-static bool main_wants_help(int argc, char **argv)
-{
-    for (int i = 1; i < argc; i++)
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) return true;
-    return false;
-}
-
 int main(int argc, char **argv)
 {
     if (argc < 2) {
         main_help(stderr);
         return EXIT_BAD_USAGE;
     }
+    main_touch_stack();
     const struct main_command *command = main_find(argv[1]);
-    if (main_wants_help(argc, argv)) {
-        if (command != NULL)
-            command->help(stdout);
-        else
-            main_help(stdout);
-        return EXIT_SUCCESS;
-    }
-    if (strcmp(argv[1], "--version") == 0) {
-        (void)printf("longhaul %s (%s)\n", LH_VERSION, LH_REAL_NAME);
-        return EXIT_SUCCESS;
+    /* Of several processes none may leave before MPI starts and take it for success: the others
+     * might wait for it. */
+    if (main_asks(argc, argv) && main_launched() > 1) return main_run(command, argc, argv);
+    if (main_asks(argc, argv)) {
+        main_answer(command, argc, argv);
+        return main_exit_code(main_flush(LH_OK));
     }
     return command != NULL && command->alone ? main_run_alone(command, argc, argv)
                                              : main_run(command, argc, argv);

@@ -104,10 +104,9 @@ done:
     return st;
 }
 
-static lh_status session_model(lh_session *s, lh_config *config, bool trainable)
+static lh_model_shape session_model_shape(const lh_session *s, const lh_config *config)
 {
-    lh_status st = LH_OK;
-    lh_model_shape shape = {.batch = s->batch,
+    return (lh_model_shape){.batch = s->batch,
                             .length = config->data.length,
                             .layout = s->layout,
                             .table = s->table != NULL ? s->table : s->layout,
@@ -115,7 +114,13 @@ static lh_status session_model(lh_session *s, lh_config *config, bool trainable)
                             .documents = config->data.documents != LH_AUTO,
                             .max_global = s->max_global,
                             .store = lh_config_store(config)};
-    uint64_t seed = (uint64_t)config->run.seed;
+}
+
+/* The names and sizes of the parameters. */
+static lh_status session_parameters(lh_session *s, lh_config *config)
+{
+    lh_status st = LH_OK;
+    lh_model_shape shape = session_model_shape(s, config);
     /* without files only the configuration can tell */
     int64_t vocab = s->task != NULL ? lh_task_vocab_read(s->task, config) : lh_task_vocab(config);
     LH_CHECK(vocab > 0 || config->model.vocab != LH_AUTO, LH_ERR_USAGE,
@@ -125,6 +130,15 @@ static lh_status session_model(lh_session *s, lh_config *config, bool trainable)
     LH_TRY(lh_model_resolve(&config->model, vocab, lh_task_classes(config)));
     LH_TRY(lh_params_create(s->device, s->mesh->coord, &s->params));
     LH_TRY(lh_model_declare(&config->model, &shape, s->params));
+done:
+    return st;
+}
+
+static lh_status session_model(lh_session *s, const lh_config *config, bool trainable)
+{
+    lh_status st = LH_OK;
+    lh_model_shape shape = session_model_shape(s, config);
+    uint64_t seed = (uint64_t)config->run.seed;
     LH_TRY(lh_params_allocate(s->params, trainable));
     LH_TRY(lh_params_initialise(s->params, seed));
     LH_TRY(lh_model_create(&config->model, &shape, s->params, seed, config->train.recompute,
@@ -245,10 +259,10 @@ done:
     return st;
 }
 
-static lh_status session_arena(lh_session *s)
+/* How large the arenas must be for every kind of pass. */
+static lh_status session_count_arena(lh_session *s, size_t bytes[LH_SPACES])
 {
     lh_status st = LH_OK;
-    size_t bytes[LH_SPACES] = {0};
     for (int g = 0; g < 2; g++) {
         if (g == 1 && !s->params->trainable) continue;
         LH_TRY(session_count(s, g == 1));
@@ -256,23 +270,54 @@ static lh_status session_arena(lh_session *s)
             if (lh_memory_bytes(s->memory[g], (lh_space)i) > bytes[i])
                 bytes[i] = lh_memory_bytes(s->memory[g], (lh_space)i);
     }
+done:
+    return st;
+}
+
+static lh_status session_arena(lh_session *s, const size_t bytes[LH_SPACES])
+{
+    lh_status st = LH_OK;
     LH_TRY(lh_device_alloc(s->device, bytes[LH_SPACE_DEVICE], &s->arena[LH_SPACE_DEVICE]));
     LH_TRY(lh_host_alloc(bytes[LH_SPACE_HOST], &s->arena[LH_SPACE_HOST]));
 done:
     return st;
 }
 
-/* What needs no message: the model in its shape, and the buffers of a step. Local. */
-static lh_status session_build(lh_session *s, lh_config *config, const char *isa, bool trainable)
+/* What needs no message and no memory to speak of. Local. */
+static lh_status session_declare(lh_session *s, lh_config *config, const char *isa)
 {
     lh_status st = LH_OK;
     LH_TRY(session_devices(s, isa));
     s->device->pulse = s->counting_device->pulse = s->pulse;
     LH_TRY(session_shape(s, config));
+    LH_TRY(session_parameters(s, config));
+done:
+    return st;
+}
+
+/* The model in its shape, and the buffers of a step. Local. */
+static lh_status session_build(lh_session *s, const lh_config *config, bool trainable)
+{
+    lh_status st = LH_OK;
     LH_TRY(session_model(s, config, trainable));
     LH_TRY(session_buffers(s));
 done:
     return st;
+}
+
+/* Is there room for `bytes` of every rank, before they are touched? The system would hand out more
+ * than it has, and then kill a process without a word. st: this rank's status. Agreed. */
+static lh_status session_room(lh_session *s, lh_status st, const char *what, size_t bytes)
+{
+    int64_t node = lh_host_sum(s->world, st == LH_OK ? (int64_t)bytes : 0);
+    if (st == LH_OK && node > s->host.memory)
+        st = LH_RAISE(LH_ERR_MEMORY,
+                      "the %d rank%s of this node need%s %.2f GiB for %s, and it has %.2f GiB: "
+                      "take a smaller model, a shorter sequence, recomputation or more nodes "
+                      "(longhaul plan FILE.yaml shows what a step needs)",
+                      s->host.ranks, s->host.ranks == 1 ? "" : "s", s->host.ranks == 1 ? "s" : "",
+                      (double)node / 1073741824.0, what, (double)s->host.memory / 1073741824.0);
+    return lh_agree(s->world, st);
 }
 
 static lh_status session_check_ranks(const lh_config *config, int ranks)
@@ -305,6 +350,7 @@ lh_status lh_session_open(lh_comm *world, lh_config *config, bool trainable, lh_
     lh_status st = LH_OK;
     lh_session *s = NULL;
     const char *isa = NULL;
+    size_t arena[LH_SPACES] = {0};
     *out = NULL;
     st = lh_new(sizeof *s, &s);
     LH_TRY(lh_agree(world, st));
@@ -321,12 +367,17 @@ lh_status lh_session_open(lh_comm *world, lh_config *config, bool trainable, lh_
     lh_pulse_phase(s->pulse, "opening the data", LH_PULSE_PATIENT);
     LH_TRY(lh_task_open(world, config, &s->task));
     lh_pulse_phase(s->pulse, "preparing the first step", LH_PULSE_PATIENT);
-    /* local from here on, and agreed on once */
+    /* what is local, and agreed on where memory is to be taken */
     st = session_counting_mesh(s, s->mesh->size[LH_AXIS_DATA], s->mesh->size[LH_AXIS_SEQ],
                                lh_comm_rank(world));
-    if (st == LH_OK) st = session_build(s, config, isa, trainable);
-    if (st == LH_OK) st = session_arena(s);
-    LH_TRY(lh_agree(world, st));
+    if (st == LH_OK) st = session_declare(s, config, isa);
+    size_t need = st == LH_OK ? lh_params_need(s->params, trainable) : 0;
+    LH_TRY(session_room(s, st, "parameters, gradients and moments", need));
+    st = session_build(s, config, trainable);
+    if (st == LH_OK) st = session_count_arena(s, arena);
+    need += arena[LH_SPACE_DEVICE] + arena[LH_SPACE_HOST];
+    LH_TRY(session_room(s, st, "parameters and a step", need));
+    LH_TRY(lh_agree(world, session_arena(s, arena)));
     *out = s;
     s = NULL;
 done:
@@ -383,7 +434,8 @@ lh_status lh_session_open_counting(lh_config *config, int ranks, int rank, lh_se
     s->mesh = s->counting_mesh;
     s->world = s->mesh->world;
     LH_TRY(session_isa(s, &isa));
-    LH_TRY(session_build(s, config, isa, lh_model_has_loss(&config->model)));
+    LH_TRY(session_declare(s, config, isa));
+    LH_TRY(session_build(s, config, lh_model_has_loss(&config->model)));
     LH_TRY(session_count_step(s));
     *out = s;
     s = NULL;

@@ -229,6 +229,8 @@ static lh_status train_checkpoint(train_run *r)
     LH_TRY(lh_agree(r->world, lh_metrics_sync(r->metrics)));
     LH_TRY(lh_checkpoint_write(r->session->mesh, r->checkpoints, &info, r->session->params,
                                r->config->checkpoint.keep));
+    /* Where the run's folder was taken away, the checkpoint has made it again: this state is safe. */
+    LH_TRY(lh_agree(r->world, lh_metrics_look(r->metrics)));
     lh_stop_longest(&r->stop.checkpoint_s, begin);
 done:
     return st;

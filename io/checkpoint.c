@@ -381,9 +381,12 @@ static lh_status checkpoint_make(lh_mesh *mesh, const char *path, const lh_check
     int64_t bytes = checkpoint_bytes(params, sets, info);
     LH_TRY(checkpoint_reserve(mesh, path, bytes));
     LH_TRY(lh_h5_create(mesh->world, path, LHI_SEAL_BYTES, &file));
-    st = checkpoint_reserve(mesh, path, bytes);
-    if (st == LH_OK) st = checkpoint_fill(mesh, file, info, params, sets);
-    if (st == LH_OK) st = lh_h5_flush(file);
+    st = lhi_file_hold(mesh->world, path, bytes);
+    if (st == LH_OK) {
+        st = checkpoint_fill(mesh, file, info, params, sets);
+        if (st == LH_OK) st = lh_h5_flush(file);
+        if (st == LH_ERR_IO) lhi_h5_give_up(mesh->world, path); /* the library itself has failed */
+    }
     /* So that HDF5 has room to close the file that will be removed. */
     if (st != LH_OK && lh_comm_rank(mesh->world) == 0 && truncate(path, 0) != 0)
         st = lh_error_context(st, "(and '%s' cannot be cut)", path);

@@ -181,7 +181,7 @@ static lh_status convert_make(convert_job *job, const char *path, const lh_check
      * meets a full disk itself it may crash at the end of the program. */
     LH_TRY(lhi_file_reserve(path, bytes, true));
     LH_TRY(lh_h5_create(NULL, path, LHI_SEAL_BYTES, &job->to));
-    st = lhi_file_reserve(path, bytes, true);
+    st = lhi_file_hold(NULL, path, bytes);
     if (st == LH_OK) st = convert_fill(job, info);
     if (st != LH_OK && truncate(path, 0) != 0)
         st = lh_error_context(st, "(and '%s' cannot be cut)", path);

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 static const int64_t small_limit = 64 << 20;
@@ -89,10 +90,28 @@ lh_status lhi_file_sync(const char *path)
     return st;
 }
 
-lh_status lhi_file_reserve(const char *path, int64_t bytes, bool try_disk)
+static lh_status files_no_room(const char *path, int64_t bytes, int error)
+{
+    return LH_RAISE(LH_ERR_IO, "no room for about %lld bytes of '%s': %s%s", (long long)bytes, path,
+                    strerror(error), files_advice(error));
+}
+
+/* Where the file system cannot hold room: does it say that it has some? */
+static lh_status files_free_room(int fd, const char *path, int64_t bytes)
+{
+    struct statvfs disk;
+    struct stat info;
+    if (fstatvfs(fd, &disk) != 0 || fstat(fd, &info) != 0) return LH_OK; /* the writes will tell */
+    double room = (double)disk.f_bavail * (double)disk.f_frsize + 512.0 * (double)info.st_blocks;
+    return room < (double)bytes ? files_no_room(path, bytes, ENOSPC) : LH_OK;
+}
+
+/* *held: the file system keeps the room for this file. */
+static lh_status files_reserve(const char *path, int64_t bytes, bool try_disk, bool *held)
 {
     lh_status st = LH_OK;
     struct rlimit limit;
+    *held = false;
     if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
         limit.rlim_cur < (rlim_t)bytes)
         return LH_RAISE(LH_ERR_IO,
@@ -102,15 +121,64 @@ lh_status lhi_file_reserve(const char *path, int64_t bytes, bool try_disk)
     int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0) return files_error("create", path);
 #ifdef __linux__
-    /* Other errors mean that the file system cannot hold room: then the writes will tell. */
-    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes) != 0 &&
-        (errno == ENOSPC || errno == EDQUOT || errno == EFBIG)) {
-        int error = errno;
-        st = LH_RAISE(LH_ERR_IO, "no room for about %lld bytes of '%s': %s%s", (long long)bytes,
-                      path, strerror(error), files_advice(error));
-    }
+    *held = fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes) == 0;
+    if (!*held && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG))
+        st = files_no_room(path, bytes, errno);
 #endif
+    if (!*held && st == LH_OK) st = files_free_room(fd, path, bytes);
     (void)close(fd);
+    return st;
+}
+
+lh_status lhi_file_reserve(const char *path, int64_t bytes, bool try_disk)
+{
+    bool held = false;
+    return files_reserve(path, bytes, try_disk, &held);
+}
+
+/* Zeros behind the end of the file, on the disk. */
+static lh_status files_fill(const char *path, int64_t first, int64_t count)
+{
+    static const char zeros[1 << 16];
+    lh_status st = LH_OK;
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0) return files_error("open", path);
+    while (count > 0) {
+        size_t some = count < (int64_t)sizeof zeros ? (size_t)count : sizeof zeros;
+        ssize_t n = pwrite(fd, zeros, some, (off_t)first);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) LH_TRY(files_no_room(path, first + count, errno));
+        first += n;
+        count -= n;
+    }
+    /* Network file systems notice a full disk as late as here. */
+    if (fsync(fd) != 0) st = files_no_room(path, first, errno);
+done:
+    (void)close(fd);
+    return st;
+}
+
+lh_status lhi_file_hold(lh_comm *comm, const char *path, int64_t bytes)
+{
+    lh_status st = LH_OK;
+    struct stat info;
+    bool held = false;
+    int64_t from = 0;
+    int64_t ranks = comm != NULL ? lh_comm_size(comm) : 1;
+    int64_t rank = comm != NULL ? lh_comm_rank(comm) : 0;
+    if (lhi_lead(comm)) {
+        st = files_reserve(path, bytes, true, &held);
+        if (st == LH_OK && stat(path, &info) != 0) st = files_error("look at", path);
+        if (st == LH_OK) from = held ? bytes : info.st_size;
+    }
+    LH_TRY(lh_files_agree(comm, st));
+    if (comm != NULL) lh_broadcast(comm, &from, (int64_t)sizeof from, LH_SEND_OTHER);
+    if (from >= bytes) return LH_OK;
+    int64_t share = (bytes - from + ranks - 1) / ranks;
+    int64_t first = from + rank * share;
+    st = files_fill(path, first, first + share > bytes ? bytes - first : share);
+    st = lh_files_agree(comm, st);
+done:
     return st;
 }
 

@@ -56,10 +56,15 @@ LH_NODISCARD lh_status lhi_file_aside_path(const char *folder, const char *stem,
  * LH_ERR_IO. */
 LH_NODISCARD lh_status lhi_file_sync(const char *path);
 
-/* lhi_file_reserve - make sure that a file of this size has room, and hold the room where the file
- * system can: a full disk, quota or file size limit shows now. Makes the file if it is missing; its
- * size stays. Local. try_disk false: only this process's limits are looked at. Errors: LH_ERR_IO. */
+/* lhi_file_reserve - is there room for a file of this size? A full disk, quota or file size limit shows
+ * now. Makes the file if it is missing; its size stays. Local. try_disk false: only this process's
+ * limits are looked at. Errors: LH_ERR_IO. */
 LH_NODISCARD lh_status lhi_file_reserve(const char *path, int64_t bytes, bool try_disk);
+
+/* lhi_file_hold - hold room for a file that exists and is to grow to `bytes`: whoever writes it meets no
+ * full disk any more. Where the file system cannot promise room the file is filled with zeros, each
+ * rank a part, so that it may be longer afterwards. Collective on comm. Errors: agreed LH_ERR_IO. */
+LH_NODISCARD lh_status lhi_file_hold(lh_comm *comm, const char *path, int64_t bytes);
 
 /* lhi_file_move - lh_file_rename on this process alone. Local. Errors: LH_ERR_IO. */
 LH_NODISCARD lh_status lhi_file_move(const char *from, const char *to);

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { h5_headroom = 32 << 20 }; /* bytes */
+
 struct lh_h5 {
     hid_t id;
     lh_comm *comm; /* borrowed; NULL: this process alone */
@@ -128,11 +130,21 @@ static lh_h5_kind h5_kind_of(hid_t type, size_t *text_bytes)
 /* --- files
  * --------------------------------------------------------------------------------------------------------- */
 
+/* The library and MPI-IO crash where they get no memory: ask for more than they take, and give it back. */
+static lh_status h5_memory(void)
+{
+    void *room = NULL;
+    lh_status st = lh_new(h5_headroom, &room);
+    lh_free(&room);
+    return st;
+}
+
 static lh_status h5_new(lh_comm *comm, const char *path, lh_h5 **out)
 {
     lh_status st = LH_OK;
     lh_h5 *file = NULL;
     LH_TRY(lh_new(sizeof *file, &file));
+    LH_TRY(h5_memory());
     file->id = H5I_INVALID_HID;
     file->comm = comm;
     int n = snprintf(file->path, sizeof file->path, "%s", path);
@@ -145,6 +157,13 @@ static lh_status h5_new(lh_comm *comm, const char *path, lh_h5 **out)
 done:
     *out = file;
     return lh_files_agree(comm, st);
+}
+
+void lhi_h5_give_up(lh_comm *comm, const char *path)
+{
+    if (lhi_lead(comm)) (void)unlink(path);
+    if (!lhi_lead(comm)) lh_barrier(comm); /* which rank 0 does not come to: one rank says it */
+    lh_fatal(comm, "%s", lh_error_text());
 }
 
 /* How the file is reached: MPI-IO on comm, or this process alone. */
@@ -179,16 +198,15 @@ lh_status lh_h5_create(lh_comm *comm, const char *path, int64_t user_bytes, lh_h
     }
     if (st == LH_OK) {
         file->id = H5Fcreate(path, H5F_ACC_TRUNC, shape, access);
-        if (file->id < 0) st = h5_error(LH_ERR_IO, "create", "", path);
+        int64_t made = file->id >= 0;
+        if (!made) st = h5_error(LH_ERR_IO, "create", "", path);
         st = lh_files_agree(comm, st);
+        if (st != LH_OK && comm != NULL) lh_max_i64(comm, &made, 1, LH_SEND_OTHER);
+        if (st != LH_OK && made) lhi_h5_give_up(comm, path);
     }
     h5_drop(&access, H5Pclose);
     h5_drop(&shape, H5Pclose);
-    if (st != LH_OK) {
-        /* Some ranks may have opened it: they cannot close it without the others, so the handle is
-         * left to the end of the process. */
-        lh_free(&file);
-    }
+    if (st != LH_OK) lh_free(&file);
     *out = file;
     return st;
 }

@@ -64,6 +64,11 @@ LH_NODISCARD lh_status lh_h5_open(lh_comm *comm, const char *path, lh_h5 **out);
  * comm of the file. Errors: agreed LH_ERR_IO. */
 LH_NODISCARD lh_status lh_h5_close(lh_h5 **file);
 
+/* lhi_h5_give_up - ends the job with the error at hand, once the file that is being made is removed.
+ * For a file that some ranks write and some cannot: closing it, and the end of MPI, which closes it too,
+ * would wait for ever or crash in the library. Collective on comm. Does not return. */
+_Noreturn void lhi_h5_give_up(lh_comm *comm, const char *path);
+
 /* lh_h5_flush - what was written so far leaves the library. Collective on the comm of the file.
  * Errors: agreed LH_ERR_IO. */
 LH_NODISCARD lh_status lh_h5_flush(lh_h5 *file);

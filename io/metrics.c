@@ -164,12 +164,32 @@ done:
     return st;
 }
 
+/* Does the name still lead to the file that is open? Where the run's folder was removed or moved, or
+ * its file system is away, every line would go nowhere. A file that another program has put in its
+ * place is taken. */
+lh_status lh_metrics_look(lh_metrics *m)
+{
+    struct stat named, held;
+    if (m->fd < 0) return LH_OK;
+    if (stat(m->path, &named) != 0)
+        return LH_RAISE(LH_ERR_IO,
+                        "'%s' is gone (%s): the run's folder was removed or moved during the run, "
+                        "or its file system is away; bring it back and go on with --resume",
+                        m->path, strerror(errno));
+    if (fstat(m->fd, &held) == 0 && held.st_dev == named.st_dev && held.st_ino == named.st_ino)
+        return LH_OK;
+    (void)close(m->fd);
+    m->torn = false;
+    return metrics_append(m->path, &m->fd);
+}
+
 lh_status lh_metrics_write(lh_metrics *m, lh_json *j)
 {
     lh_status st = LH_OK;
     const char *text = NULL;
     if (m->fd < 0) return LH_OK;
     LH_TRY(lh_json_text(j, &text));
+    LH_TRY(lh_metrics_look(m));
     /* One call for the line and its end, so that whoever reads along never sees half a line. A full
      * disk may still tear it; then the next line starts anew. */
     j->text[j->length] = '\n';

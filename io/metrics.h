@@ -59,13 +59,18 @@ LH_NODISCARD lh_status lh_metrics_open(lh_comm *comm, const char *folder, int64_
                                        lh_metrics **out);
 
 /* lh_metrics_write - one line, handed to the system at once, whole. Rank 0 writes; on other ranks
- * nothing happens. Local. Ends j as lh_json_text does. Errors, on rank 0 alone: LH_ERR_IO,
- * LH_ERR_MEMORY, LH_ERR_BUG: the caller raises the trouble lane or agrees. */
+ * nothing happens. Local. Ends j as lh_json_text does. Errors, on rank 0 alone: LH_ERR_IO (a full disk;
+ * the file is no longer where it was opened), LH_ERR_MEMORY, LH_ERR_BUG: the caller raises the trouble
+ * lane or agrees. */
 LH_NODISCARD lh_status lh_metrics_write(lh_metrics *m, lh_json *j);
 
 /* lh_metrics_sync - what was written reaches the disk: lines up to a checkpoint are as safe as it is.
  * Rank 0 acts. Local. Errors, on rank 0 alone: LH_ERR_IO. */
 LH_NODISCARD lh_status lh_metrics_sync(const lh_metrics *m);
+
+/* lh_metrics_look - is the file still where it was opened? One that another program has put there is
+ * taken. On other ranks than rank 0 nothing happens. Local. Errors, on rank 0 alone: LH_ERR_IO. */
+LH_NODISCARD lh_status lh_metrics_look(lh_metrics *m);
 
 /* lh_metrics_close - accepts NULL content and nulls it. Local. */
 void lh_metrics_close(lh_metrics **m);

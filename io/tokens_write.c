@@ -45,21 +45,21 @@ static lh_status write_array(lh_h5 *file, const char *name, lh_h5_kind kind, int
     return st;
 }
 
-/* Room is asked for before HDF5 begins, since the library does not survive a full disk well. */
-static lh_status write_reserve(const lh_tokens_writer *w, const char *names)
+/* About the size of the file, rather more. */
+static int64_t write_bytes(const lh_tokens_writer *w, const char *names)
 {
     const lh_tokens_info *info = &w->info;
     int64_t bytes = (64 << 10) + info->count * lhi_tokens_width(info->vocab) + 12 * info->examples;
-    if (names != NULL) bytes += (int64_t)strlen(names);
-    return lhi_file_reserve(w->beside, bytes, true);
+    return bytes + (names != NULL ? (int64_t)strlen(names) : 0);
 }
 
 static lh_status write_begin(lh_tokens_writer *w, const char *names)
 {
     lh_status st = LH_OK;
-    LH_TRY(write_reserve(w, names));
+    /* Room is asked for before HDF5 begins, since the library does not survive a full disk well. */
+    LH_TRY(lhi_file_reserve(w->beside, write_bytes(w, names), true));
     LH_TRY(lh_h5_create(NULL, w->beside, LHI_SEAL_BYTES, &w->file));
-    LH_TRY(write_reserve(w, names));
+    LH_TRY(lhi_file_hold(NULL, w->beside, write_bytes(w, names)));
     LH_TRY(write_info(w->file, &w->info));
     if (names != NULL) LH_TRY(lh_h5_put_string(w->file, "vocabulary", names, true));
     LH_TRY(lh_h5_define(w->file, "tokens", lhi_tokens_h5_kind(w->info.vocab), 1, &w->info.count, 0,

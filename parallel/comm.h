@@ -96,6 +96,12 @@ lh_traffic *lh_comm_traffic(const lh_comm *c);
  * branch. */
 LH_NODISCARD lh_status lh_agree(lh_comm *c, lh_status st);
 
+/* lh_agree_words - do all ranks have the same words, such as the program's arguments? Collective on c.
+ * what: what they are, in the message. Errors: agreed LH_ERR_USAGE, which shows the first difference
+ * between rank 0 and the lowest rank that differs; LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_agree_words(lh_comm *c, const char *what, int count,
+                                      const char *const *word);
+
 /* lh_fatal - one line to standard error, then the whole job ends with exit code 1: for a failing
  * MPI call, a lost device, or a local error where the others cannot be told. The one place that
  * aborts. Does not return. */

@@ -173,7 +173,49 @@ static void test_agree_on_every_subset(void **state)
                       st); /* once more, as a caller further up does: the rank is not named twice */
         lh_assert_all(c, st == codes[lowest % 5]);
         lh_assert_all(c, strcmp(lh_error_text(), want + prefix) == 0);
+        st = lh_agree(c, lh_error_context(st, "the file of step 3")); /* nor behind a context */
+        lh_assert_all(c, strstr(lh_error_text(), "the file of step 3: ") == lh_error_text());
+        lh_assert_all(c, size == 1 || strcmp(lh_error_text() + 20, want + prefix) == 0 ||
+                             codes[lowest % 5] == LH_ERR_USAGE);
     }
+    lh_error_clear();
+}
+
+/* For every subset of ranks that differ in a word, lack one or have one more: the lowest one's words
+ * everywhere, beside rank 0's. */
+static void test_words_on_every_subset(void **state)
+{
+    lh_comm *c = *state;
+    static const char *const same[] = {"train", "a.yaml", "--resume"};
+    static const char *const other[] = {"train", "b.yaml", "--resume", "more"};
+    const struct {
+        const char *const *word;
+        int count;
+        const char *mine, *first;
+    } ways[] = {{other, 3, "b.yaml --resume", "a.yaml --resume"},
+                {same, 2, "", "--resume"},
+                {same, 0, "", "train a.yaml --resume"}};
+    for (int way = 0; way < 3; way++) {
+        for (int set = 0; set < 1 << lh_comm_size(c); set += 2) {
+            char want[160];
+            int lowest = 0;
+            bool differs = set >> lh_comm_rank(c) & 1;
+            while (lowest < lh_comm_size(c) && !(set >> lowest & 1)) lowest++;
+            (void)snprintf(want, sizeof want, "rank %d has '%s' where rank 0 has '%s'", lowest,
+                           ways[way].mine, ways[way].first);
+            lh_status st = lh_agree_words(c, "the command line", differs ? ways[way].count : 3,
+                                          differs ? ways[way].word : same);
+            lh_assert_all(c, st == (set == 0 ? LH_OK : LH_ERR_USAGE));
+            if (set == 0) continue;
+            lh_assert_all(c, strstr(lh_error_text(), "the command line differs") != NULL);
+            lh_assert_all(c, strstr(lh_error_text(), want) != NULL);
+        }
+    }
+    /* rank 0 alone has less than all others */
+    bool first = lh_comm_rank(c) == 0;
+    lh_status st = lh_agree_words(c, "the command line", first ? 3 : 4, other);
+    lh_assert_all(c, st == (lh_comm_size(c) > 1 ? LH_ERR_USAGE : LH_OK));
+    lh_assert_all(c, st == LH_OK || strstr(lh_error_text(), "rank 1 has 'more' where") != NULL);
     lh_error_clear();
 }
 
@@ -322,6 +364,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_messages_in_ring_order),
         cmocka_unit_test(test_sums_in_flight),
         cmocka_unit_test(test_agree_on_every_subset),
+        cmocka_unit_test(test_words_on_every_subset),
         cmocka_unit_test(test_collectives_are_counted_once),
         cmocka_unit_test(test_mesh_of_every_shape),
         cmocka_unit_test(test_mesh_refuses),

@@ -347,6 +347,28 @@ static void test_metrics_torn(void **state)
     lh_assert_all(c, holds(c, "metrics.jsonl", ""));
 }
 
+/* The file is taken away during the run, or another program writes it again. */
+static void test_metrics_moved(void **state)
+{
+    lh_comm *c = *state;
+    char path[LH_PATH_MAX];
+    lh_metrics *m = NULL;
+    lh_json j = {0};
+    begin(c);
+    lh_assert_all_ok(c, lh_metrics_open(c, folder, -1, &m));
+    line(c, m, "train", 1);
+    put(c, "metrics.jsonl", "edited\n"); /* another file of this name */
+    line(c, m, "train", 2);
+    lh_assert_all(c, holds(c, "metrics.jsonl", "edited\n{\"event\":\"train\",\"step\":2}\n"));
+    lh_assert_all_ok(c, lh_file_rename(c, in(path, "metrics.jsonl"), "scratch_moved.jsonl"));
+    lh_json_begin(&j);
+    lh_assert_all_code(c, lh_agree(c, lh_metrics_write(m, &j)), LH_ERR_IO);
+    lh_assert_all(c, strstr(lh_error_text(), "metrics.jsonl' is gone") != NULL);
+    lh_json_free(&j);
+    lh_metrics_close(&m);
+    lh_assert_all_ok(c, lh_file_remove(c, "scratch_moved.jsonl"));
+}
+
 static void test_log(void **state)
 {
     lh_comm *c = *state;
@@ -375,7 +397,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_folders),       cmocka_unit_test(test_bytes),
         cmocka_unit_test(test_bytes_refuses), cmocka_unit_test(test_json),
         cmocka_unit_test(test_metrics),       cmocka_unit_test(test_metrics_torn),
-        cmocka_unit_test(test_log),
+        cmocka_unit_test(test_metrics_moved), cmocka_unit_test(test_log),
     };
     return lh_test_mpi_main(argc, argv, "io", tests, sizeof tests / sizeof tests[0]);
 }
