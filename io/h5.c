@@ -351,8 +351,7 @@ lh_status lh_h5_find(lh_h5 *file, const char *name, lh_h5_data *data)
              name, file->path, data->ndim, LH_MAX_DIMS);
     (void)H5Sget_simple_extent_dims(space, extent, NULL);
     LH_CHECK(h5_holds(file, type, data->ndim, extent), LH_ERR_FORMAT,
-             "dataset '%s' of '%s' has more elements than the file has room for", name,
-             file->path);
+             "dataset '%s' of '%s' has more elements than the file has room for", name, file->path);
     for (int i = 0; i < data->ndim; i++) data->dim[i] = (int64_t)extent[i];
     data->kind = h5_kind_of(type, &data->text_bytes);
 done:

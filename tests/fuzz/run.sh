@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# bash tests/fuzz/run.sh FOLDER TARGET SECONDS: fuzzes FOLDER/tests/fuzz/fuzz_TARGET, beginning with tests/fuzz/corpus/TARGET.
+# bash tests/fuzz/run.sh FOLDER TARGET SECONDS: fuzzes FOLDER/tests/fuzz/fuzz_TARGET, beginning with tests/fuzz/corpus/TARGET
+# (inputs that found something, and a few to begin with) and, for `config`, the experiment files.
 # What is found lies in FOLDER/found, the log in FOLDER/fuzz_TARGET.log; one line says how it went. Exit code 1: a finding.
 # LH_FUZZ_SEED chooses the run (0: by time), 1 unless given.
 set -u
@@ -10,7 +11,7 @@ log=$folder/fuzz_$target.log
 # targets write many small files, and sync them: in memory, where there is such a folder
 scratch=$(mktemp -d /dev/shm/fuzz.XXXXXX 2>/dev/null || mktemp -d) || exit 1
 trap 'rm -rf "$scratch"' EXIT
-mkdir -p "$scratch/corpus" "$folder/found"
+mkdir -p "$scratch/corpus" "$scratch/seeds" "$folder/found"
 cd "$scratch" || exit 1
 # addresses in the same places each time: the sanitizers of clang 14 do not start everywhere otherwise
 fixed=()
@@ -23,13 +24,17 @@ config | set)
     grep -ohE '"[a-z_0-9.-]{2,24}"' "$source"/experiments/config_*.c "$source"/attention/*.c | sort -u >dictionary
     grep -ohE '[a-z_]+\|[a-z_|]+' "$source"/experiments/config_fields.c "$source"/attention/*.c | tr '|' '\n' |
         sort -u | sed -n 's/..*/"&"/p' >>dictionary
-    options+=(-dict=dictionary -max_len=2048) ;;
+    [ "$target" = set ] || for file in "$source"/experiments/*.yaml "$source"/experiments/*/*.yaml; do
+        { printf '\0' && cat "$file"; } >"seeds/$(basename "$file")"
+    done
+    options+=(-dict=dictionary -max_len=4096) ;;
 text) options+=(-max_len=512) ;;
 *) options+=(-max_len=256) ;;
 esac
 ASAN_OPTIONS=allocator_may_return_null=1:max_allocation_size_mb=256:quarantine_size_mb=16 \
     UBSAN_OPTIONS=print_stacktrace=1 LSAN_OPTIONS=suppressions=$source/tests/lsan.supp:print_suppressions=0 \
-    OMP_NUM_THREADS=1 ${fixed[@]+"${fixed[@]}"} "$folder/tests/fuzz/fuzz_$target" "${options[@]}" corpus "$source/tests/fuzz/corpus/$target" >"$log" 2>&1
+    OMP_NUM_THREADS=1 ${fixed[@]+"${fixed[@]}"} "$folder/tests/fuzz/fuzz_$target" "${options[@]}" \
+    corpus seeds "$source/tests/fuzz/corpus/$target" >"$log" 2>&1
 code=$?
 awk -v t="$target" '
     /^#[0-9]+/ { for (i = 2; i < NF; i++) { if ($i == "cov:") edges = $(i + 1); if ($i == "ft:") features = $(i + 1) } }
