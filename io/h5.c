@@ -11,6 +11,7 @@
 struct lh_h5 {
     hid_t id;
     lh_comm *comm; /* borrowed; NULL: this process alone */
+    bool written;  /* by us: its size is not known yet */
     char path[LH_PATH_MAX];
 };
 
@@ -178,6 +179,7 @@ lh_status lh_h5_create(lh_comm *comm, const char *path, int64_t user_bytes, lh_h
         st = lh_files_agree(comm, st);
     }
     if (st == LH_OK) {
+        file->written = true;
         file->id = H5Fcreate(path, H5F_ACC_TRUNC, shape, access);
         if (file->id < 0) st = h5_error(LH_ERR_IO, "create", "", path);
         st = lh_files_agree(comm, st);
@@ -319,6 +321,7 @@ static bool h5_holds(const lh_h5 *file, hid_t type, int ndim, const hsize_t *ext
 {
     hsize_t left = 0;
     size_t bytes = H5Tget_size(type);
+    if (file->written) return true;
     if (bytes == 0 || H5Fget_filesize(file->id, &left) < 0) return false;
     left = left * H5_INFLATES / bytes;
     for (int i = 0; i < ndim; i++) {
