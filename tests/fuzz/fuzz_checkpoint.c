@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { CHECK_SUM = 24, CHECK_SETS = LHI_CHECKPOINT_SETS };
+enum { CHECK_SUM = 24 };
 
 static const float check_weight[6] = {1, -2, 3, 0.5f, 1e-30f, -0.0f};
 static const double check_bias[4] = {0.25, -1e10, 3, 4};
@@ -93,7 +93,6 @@ static bool check_list(const char *path)
     bool sound = true;
     lh_status st = fuzz_status(lh_checkpoint_list(path, &info, check_item, &sound));
     fuzz_expect(st != LH_OK || info.config != NULL, "a checkpoint has a configuration");
-    if (info.config != NULL) sound = sound && strlen(info.config) < SIZE_MAX;
     lh_checkpoint_info_free(&info);
     return st == LH_OK && sound;
 }
@@ -133,7 +132,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (check_params == NULL) fuzz_expect(check_begin() == LH_OK, "there are parameters");
     bool changed = shape_write(&b, check_items, CHECK_ITEMS, LHI_SEAL_BYTES, path);
     fuzz_expect(lhi_checkpoint_seal(NULL, path) == LH_OK, "the file can be sealed");
-    bool spoiled = shape_spoil(&b, path);
+    bool spoiled = how >= SHAPE_SPOILED && shape_spoil(&b, path);
     bool good = check_by(how, path);
     fuzz_expect(good || changed || spoiled, "a sound file is read");
     fuzz_expect(!good || !spoiled, "a changed byte is found");

@@ -38,7 +38,9 @@ typedef struct shape_item {
 bool shape_write(fuzz_bytes *b, const shape_item *items, int count, int64_t user_bytes,
                  const char *path);
 
-/* shape_spoil - change one byte of the file, which the next bytes choose; false: none. Local. */
+/* shape_spoil - change one byte of the file, which the next bytes choose; false: none. Local. Targets do
+ * so where the first byte of an input is at least SHAPE_SPOILED. */
+enum { SHAPE_SPOILED = 240 };
 bool shape_spoil(fuzz_bytes *b, const char *path);
 
 /* shape_closed - no handle of HDF5 is left open. Local. */
