@@ -11,11 +11,11 @@ usage: bash tests/run.sh [--all] [--tidy] [--build NAME]... [--tests REGEX] [--n
   (nothing)       release at 1-5 ranks, double and asan at 1 and 3 ranks, warnings as errors, format, fuzzing (15 seconds
                   for each target)
   --all           release, debug, double and asan at 1-5 ranks, tests labelled slow too, release once more with each
-                  lesser instruction set; 10 minutes for each fuzz target; where installed: clang, clang-tidy, the static
-                  analyzer's MPI checks, valgrind on tests of one rank
+                  lesser instruction set; 10 minutes for each fuzz target; where installed: clang, clang-tidy (with the
+                  static analyzer and its MPI checks), valgrind on tests of one rank
   --tidy          clang-tidy as well
-  --build NAME    only this part (release, debug, double, asan, avx2, portable, ci, clang, format, fuzz, valgrind, mpi-checks,
-                  tidy); may be repeated
+  --build NAME    only this part (release, debug, double, asan, avx2, portable, ci, clang, format, fuzz, valgrind, tidy); may be
+                  repeated
   --tests REGEX   only tests whose name matches
   --no-install    leave setup.sh out
   --count FILE    print what a ctest report counts
@@ -187,6 +187,33 @@ check_fuzz() {
     done
 }
 
+# Memory errors that the sanitizers do not see: reading what was never written, and what the libraries do with our memory.
+# Tests of one rank in the debug build; valgrind knows no AVX-512. Left out: what takes longer than minutes there, and
+# programs that are to fail. Each program counts once.
+check_valgrind() {
+    local program name slow='accuracy|kernels|tiles|plan|golden_attention|conformance|invariance|model|step_plan|bench|must_fail.*|fatal'
+    note valgrind
+    if ! command -v valgrind >/dev/null; then skip 'valgrind: not installed'; return; fi
+    if ! grep -qw avx2 /proc/cpuinfo 2>/dev/null; then skip 'valgrind: the tests want avx2'; return; fi
+    build debug --preset debug || return
+    mkdir -p build/valgrind
+    rm -f build/valgrind/*.passed
+    for program in build/debug/tests/test_*; do
+        name=${program##*/test_}
+        [[ $name =~ ^($slow)$ ]] || [[ ! $name =~ ${filter:-.} ]] || echo "$name"
+    done >build/valgrind/list
+    (cd build/valgrind && LH_TEST_ISA=avx2 OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
+        OMPI_MCA_pml=ob1 xargs -P "$jobs" -I{} bash -c \
+        'timeout 1200 valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
+            --suppressions=../../tests/valgrind.supp ../debug/tests/test_{} >{}.log 2>&1 && : >{}.passed' <list)
+    while read -r name; do
+        if [ -e "build/valgrind/$name.passed" ]; then pass; else
+            fail "valgrind: $name (build/valgrind/$name.log)"
+            grep -A8 '^==[0-9]*== [A-Z0-9]' "build/valgrind/$name.log" | head -n 20
+        fi
+    done <build/valgrind/list
+}
+
 # part NAME: one of the parts that --build takes.
 part() {
     local some=1,3
@@ -207,6 +234,7 @@ part() {
         else skip 'clang: not installed'; fi ;;
     format) check_format ;;
     fuzz) check_fuzz ;;
+    valgrind) check_valgrind ;;
     tidy) check_tidy ;;
     *) echo "run.sh: no part '$1'" >&2; exit 2 ;;
     esac
@@ -221,7 +249,7 @@ fi
 parts=$only
 if [ -z "$parts" ]; then
     parts='format ci release fuzz double asan'
-    [ "$all" = 1 ] && parts='format ci release avx2 portable debug double asan clang tidy'
+    [ "$all" = 1 ] && parts='format ci release fuzz avx2 portable debug double asan clang tidy valgrind'
     [ "$all" = 0 ] && [ "$tidy" = 1 ] && parts="$parts tidy"
 fi
 for p in $parts; do part "$p"; done
