@@ -14,7 +14,10 @@ packages=(
     libcmocka-dev                           # tests
     bible-kjv gzip                          # the quickstart's text, and what it is compared with
 )
-optional=(clang-format-14)                  # the format check; not in every release
+optional=(                                  # tests; not in every release, parts that miss them are left out
+    clang-format-14                         # the format check
+    clang-14 libclang-rt-14-dev             # fuzzing
+)
 
 case ${1-} in
 '') ;;

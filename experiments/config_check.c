@@ -138,24 +138,30 @@ done:
     return st;
 }
 
-/* Nothing in a configuration may lead out of the output folder. */
+/* Ends of lines, escapes for terminals and the like. */
+static bool check_control(const char *text)
+{
+    for (const char *c = text; *c != '\0'; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f) return true;
+    return false;
+}
+
+/* Nothing in a configuration may lead out of the run's folder, nor into its log. */
 static lh_status check_run(const lh_node *root, const lh_config_run *run)
 {
     lh_status st = LH_OK;
     char p[LH_PLACE_MAX], shown[LH_SHOWN_MAX];
-    bool control = false;
     (void)lh_text_shown(run->name, shown, sizeof shown);
-    for (const char *c = run->name; *c != '\0'; c++)
-        control = control || (unsigned char)*c < 0x20 || *c == 0x7f;
     LH_CHECK(run->name[0] != '\0' && run->name[0] != '.' && strchr(run->name, '/') == NULL &&
-                 !control && strlen(run->name) <= CHECK_NAME,
+                 !check_control(run->name) && strlen(run->name) <= CHECK_NAME,
              LH_ERR_USAGE,
              "%s: key 'run.name': expected a plain file name (no '/', no '.' in front, at most %d "
              "characters), got '%s'",
              check_place(root, "run.name", p), CHECK_NAME, shown);
-    LH_CHECK(run->output[0] != '\0', LH_ERR_USAGE,
-             "%s: key 'run.output': expected the path of a folder, got nothing",
-             check_place(root, "run.output", p));
+    LH_CHECK(run->output[0] != '\0' && !check_control(run->output), LH_ERR_USAGE,
+             "%s: key 'run.output': expected the path of a folder, got %s",
+             check_place(root, "run.output", p),
+             run->output[0] != '\0' ? "one with control characters" : "nothing");
 done:
     return st;
 }

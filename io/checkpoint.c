@@ -32,12 +32,14 @@ lh_status lhi_checkpoint_seal(lh_comm *comm, const char *path)
 
 enum { name_digits = 8 };
 
-/* The step that "step-NNNNNNNN" + tail names, or -1. */
+/* The step that "step-NNNNNNNN" + tail names, or -1: also for names that we would not give, which
+ * would stand for other files. */
 static int64_t name_step(const char *name, const char *tail)
 {
     if (strncmp(name, "step-", 5) != 0) return -1;
     size_t digits = strspn(name + 5, "0123456789");
     if (digits < name_digits || digits > 18 || strcmp(name + 5 + digits, tail) != 0) return -1;
+    if (digits > name_digits && name[5] == '0') return -1;
     return strtoll(name + 5, NULL, 10);
 }
 

@@ -45,6 +45,8 @@ static const char *files_advice(int error)
         return "; a part of the path is a file, not a folder";
     case EMFILE:
         return "; too many open files (ulimit -n)";
+    case ELOOP:
+        return "; a symbolic link lies there, and what it points to is not written: remove it";
     default:
         return "";
     }
@@ -77,6 +79,20 @@ lh_status lhi_write_all(int fd, const char *path, const void *bytes, size_t coun
         count -= (size_t)n;
     }
     return LH_OK;
+}
+
+lh_status lhi_file_append(const char *path, int *fd)
+{
+    *fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0666);
+    return *fd >= 0 ? LH_OK : files_error("append to", path);
+}
+
+lh_status lhi_file_new(const char *path, FILE **file)
+{
+    *file = NULL;
+    if (unlink(path) != 0 && errno != ENOENT) return files_error("remove", path);
+    *file = fopen(path, "wxe");
+    return *file != NULL ? LH_OK : files_error("create", path);
 }
 
 lh_status lhi_file_sync(const char *path)
@@ -118,7 +134,7 @@ static lh_status files_reserve(const char *path, int64_t bytes, bool try_disk, b
                         "'%s' needs about %lld bytes; the file size limit (ulimit -f) is %lld",
                         path, (long long)bytes, (long long)limit.rlim_cur);
     if (!try_disk) return LH_OK;
-    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (fd < 0) return files_error("create", path);
 #ifdef __linux__
     *held = fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes) == 0;
@@ -282,7 +298,7 @@ static lh_status files_replace(const char *path, const char *bytes, size_t count
     int n = snprintf(beside, sizeof beside, "%s.tmp", path);
     if (n < 0 || n >= (int)sizeof beside)
         return LH_RAISE(LH_ERR_USAGE, "the path '%.60s...' is too long", path);
-    int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (fd < 0) return files_error("create", beside);
     LH_TRY(lhi_write_all(fd, beside, bytes, count));
     if (fsync(fd) != 0) LH_TRY(files_error("sync", beside));

@@ -1,10 +1,13 @@
 #pragma once
-/* Files and folders of a run: rank 0 acts, all ranks agree.
+/* Files and folders of a run: rank 0 acts, all ranks agree. Links to folders are followed; where a
+ * file is to be written, a symbolic link is an error or is replaced: nothing else is written to.
  *
  * Every function takes the communicator of the ranks that call it together; NULL stands for one
  * process without MPI (plan, report, prepare, inspect). All arguments must be the same on all
  * ranks. */
 #include "parallel/comm.h"
+
+#include <stdio.h>
 
 enum { LH_PATH_MAX = 4096 };
 
@@ -65,6 +68,11 @@ LH_NODISCARD lh_status lhi_file_reserve(const char *path, int64_t bytes, bool tr
  * full disk any more. Where the file system cannot promise room the file is filled with zeros, each
  * rank a part, so that it may be longer afterwards. Collective on comm. Errors: agreed LH_ERR_IO. */
 LH_NODISCARD lh_status lhi_file_hold(lh_comm *comm, const char *path, int64_t bytes);
+
+/* lhi_file_append - open at its end, or make, a file that is no link. lhi_file_new - an empty file in the
+ * place of whatever has the name. Local. The caller closes them. Errors: LH_ERR_IO. */
+LH_NODISCARD lh_status lhi_file_append(const char *path, int *fd);
+LH_NODISCARD lh_status lhi_file_new(const char *path, FILE **file);
 
 /* lhi_file_move - lh_file_rename on this process alone. Local. Errors: LH_ERR_IO. */
 LH_NODISCARD lh_status lhi_file_move(const char *from, const char *to);

@@ -13,6 +13,7 @@ enum { h5_headroom = 32 << 20 }; /* bytes */
 struct lh_h5 {
     hid_t id;
     lh_comm *comm; /* borrowed; NULL: this process alone */
+    bool written;  /* by us: its size is not known yet */
     char path[LH_PATH_MAX];
 };
 
@@ -197,6 +198,7 @@ lh_status lh_h5_create(lh_comm *comm, const char *path, int64_t user_bytes, lh_h
         st = lh_files_agree(comm, st);
     }
     if (st == LH_OK) {
+        file->written = true;
         file->id = H5Fcreate(path, H5F_ACC_TRUNC, shape, access);
         int64_t made = file->id >= 0;
         if (!made) st = h5_error(LH_ERR_IO, "create", "", path);
@@ -328,6 +330,26 @@ done:
     return st;
 }
 
+/* Bytes that one byte of a file can stand for: deflated chunks, at most (zlib's limit). */
+enum { H5_INFLATES = 1032 };
+
+/* Has the file room for so many elements? So every count and product of counts stays far below an
+ * overflow, and nobody reads for hours what was never written. */
+static bool h5_holds(const lh_h5 *file, hid_t type, int ndim, const hsize_t *extent)
+{
+    hsize_t left = 0;
+    size_t bytes = H5Tget_size(type);
+    if (file->written) return true;
+    if (bytes == 0 || H5Fget_filesize(file->id, &left) < 0) return false;
+    left = left * H5_INFLATES / bytes;
+    for (int i = 0; i < ndim; i++) {
+        hsize_t n = extent[i] > 0 ? extent[i] : 1;
+        if (n > left) return false;
+        left /= n;
+    }
+    return left > 0;
+}
+
 lh_status lh_h5_find(lh_h5 *file, const char *name, lh_h5_data *data)
 {
     lh_status st = LH_OK;
@@ -349,6 +371,8 @@ lh_status lh_h5_find(lh_h5 *file, const char *name, lh_h5_data *data)
              LH_ERR_FORMAT, "dataset '%s' of '%s' has %d dimensions; at most %d were expected",
              name, file->path, data->ndim, LH_MAX_DIMS);
     (void)H5Sget_simple_extent_dims(space, extent, NULL);
+    LH_CHECK(h5_holds(file, type, data->ndim, extent), LH_ERR_FORMAT,
+             "dataset '%s' of '%s' has more elements than the file has room for", name, file->path);
     for (int i = 0; i < data->ndim; i++) data->dim[i] = (int64_t)extent[i];
     data->kind = h5_kind_of(type, &data->text_bytes);
 done:
@@ -479,6 +503,8 @@ static lh_status h5_transfer(const lh_h5_data *data, lh_h5_kind kind, const lh_h
     LH_CHECK(data->kind != LH_H5_OTHER && text == (kind == LH_H5_TEXT), LH_ERR_FORMAT,
              "dataset '%s' of '%s' does not hold %s", data->name, data->path,
              kind == LH_H5_TEXT ? "text" : "numbers as expected");
+    LH_CHECK(!text || data->ndim == 0, LH_ERR_FORMAT, "dataset '%s' of '%s' holds several texts",
+             data->name, data->path);
     type = text ? h5_text_type(data->text_bytes) : H5Tcopy(h5_memory_type(kind));
     if (type < 0) LH_TRY(h5_error(LH_ERR_IO, "convert", data->name, data->path));
     LH_TRY(h5_select(data, slab, &memory, &disk));
@@ -574,8 +600,8 @@ static lh_status h5_get(lh_h5 *file, const char *object, const char *name, hid_t
     }
     if (type < 0 || space < 0)
         LH_TRY(h5_error(LH_ERR_FORMAT, "open the attribute", name, file->path));
-    LH_CHECK(H5Sget_simple_extent_npoints(space) == 1, LH_ERR_FORMAT,
-             "attribute '%s' of '%s' is no single value", name, file->path);
+    LH_CHECK(H5Sget_simple_extent_npoints(space) == 1 && h5_holds(file, type, 0, NULL),
+             LH_ERR_FORMAT, "attribute '%s' of '%s' is no single value", name, file->path);
     *kind = h5_kind_of(type, text_bytes);
 done:
     h5_drop(&type, H5Tclose);

@@ -84,7 +84,7 @@ LH_NODISCARD lh_status lh_h5_define(lh_h5 *file, const char *name, lh_h5_kind ki
                                     const int64_t *dim, size_t text_bytes, lh_h5_data *data);
 
 /* lh_h5_find - open a dataset. Local. Errors: LH_ERR_FORMAT (no such dataset, more than 6
- * dimensions). */
+ * dimensions, more elements than the file can hold). */
 LH_NODISCARD lh_status lh_h5_find(lh_h5 *file, const char *name, lh_h5_data *data);
 
 /* lh_h5_has - is there a dataset, group (name) or attribute of the file (name with a leading '@')?
@@ -96,8 +96,8 @@ void lh_h5_release(lh_h5_data *data);
 
 /* lh_h5_write, lh_h5_read - the elements of slab (NULL: all), row-major in memory, of the given
  * kind there; HDF5 converts between numbers. Each rank for itself. Text: the whole string, memory
- * of text_bytes. Errors, local: LH_ERR_IO; LH_ERR_FORMAT (text against numbers); LH_ERR_BUG (slab
- * outside the dataset). */
+ * of text_bytes. Errors, local: LH_ERR_IO; LH_ERR_FORMAT (text against numbers, several texts);
+ * LH_ERR_BUG (slab outside the dataset). */
 LH_NODISCARD lh_status lh_h5_write(const lh_h5_data *data, lh_h5_kind kind, const lh_h5_slab *slab,
                                    const void *memory);
 LH_NODISCARD lh_status lh_h5_read(const lh_h5_data *data, lh_h5_kind kind, const lh_h5_slab *slab,

@@ -114,10 +114,8 @@ static lh_status metrics_trim(const char *folder, const char *path, int64_t resu
     LH_TRY(lhi_path(c.keep_path, folder, "metrics.jsonl.tmp"));
     LH_TRY(lhi_path(c.cut_tmp, folder, "metrics-cut.jsonl.tmp"));
     LH_TRY(lhi_file_aside_path(folder, "metrics", "jsonl", c.cut_path));
-    c.keep = fopen(c.keep_path, "we");
-    LH_CHECK(c.keep != NULL, LH_ERR_IO, "cannot create '%s': %s", c.keep_path, strerror(errno));
-    c.cut = fopen(c.cut_tmp, "we");
-    LH_CHECK(c.cut != NULL, LH_ERR_IO, "cannot create '%s': %s", c.cut_tmp, strerror(errno));
+    LH_TRY(lhi_file_new(c.keep_path, &c.keep));
+    LH_TRY(lhi_file_new(c.cut_tmp, &c.cut));
     LH_TRY(metrics_split(&c, resume_step, path));
     LH_TRY(metrics_finish(&c.keep, c.keep_path));
     LH_TRY(metrics_finish(&c.cut, c.cut_tmp));
@@ -136,13 +134,6 @@ done:
 /* --- metrics
  * ------------------------------------------------------------------------------------------------------- */
 
-static lh_status metrics_append(const char *path, int *fd)
-{
-    *fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    if (*fd >= 0) return LH_OK;
-    return LH_RAISE(LH_ERR_IO, "cannot append to '%s': %s", path, strerror(errno));
-}
-
 lh_status lh_metrics_open(lh_comm *comm, const char *folder, int64_t resume_step, lh_metrics **out)
 {
     lh_status st = LH_OK;
@@ -155,7 +146,7 @@ lh_status lh_metrics_open(lh_comm *comm, const char *folder, int64_t resume_step
             LH_TRY(lh_file_aside(NULL, folder, "metrics", "jsonl"));
         else
             LH_TRY(metrics_trim(folder, m->path, resume_step));
-        LH_TRY(metrics_append(m->path, &m->fd));
+        LH_TRY(lhi_file_append(m->path, &m->fd));
     }
 done:
     st = lh_files_agree(comm, st);
@@ -285,7 +276,7 @@ lh_status lh_log_open(lh_comm *comm, const char *folder, lh_log **out)
     LH_TRY(lh_new(sizeof *log, &log));
     log->fd = -1;
     LH_TRY(lhi_path(path, folder, "log.txt"));
-    if (lhi_lead(comm)) LH_TRY(metrics_append(path, &log->fd));
+    if (lhi_lead(comm)) LH_TRY(lhi_file_append(path, &log->fd));
 done:
     st = lh_files_agree(comm, st);
     if (st != LH_OK) lh_log_close(&log);

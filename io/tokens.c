@@ -79,7 +79,8 @@ static lh_status tokens_info_get(lh_h5 *file, lh_tokens_info *info)
     info->vocabulary = (uint64_t)digest;
     info->width = lhi_tokens_width(info->vocab);
     LH_CHECK(complete == 1 && info->vocab >= 1 && info->vocab <= INT32_MAX && info->count >= 1 &&
-                 info->examples >= 0,
+                 info->count <= INT64_MAX / 16 && info->examples >= 0 &&
+                 info->examples <= info->count,
              LH_ERR_FORMAT, "%lld tokens of a vocabulary of %lld, %lld examples",
              (long long)info->count, (long long)info->vocab, (long long)info->examples);
 done:

@@ -2,8 +2,11 @@
 #
 #   includes    point downwards only: core <- parallel <- attention <- models <- experiments; io: core, parallel
 #   libraries   mpi.h only in parallel, hdf5.h and yaml.h only in io, CUDA only in core, blis.h only in core,
-#               cmocka.h only in tests/lh_test.h; mechanism files never include each other
-#   calls       exit, abort, assert, system, popen and their like nowhere but in experiments/main.c and parallel/fatal.c
+#               cmocka.h only in tests/lh_test.h; mechanism files never include each other; tests/fuzz
+#               makes HDF5 files of its own
+#   calls       exit, abort, assert and their like nowhere but in experiments/main.c and parallel/fatal.c
+#   shells      system, popen, exec.., posix_spawn, fork, wordexp, dlopen nowhere at all: what a user writes is never a
+#               command, and never code
 #   elements    no sizeof(float), sizeof(lh_real) but in typed kernels and tests: element bytes come from the dtype
 #   sources     every .c file of a folder is named in CMakeLists.txt (or in registry.def)
 #
@@ -59,6 +62,8 @@ function(read_code file var)
     set(${var} "${code}" PARENT_SCOPE)
 endfunction()
 
+set(shell_calls "(system|popen|exec[lv]p?e?|execvpe|execveat|fexecve|posix_spawnp?|v?fork|wordexp|dlopen)")
+
 # A library header where it does not belong: pattern, then the files that may include it.
 macro(check_library file line header pattern allowed)
     if("${header}" MATCHES "${pattern}" AND NOT "${file}" MATCHES "${allowed}")
@@ -78,8 +83,8 @@ macro(check_include file line folder header)
         endif()
     endif()
     check_library("${file}" ${line} "${header}" "^mpi\\.h$" "^parallel/")
-    check_library("${file}" ${line} "${header}" "^parallel/mpi_handle\\.h$" "^(parallel|io)/")
-    check_library("${file}" ${line} "${header}" "^(hdf5|H5[a-zA-Z]*)\\.h$" "^io/")
+    check_library("${file}" ${line} "${header}" "^parallel/mpi_handle\\.h$" "^(parallel|io|tests/fuzz)/")
+    check_library("${file}" ${line} "${header}" "^(hdf5|H5[a-zA-Z]*)\\.h$" "^(io|tests/fuzz)/")
     check_library("${file}" ${line} "${header}" "^yaml\\.h$" "^io/")
     check_library("${file}" ${line} "${header}" "^(blis/)?(blis|cblas)\\.h$" "^core/")
     check_library("${file}" ${line} "${header}" "^(cuda|cublas|cudnn|nccl)[a-zA-Z0-9_]*\\.h$" "^core/")
@@ -91,11 +96,13 @@ macro(check_line file line folder text)
     if("${text}" MATCHES "^[ \t]*#[ \t]*include[ \t]*<([^>]*)>")
         set(header "${CMAKE_MATCH_1}") # the checks below change CMAKE_MATCH_1
         check_include("${file}" ${line} ${folder} "${header}")
-    elseif("${text}" MATCHES "(^|[^a-zA-Z0-9_])(exit|_exit|_Exit|quick_exit|abort|assert|system|popen|MPI_Abort)[ \t]*\\(")
+    elseif("${text}" MATCHES "(^|[^a-zA-Z0-9_])(exit|_exit|_Exit|quick_exit|abort|assert|MPI_Abort)[ \t]*\\(")
         set(call "${CMAKE_MATCH_2}")
         if(NOT "${file}" MATCHES "^(experiments/main\\.c|parallel/fatal\\.c)$")
             violation("${file}" ${line} "${call}() is allowed in experiments/main.c and parallel/fatal.c only")
         endif()
+    elseif("${text}" MATCHES "(^|[^a-zA-Z0-9_])${shell_calls}[ \t]*\\(")
+        violation("${file}" ${line} "${CMAKE_MATCH_2}() is allowed nowhere: no program is started, no code is loaded")
     elseif("${text}" MATCHES "sizeof[ \t]*\\([ \t]*(float|lh_real)[ \t]*\\)")
         set(type "${CMAKE_MATCH_1}")
         if(NOT "${file}" MATCHES "^(core/(tensor|gemm|kernels|tiles)[a-z0-9_]*\\.[ch]|tests/.*)$")
@@ -134,7 +141,7 @@ foreach(folder IN LISTS below_tests)
         foreach(text IN LISTS code)
             math(EXPR number "${number} + 1")
             # most lines cannot offend: look closer only at those that name something of the rules
-            if(text MATCHES "include|exit|Exit|abort|assert|system|popen|Abort|sizeof")
+            if(text MATCHES "include|exit|Exit|abort|assert|Abort|sizeof|system|popen|exec|spawn|fork|wordexp|dlopen")
                 check_line("${file}" ${number} ${folder} "${text}")
             endif()
         endforeach()

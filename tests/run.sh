@@ -8,16 +8,20 @@ usage() {
 usage: bash tests/run.sh [--all] [--tidy] [--build NAME]... [--tests REGEX] [--no-install]
        bash tests/run.sh --count JUNIT.xml
 
-  (nothing)       release at 1-5 ranks, double and asan at 1 and 3 ranks, warnings as errors, format
+  (nothing)       release at 1-5 ranks, double and asan at 1 and 3 ranks, warnings as errors, format, fuzzing (15 seconds
+                  for each target)
   --all           release, debug, double and asan at 1-5 ranks, tests labelled slow too, release once more with each
-                  lesser instruction set, clang where installed, clang-tidy
+                  lesser instruction set; 10 minutes for each fuzz target; where installed: clang, clang-tidy (with the
+                  static analyzer and its MPI checks), valgrind on tests of one rank
   --tidy          clang-tidy as well
-  --build NAME    only this part (release, debug, double, asan, avx2, portable, ci, clang, format, tidy); may be repeated
+  --build NAME    only this part (release, debug, double, asan, avx2, portable, ci, clang, format, fuzz, valgrind, tidy); may be
+                  repeated
   --tests REGEX   only tests whose name matches
   --no-install    leave setup.sh out
   --count FILE    print what a ctest report counts
 Each test counts once for each rank count and build; the exit code is 1 if anything failed.
-LH_JOBS sets how many processors are used (default: all). Build folders: build/NAME.
+LH_JOBS sets how many processors are used (default: all), LH_FUZZ_SECONDS how long each target is fuzzed. Build folders:
+build/NAME.
 EOF
 }
 
@@ -142,6 +146,74 @@ check_tidy() {
     else fail tidy; fi
 }
 
+# A clang that has its fuzzer library.
+fuzz_compiler() {
+    local tool
+    for tool in clang-14 clang; do
+        if echo 'int LLVMFuzzerTestOneInput(const char *p, long n); int LLVMFuzzerTestOneInput(const char *p, long n) { return !p && n; }' |
+            "$tool" -fsanitize=fuzzer,address,undefined -x c - -o /dev/null 2>/dev/null; then
+            echo "$tool"
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Each target counts once. What is not fuzzed comes from the libraries of the release build, made by gcc with its OpenMP.
+check_fuzz() {
+    local tool target targets='checkpoint tokens config set' seconds=15 log=build/fuzz.log
+    [ "$all" = 1 ] && targets="$targets text" seconds=600
+    note fuzz
+    if ! tool=$(fuzz_compiler); then
+        skip 'fuzz: clang with its fuzzer library is not installed (Debian: clang-14 libclang-rt-14-dev)'
+        return
+    fi
+    mkdir -p build/fuzz
+    rm -f build/fuzz/*.passed
+    if ! { cmake --preset release && cmake --build build/release --parallel "$jobs" --target lh_experiments &&
+        cmake -S . -B build/fuzz -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_COMPILER="$tool" -DLH_TESTS=OFF \
+            -DLH_FUZZ="$PWD/build/release" -DOpenMP_C_FLAGS=-fopenmp -DOpenMP_C_LIB_NAMES=gomp \
+            -DOpenMP_gomp_LIBRARY="$(gcc -print-file-name=libgomp.so)" &&
+        cmake --build build/fuzz --parallel "$jobs" --target fuzzers; } >"$log" 2>&1; then
+        grep -E -A4 'error:|CMake Error|undefined reference' "$log" | head -n 40
+        fail "build fuzz (see $log)"
+        return
+    fi
+    note "fuzz ${LH_FUZZ_SECONDS:-$seconds} seconds each"
+    echo "$targets" | tr ' ' '\n' | xargs -P "$jobs" -I{} bash -c \
+        "bash tests/fuzz/run.sh build/fuzz {} ${LH_FUZZ_SECONDS:-$seconds} && : >build/fuzz/{}.passed"
+    for target in $targets; do
+        if [ -e "build/fuzz/$target.passed" ]; then pass; else fail "fuzz: $target (build/fuzz/fuzz_$target.log)"; fi
+    done
+}
+
+# Memory errors that the sanitizers do not see: reading what was never written, and what the libraries do with our memory.
+# Tests of one rank in the debug build; valgrind knows no AVX-512. Left out: what takes longer than minutes there, and
+# programs that are to fail. Each program counts once.
+check_valgrind() {
+    local program name slow='accuracy|kernels|tiles|plan|golden_attention|conformance|invariance|model|step_plan|bench|must_fail.*|fatal'
+    note valgrind
+    if ! command -v valgrind >/dev/null; then skip 'valgrind: not installed'; return; fi
+    if ! grep -qw avx2 /proc/cpuinfo 2>/dev/null; then skip 'valgrind: the tests want avx2'; return; fi
+    build debug --preset debug || return
+    mkdir -p build/valgrind
+    rm -f build/valgrind/*.passed
+    for program in build/debug/tests/test_*; do
+        name=${program##*/test_}
+        [[ $name =~ ^($slow)$ ]] || [[ ! $name =~ ${filter:-.} ]] || echo "$name"
+    done >build/valgrind/list
+    (cd build/valgrind && LH_TEST_ISA=avx2 OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
+        OMPI_MCA_pml=ob1 xargs -P "$jobs" -I{} bash -c \
+        'timeout 1200 valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
+            --suppressions=../../tests/valgrind.supp ../debug/tests/test_{} >{}.log 2>&1 && : >{}.passed' <list)
+    while read -r name; do
+        if [ -e "build/valgrind/$name.passed" ]; then pass; else
+            fail "valgrind: $name (build/valgrind/$name.log)"
+            grep -A8 '^==[0-9]*== [A-Z0-9]' "build/valgrind/$name.log" | head -n 20
+        fi
+    done <build/valgrind/list
+}
+
 # part NAME: one of the parts that --build takes.
 part() {
     local some=1,3
@@ -161,6 +233,8 @@ part() {
             build clang --preset debug -B build/clang -DCMAKE_C_COMPILER=clang && run_tests clang '1 2 3 4 5'
         else skip 'clang: not installed'; fi ;;
     format) check_format ;;
+    fuzz) check_fuzz ;;
+    valgrind) check_valgrind ;;
     tidy) check_tidy ;;
     *) echo "run.sh: no part '$1'" >&2; exit 2 ;;
     esac
@@ -174,8 +248,8 @@ fi
 
 parts=$only
 if [ -z "$parts" ]; then
-    parts='format ci release double asan'
-    [ "$all" = 1 ] && parts='format ci release avx2 portable debug double asan clang tidy'
+    parts='format ci release fuzz double asan'
+    [ "$all" = 1 ] && parts='format ci release fuzz avx2 portable debug double asan clang tidy valgrind'
     [ "$all" = 0 ] && [ "$tidy" = 1 ] && parts="$parts tidy"
 fi
 for p in $parts; do part "$p"; done

@@ -132,6 +132,13 @@ says_not err 'No such file'
 expect 2 2 train tiny.yaml --set run.name=../up
 says err 'run.name'
 missing up runs/up
+# a link in the run's folder is no way out of it
+mkdir -p runs/linked
+echo precious >precious
+ln -s ../../precious runs/linked/log.txt
+expect 1 1 train tiny.yaml --set run.name=linked
+says err 'a symbolic link lies there'
+same "what a link pointed to" "$(cat precious)" precious
 
 # --- paths start at the working directory, base: at the naming file ---
 mkdir -p studies

@@ -492,6 +492,7 @@ static void test_keep(void **state)
     lh_assert_all_ok(c, lh_folder_make(c, folder));
     lh_assert_all_ok(c, lh_write_small(c, in(path, "step-00000003.h5.tmp"), "x", 1));
     lh_assert_all_ok(c, lh_write_small(c, in(path, "step-3.h5"), "x", 1));
+    lh_assert_all_ok(c, lh_write_small(c, in(path, "step-000000009.h5"), "x", 1));
     lh_assert_all(c, newest_is(c, 0, NULL));
     for (int step = 1; step <= 4; step++) lh_assert_all_ok(c, write_step(&f, step, 2));
     lh_assert_all_ok(c, write_step(&f, 123456789012, 2)); /* more than eight digits: the newest */

@@ -142,6 +142,44 @@ static void test_folders(void **state)
     lh_barrier(c);
 }
 
+/* folder/name becomes a link to folder/to. */
+static void link_to(lh_comm *c, const char *name, const char *to)
+{
+    char path[LH_PATH_MAX];
+    lh_assert_all(c, lh_comm_rank(c) > 0 || symlink(to, in(path, name)) == 0);
+    lh_barrier(c);
+}
+
+/* Where a file is written, a link is no way to another one. */
+static void test_links(void **state)
+{
+    char path[LH_PATH_MAX];
+    lh_comm *c = *state;
+    lh_metrics *m = NULL;
+    lh_log *log = NULL;
+    begin(c);
+    put(c, "precious", "kept");
+    link_to(c, "config.yaml.tmp", "precious");
+    lh_assert_all_code(c, lh_write_small(c, in(path, "config.yaml"), "x", 1), LH_ERR_IO);
+    lh_assert_all(c, says("a symbolic link lies there"));
+    link_to(c, "log.txt", "precious");
+    lh_assert_all_code(c, lh_log_open(c, folder, &log), LH_ERR_IO);
+    link_to(c, "metrics.jsonl", "nowhere");
+    lh_assert_all_code(c, lh_metrics_open(c, folder, -1, &m), LH_ERR_IO);
+    lh_assert_all_ok(c, lh_file_remove(c, in(path, "metrics.jsonl")));
+    put(c, "metrics.jsonl", "{\"step\":1}\n{\"step\":2}\n");
+    link_to(c, "metrics.jsonl.tmp", "precious");
+    link_to(c, "metrics-cut.jsonl.tmp", "nowhere");
+    lh_assert_all_ok(c, lh_metrics_open(c, folder, 1, &m));
+    lh_metrics_close(&m);
+    lh_assert_all(c, holds(c, "metrics.jsonl", "{\"step\":1}\n"));
+    link_to(c, "step.tmp", "precious");
+    lh_status st = lh_comm_rank(c) == 0 ? lhi_file_reserve(in(path, "step.tmp"), 9, true) : LH_OK;
+    lh_assert_all_code(c, lh_agree(c, st), LH_ERR_IO);
+    lh_assert_all(c, holds(c, "precious", "kept"));
+    lh_assert_all(c, !lh_file_exists(c, in(path, "nowhere")));
+}
+
 static void test_bytes(void **state)
 {
     lh_comm *c = *state;
@@ -393,11 +431,12 @@ static void test_log(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_small_files),   cmocka_unit_test(test_small_file_without_memory),
-        cmocka_unit_test(test_folders),       cmocka_unit_test(test_bytes),
-        cmocka_unit_test(test_bytes_refuses), cmocka_unit_test(test_json),
-        cmocka_unit_test(test_metrics),       cmocka_unit_test(test_metrics_torn),
-        cmocka_unit_test(test_metrics_moved), cmocka_unit_test(test_log),
+        cmocka_unit_test(test_small_files),  cmocka_unit_test(test_small_file_without_memory),
+        cmocka_unit_test(test_folders),      cmocka_unit_test(test_links),
+        cmocka_unit_test(test_bytes),        cmocka_unit_test(test_bytes_refuses),
+        cmocka_unit_test(test_json),         cmocka_unit_test(test_metrics),
+        cmocka_unit_test(test_metrics_torn), cmocka_unit_test(test_metrics_moved),
+        cmocka_unit_test(test_log),
     };
     return lh_test_mpi_main(argc, argv, "io", tests, sizeof tests / sizeof tests[0]);
 }

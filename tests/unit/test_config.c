@@ -435,6 +435,9 @@ static void test_contradictions_of_tasks(void **state)
     expect_refusals(bad, sizeof bad / sizeof bad[0]);
 }
 
+#define FIFTY "12345678901234567890123456789012345678901234567890"
+#define LONG_NAME FIFTY FIFTY FIFTY FIFTY "1"
+
 static void test_run_names(void **state)
 {
     (void)state;
@@ -444,7 +447,12 @@ static void test_run_names(void **state)
         {SMALL "run: {name: .hidden}\n", "key 'run.name': expected a plain file name"},
         {SMALL "run: {name: ''}\n", "key 'run.name': expected a plain file name"},
         {SMALL "run: {name: \"a\\nb\"}\n", "got 'a?b'"},
-        {SMALL "run: {output: ''}\n", "key 'run.output': expected the path of a folder"},
+        {SMALL "run: {name: a/../../b}\n", "key 'run.name': expected a plain file name"},
+        {SMALL "run: {name: /tmp/b}\n", "key 'run.name': expected a plain file name"},
+        {SMALL "run: {name: \"a\\eb\"}\n", "got 'a?b'"},
+        {SMALL "run: {name: " LONG_NAME "}\n", "at most 200 characters"},
+        {SMALL "run: {output: ''}\n", "key 'run.output': expected the path of a folder, got noth"},
+        {SMALL "run: {output: \"a\\nb\"}\n", "got one with control characters"},
         {SMALL "mesh: {ulysses: 2}\n",
          "a.yaml:3:17: key 'mesh.ulysses': groups of 2 ranks are for mesh.exchange: ulysses"},
         {SMALL "mesh: {exchange: ulisses}\n", "did you mean 'ulysses'?"},
