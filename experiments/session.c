@@ -309,7 +309,8 @@ lh_status lh_session_open(lh_comm *world, lh_config *config, bool trainable, lh_
     s->host = lh_host_of(world);
     LH_TRY(session_check_ranks(config, lh_comm_size(world)));
     LH_TRY(session_isa(s, &isa));
-    LH_TRY(lh_mesh_create((int)config->mesh.data, &s->mesh));
+    LH_TRY(lh_comm_size(world) == 1 ? lh_mesh_create_self(&s->mesh)
+                                    : lh_mesh_create((int)config->mesh.data, &s->mesh));
     LH_TRY(lh_mesh_split(s->mesh, session_ways(config, s->mesh->size[LH_AXIS_SEQ])));
     LH_TRY(lh_task_open(world, config, &s->task));
     /* local from here on, and agreed on once */
