@@ -9,15 +9,15 @@ count=${LH_RANDOM_COUNT:-6}
 if [ -n "${LH_ALL:-}" ]; then count=${LH_RANDOM_COUNT:-60}; elif ! thorough; then count=2; fi
 "$LH_RANDOM_CONFIG" data || fail "the data files cannot be written"
 
-# key FILE NAME: a number of one JSON object.
-key() { value "$2" "$1" | head -n 1; }
+# whole FILE KEY: of a plan, whose whole-job numbers come first.
+whole() { grep -oE "\"$2\":[^,}]*" "$1" | head -n 1 | cut -d : -f 2; }
 
 # as_planned RUN RANKS: the first step's bytes and memory, exactly.
 as_planned() {
     expect 0 0 plan case.yaml --ranks "$2" --json
     cp out plan.json
-    same "configuration $number: sent_bytes" "$(metric "$1" train 1 sent_bytes)" "$(key plan.json sent_bytes_step)"
-    same "configuration $number: peak_bytes" "$(metric "$1" train 1 peak_bytes)" "$(key plan.json peak_bytes)"
+    same "configuration $number: sent_bytes" "$(metric "$1" train 1 sent_bytes)" "$(whole plan.json sent_bytes_step)"
+    same "configuration $number: peak_bytes" "$(metric "$1" train 1 peak_bytes)" "$(whole plan.json peak_bytes)"
 }
 
 # refused TEXT: exit code 2 and a message that names it.
