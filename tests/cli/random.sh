@@ -5,8 +5,8 @@
 
 seed=${LH_RANDOM_SEED:-6}
 first=${LH_RANDOM_FIRST:-0}
-count=${LH_RANDOM_COUNT:-6}
-if [ -n "${LH_ALL:-}" ]; then count=${LH_RANDOM_COUNT:-60}; elif ! thorough; then count=2; fi
+count=${LH_RANDOM_COUNT:-4}
+if [ -n "${LH_ALL:-}" ]; then count=${LH_RANDOM_COUNT:-60}; fi
 "$LH_RANDOM_CONFIG" data || fail "the data files cannot be written"
 
 # whole FILE KEY: of a plan, whose whole-job numbers come first.
