@@ -7,6 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "experiments/bench.h"
 #include "experiments/convert.h"
@@ -20,7 +23,8 @@
 #include "io/settings_fill.h"
 
 enum { EXIT_RUN_FAILED = 1, EXIT_BAD_USAGE = 2, EXIT_STOPPED = 75 };
-enum { MAIN_LOOK = 1000 }; /* names in a folder that are looked at */
+enum { MAIN_LOOK = 1000 };       /* names in a folder that are looked at */
+enum { MAIN_LARGE = 128 << 10 }; /* bytes */
 
 /* The one mutable global: set by a signal, read between steps. */
 static volatile sig_atomic_t main_stop;
@@ -45,6 +49,15 @@ static void main_catch_signals(void)
     /* a file-size limit becomes a write error with a message instead of a dead process */
     action.sa_handler = SIG_IGN;
     (void)sigaction(SIGXFSZ, &action, NULL);
+}
+
+/* Large blocks go back to the system as soon as they are released. Left alone, glibc keeps more of them the
+ * larger they were; what a checkpoint takes for a moment then breaks up a heap that only grows. */
+static void main_return_memory(void)
+{
+#ifdef __GLIBC__
+    (void)mallopt(M_MMAP_THRESHOLD, MAIN_LARGE);
+#endif
 }
 
 static void main_help(FILE *out)
@@ -386,6 +399,7 @@ int main(int argc, char **argv)
         return EXIT_BAD_USAGE;
     }
     const struct main_command *command = main_find(argv[1]);
+    main_return_memory();
     if (main_wants_help(argc, argv)) {
         if (command != NULL)
             command->help(stdout);

@@ -190,7 +190,8 @@ static lh_status files_tokens(const char *path)
                                  .source = "random",
                                  .program = "test"};
     LH_TRY(lh_tokens_create(path, &info, "<eos>\na\nb\nc\nd\ne\nf", &w));
-    for (int i = 0; i < RANDOM_TOKENS; i++) LH_TRY(lh_tokens_put(w, (i * i + i / 7) % RANDOM_WORDS));
+    for (int i = 0; i < RANDOM_TOKENS; i++)
+        LH_TRY(lh_tokens_put(w, (i * i + i / 7) % RANDOM_WORDS));
 done:
     return lh_tokens_finish(&w, NULL, NULL, st);
 }
@@ -199,10 +200,11 @@ lh_status lh_random_files(const char *stem)
 {
     lh_status st = LH_OK;
     char path[RANDOM_PATH], text[RANDOM_TEXT];
-    static const char residues[] = ">one\nACDEFGHIKL\nMNPQRST\n>two\nAC\n>three\nGGGGGGGGGG\nAAAAAAAAAA\n"
-                                   "TTTTTTTTTT\nCCCCCCCCCC\nGATTACAGAT\nACA\n>four\nM\n";
+    static const char residues[] =
+        ">one\nACDEFGHIKL\nMNPQRST\n>two\nAC\n>three\nGGGGGGGGGG\nAAAAAAAAAA\n"
+        "TTTTTTTTTT\nCCCCCCCCCC\nGATTACAGAT\nACA\n>four\nM\n";
     for (int i = 0; i < RANDOM_TEXT; i++)
-        text[i] = i % 37 == 5 || i % 91 == 90 ? '\n' : (char)('a' + (i * i + i / 11) % 23);
+        text[i] = (char)(i % 37 == 5 || i % 91 == 90 ? '\n' : 'a' + (i * i + i / 11) % 23);
     (void)snprintf(path, sizeof path, "%s.txt", stem);
     LH_TRY(lh_write_small(NULL, path, text, sizeof text));
     (void)snprintf(path, sizeof path, "%s.fasta", stem);
@@ -239,7 +241,8 @@ bool lh_random_affordable(const lh_config *c)
     const lh_model_desc *m = &c->model;
     double vocab = m->vocab != LH_AUTO ? (double)m->vocab : 2.0 * (double)c->data.vocab + 300.0;
     double inner = (double)m->heads * (double)m->head_width;
-    double tables = vocab + (double)m->max_length + (double)m->token_types + (double)m->position_offset;
+    double tables =
+        vocab + (double)m->max_length + (double)m->token_types + (double)m->position_offset;
     double weights = (double)m->layers * (4.0 * inner + 3.0 * (double)m->mlp_width) + tables +
                      (m->classes != LH_AUTO ? (double)m->classes : 0.0);
     double positions = (double)c->data.batch * (double)c->data.length;

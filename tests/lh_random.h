@@ -18,7 +18,12 @@ typedef enum lh_random_kind {
     LH_RANDOM_KINDS
 } lh_random_kind;
 
-enum { LH_RANDOM_ITEMS = 160, LH_RANDOM_VALUE = 160, LH_RANDOM_LAYERS = 4, LH_RANDOM_BYTES = 16384 };
+enum {
+    LH_RANDOM_ITEMS = 160,
+    LH_RANDOM_VALUE = 160,
+    LH_RANDOM_LAYERS = 4,
+    LH_RANDOM_BYTES = 16384
+};
 
 /* A key with its value, as the file says it. */
 typedef struct lh_random_item {
@@ -37,9 +42,9 @@ typedef struct lh_random {
     int layers, maps; /* maps: of model.attention; 0: one for all layers */
     int count;
     lh_random_item item[LH_RANDOM_ITEMS];
-    const char *flat;   /* a section that is no map; NULL: all are */
-    const char *rule;   /* broken: what was done */
-    char expected[64];  /* broken: what the message must name */
+    const char *flat;  /* a section that is no map; NULL: all are */
+    const char *rule;  /* broken: what was done */
+    char expected[64]; /* broken: what the message must name */
 } lh_random;
 
 /* lh_random_draw - configuration `number` of a seed for so many ranks. Local, pure. */

@@ -156,8 +156,7 @@ static bool break_flat(lh_random *r)
 
 /* --- contradictions --- */
 
-#define NUMBER(section, name, otherwise)                                                           \
-    lhi_random_number(r, LHI_KEY(section, name), (otherwise))
+#define NUMBER(section, name, otherwise) lhi_random_number(r, LHI_KEY(section, name), (otherwise))
 #define SET(section, name, ...) lhi_random_set(r, LHI_KEY(section, name), __VA_ARGS__)
 
 static bool word_is(const lh_random *r, const char *section, const char *name, const char *word)
@@ -278,9 +277,9 @@ static bool rule_room(lh_random *r)
     static const struct {
         const char *task, *key;
         int64_t beyond;
-    } room[] = {{"lag", "lag", 0},         {"markers", "gap", 0},
-                {"recall", "offsets", 0},  {"listops", "shorter_than", 1},
-                {"mqar", "pairs", 0},      {"selective_copy", "items", 0}};
+    } room[] = {{"lag", "lag", 0},        {"markers", "gap", 0},
+                {"recall", "offsets", 0}, {"listops", "shorter_than", 1},
+                {"mqar", "pairs", 0},     {"selective_copy", "items", 0}};
     for (size_t i = 0; i < sizeof room / sizeof room[0]; i++) {
         if (!word_is(r, "data", "task", room[i].task)) continue;
         SET("data", room[i].key, "%lld", (long long)(NUMBER("data", "length", 0) + room[i].beyond));
@@ -466,46 +465,45 @@ static const struct {
     const char *name;
     bool (*apply)(lh_random *r);
     const char *section, *key;
-} broken_rules[] = {
-    {"another type", break_type, NULL, NULL},
-    {"out of range", break_range, NULL, NULL},
-    {"unknown key", break_unknown_key, NULL, NULL},
-    {"a key twice", break_twice, NULL, NULL},
-    {"a required key is missing", break_missing, NULL, NULL},
-    {"unknown section", break_section, NULL, NULL},
-    {"a section is no map", break_flat, NULL, NULL},
-    {"kv_heads do not divide heads", rule_kv_heads, "model", "kv_heads"},
-    {"rotary with odd heads", rule_rotary, "model", "position"},
-    {"sines with an odd width", rule_odd_width, "model", "position"},
-    {"heads do not divide width", rule_width, "model", "heads"},
-    {"batch does not fit", rule_batch, "data", "batch"},
-    {"groups of a ring", rule_group_of_ring, "mesh", "ulysses"},
-    {"three betas", rule_betas, "optimizer", "betas"},
-    {"the other kind of model", rule_kind, "data", "task"},
-    {"a head without a loss", rule_head, "model", "head"},
-    {"a causal classifier", rule_causal_class, "model", "head"},
-    {"classes of a language model", rule_classes, "model", "classes"},
-    {"no room in the sequence", rule_room, NULL, NULL},
-    {"documents with learned positions", rule_learned, "data", "documents"},
-    {"documents of a task without", rule_documents, "data", "documents"},
-    {"mesh.data does not divide the ranks", rule_data_ranks, NULL, NULL},
-    {"mesh.ulysses does not divide the ranks", rule_group, NULL, NULL},
-    {"a map too many", rule_maps, "model", "attention"},
-    {"a value too many", rule_per_layer, "attention", "window"},
-    {"no such mechanism", rule_mechanism, "attention", "mechanism"},
-    {"no mechanism at all", rule_no_mechanism, NULL, NULL},
-    {"what a mechanism cannot do", rule_caps, "attention", "mechanism"},
-    {"a global token behind the end", rule_global, NULL, "attention.global"},
-    {"dilations of other heads", rule_dilation, NULL, "attention.dilation"},
-    {"softmax without features", rule_features, NULL, "features"},
-    {"landmarks that do not fit", rule_landmarks, NULL, "attention.k"},
-    {"no such file", rule_path, NULL, NULL},
-    {"positions without a table", rule_max_length, "data", "length"},
-    {"too small a vocabulary", rule_vocab, NULL, NULL},
-    {"no plain name", rule_run_name, "run", "name"},
-    {"no output", rule_output, "run", "output"},
-    {"nothing to evaluate", rule_nothing_held, "data", "valid_fraction"},
-    {"no window to evaluate", rule_no_windows, "data", "valid_windows"}};
+} broken_rules[] = {{"another type", break_type, NULL, NULL},
+                    {"out of range", break_range, NULL, NULL},
+                    {"unknown key", break_unknown_key, NULL, NULL},
+                    {"a key twice", break_twice, NULL, NULL},
+                    {"a required key is missing", break_missing, NULL, NULL},
+                    {"unknown section", break_section, NULL, NULL},
+                    {"a section is no map", break_flat, NULL, NULL},
+                    {"kv_heads do not divide heads", rule_kv_heads, "model", "kv_heads"},
+                    {"rotary with odd heads", rule_rotary, "model", "position"},
+                    {"sines with an odd width", rule_odd_width, "model", "position"},
+                    {"heads do not divide width", rule_width, "model", "heads"},
+                    {"batch does not fit", rule_batch, "data", "batch"},
+                    {"groups of a ring", rule_group_of_ring, "mesh", "ulysses"},
+                    {"three betas", rule_betas, "optimizer", "betas"},
+                    {"the other kind of model", rule_kind, "data", "task"},
+                    {"a head without a loss", rule_head, "model", "head"},
+                    {"a causal classifier", rule_causal_class, "model", "head"},
+                    {"classes of a language model", rule_classes, "model", "classes"},
+                    {"no room in the sequence", rule_room, NULL, NULL},
+                    {"documents with learned positions", rule_learned, "data", "documents"},
+                    {"documents of a task without", rule_documents, "data", "documents"},
+                    {"mesh.data does not divide the ranks", rule_data_ranks, NULL, NULL},
+                    {"mesh.ulysses does not divide the ranks", rule_group, NULL, NULL},
+                    {"a map too many", rule_maps, "model", "attention"},
+                    {"a value too many", rule_per_layer, "attention", "window"},
+                    {"no such mechanism", rule_mechanism, "attention", "mechanism"},
+                    {"no mechanism at all", rule_no_mechanism, NULL, NULL},
+                    {"what a mechanism cannot do", rule_caps, "attention", "mechanism"},
+                    {"a global token behind the end", rule_global, NULL, "attention.global"},
+                    {"dilations of other heads", rule_dilation, NULL, "attention.dilation"},
+                    {"softmax without features", rule_features, NULL, "features"},
+                    {"landmarks that do not fit", rule_landmarks, NULL, "attention.k"},
+                    {"no such file", rule_path, NULL, NULL},
+                    {"positions without a table", rule_max_length, "data", "length"},
+                    {"too small a vocabulary", rule_vocab, NULL, NULL},
+                    {"no plain name", rule_run_name, "run", "name"},
+                    {"no output", rule_output, "run", "output"},
+                    {"nothing to evaluate", rule_nothing_held, "data", "valid_fraction"},
+                    {"no window to evaluate", rule_no_windows, "data", "valid_windows"}};
 enum { BROKEN_RULES = sizeof broken_rules / sizeof broken_rules[0], BROKEN_COMMON = 7 };
 
 void lhi_random_break(lh_random *r)
@@ -524,8 +522,9 @@ void lhi_random_break(lh_random *r)
             (void)snprintf(r->expected, sizeof r->expected, "%s",
                            broken_rules[i].key != NULL ? broken_rules[i].key : "model.attention");
         else
-            broken_expect(r, (lhi_random_key){strcmp(broken_rules[i].section, "attention") == 0 ? 0 : -1,
-                                              broken_rules[i].section, broken_rules[i].key});
+            broken_expect(
+                r, (lhi_random_key){strcmp(broken_rules[i].section, "attention") == 0 ? 0 : -1,
+                                    broken_rules[i].section, broken_rules[i].key});
     }
 }
 
@@ -533,9 +532,29 @@ void lhi_random_break(lh_random *r)
 
 static void loose_int(lh_random *r, const lh_field *f, char *value)
 {
-    const double pool[] = {f->min,       f->max,      f->min - 1, f->max + 1, 0,    1,   2,   3, 5,
-                           7,            10,          13,         16,         17,   64,  100, -1,
-                           2147483647.0, 4294967296.0, 1e12,      1e15,       1000, 65536};
+    const double pool[] = {f->min,
+                           f->max,
+                           f->min - 1,
+                           f->max + 1,
+                           0,
+                           1,
+                           2,
+                           3,
+                           5,
+                           7,
+                           10,
+                           13,
+                           16,
+                           17,
+                           64,
+                           100,
+                           -1,
+                           2147483647.0,
+                           4294967296.0,
+                           1e12,
+                           1e15,
+                           1000,
+                           65536};
     double x = pool[lhi_random_below(r, sizeof pool / sizeof pool[0])];
     if (f->automatic != NULL && lhi_random_often(r, 6))
         (void)snprintf(value, LH_RANDOM_VALUE, "%s", f->automatic);
@@ -557,7 +576,8 @@ static void loose_ints(lh_random *r, const lh_field *f, char *value)
     size_t used = (size_t)snprintf(value, LH_RANDOM_VALUE, "[");
     for (int64_t n = lhi_random_below(r, 5); n > 0 && used < LH_RANDOM_VALUE / 2; n--) {
         loose_int(r, f, one);
-        used += (size_t)snprintf(value + used, LH_RANDOM_VALUE - used, "%s%s", one, n > 1 ? ", " : "");
+        used +=
+            (size_t)snprintf(value + used, LH_RANDOM_VALUE - used, "%s%s", one, n > 1 ? ", " : "");
     }
     (void)snprintf(value + used, LH_RANDOM_VALUE - used, "]");
     if (lhi_random_often(r, 4)) loose_int(r, f, value);

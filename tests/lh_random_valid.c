@@ -21,14 +21,15 @@ typedef struct valid_shape {
 static const char *const valid_own[] = {
     "run.name", "run.output", "run.init", "mesh.data", "mesh.layout", "mesh.chunk", "mesh.exchange",
     "mesh.ulysses", "data.task", "data.path", "data.valid_path", "data.test_path", "data.length",
-    "data.batch", "data.documents", "data.vocab", "data.lag", "data.gap", "data.offsets", "data.pairs",
-    "data.items", "data.tree_depth", "data.tree_args", "data.longer_than", "data.shorter_than",
-    "data.valid_windows", "model.kind", "model.head", "model.vocab", "model.layers", "model.width",
-    "model.heads", "model.kv_heads", "model.head_width", "model.position", "model.max_length",
-    "model.head_transform", "model.pooler", "model.classes", "optimizer.betas", "schedule.steps",
-    "train.accumulate", "train.eval_every", "train.eval_tokens", "checkpoint.every", "device.threads",
-    "device.isa", "attention.dilation", "attention.global", "attention.k", "attention.sharing",
-    "attention.projection", "attention.estimator",
+    "data.batch", "data.documents", "data.vocab", "data.lag", "data.gap", "data.offsets",
+    "data.pairs", "data.items", "data.tree_depth", "data.tree_args", "data.longer_than",
+    "data.shorter_than", "data.valid_windows", "model.kind", "model.head", "model.vocab",
+    "model.layers", "model.width", "model.heads", "model.kv_heads", "model.head_width",
+    "model.position", "model.max_length", "model.head_transform", "model.pooler", "model.classes",
+    "optimizer.betas", "schedule.steps", "train.accumulate", "train.eval_every",
+    "train.eval_tokens", "checkpoint.every", "device.threads", "device.isa", "attention.dilation",
+    "attention.global", "attention.k", "attention.sharing", "attention.projection",
+    "attention.estimator",
     /* these end a run, or judge how fast it is */
     "train.stall_seconds", "train.time_limit"};
 
@@ -36,16 +37,15 @@ static const char *const valid_own[] = {
 static const struct {
     const char *key;
     double low, high;
-} valid_range[] = {
-    {"run.seed", 0, 1000},           {"data.valid_fraction", 0.02, 0.4},
-    {"data.mask", 0.2, 0.9},         {"model.mlp_width", 1, 40},
-    {"model.dropout", 0, 0.5},       {"model.norm_eps", 1e-6, 1e-3},
-    {"model.rotary_base", 1, 20000}, {"optimizer.lr", 0, 0.01},
-    {"optimizer.eps", 1e-9, 1e-5},   {"optimizer.weight_decay", 0, 0.5},
-    {"optimizer.clip", 0, 2},        {"schedule.final_lr", 0, 0.01},
-    {"schedule.warmup", 0, 5},       {"train.log_every", 1, 3},
-    {"data.place", 0, 100},          {"attention.window", 0, 80},
-    {"attention.features", 1, 12},   {"attention.epsilon", 1e-4, 1e-2}};
+} valid_range[] = {{"run.seed", 0, 1000},           {"data.valid_fraction", 0.02, 0.4},
+                   {"data.mask", 0.2, 0.9},         {"model.mlp_width", 1, 40},
+                   {"model.dropout", 0, 0.5},       {"model.norm_eps", 1e-6, 1e-3},
+                   {"model.rotary_base", 1, 20000}, {"optimizer.lr", 0, 0.01},
+                   {"optimizer.eps", 1e-9, 1e-5},   {"optimizer.weight_decay", 0, 0.5},
+                   {"optimizer.clip", 0, 2},        {"schedule.final_lr", 0, 0.01},
+                   {"schedule.warmup", 0, 5},       {"train.log_every", 1, 3},
+                   {"data.place", 0, 100},          {"attention.window", 0, 80},
+                   {"attention.features", 1, 12},   {"attention.epsilon", 1e-4, 1e-2}};
 
 /* A word of "a|b|c". */
 static void valid_word(lh_random *r, const char *choices, char *value)
@@ -161,19 +161,14 @@ static const struct {
     const char *name, *file;
     int kind;
     int64_t least;
-} valid_tasks[] = {{"text", "txt", LH_MODEL_DECODER, 1},
-                   {"masked_text", "txt", LH_MODEL_ENCODER, 1},
-                   {"tokens", "h5", LH_MODEL_DECODER, 1},
-                   {"masked_tokens", "h5", LH_MODEL_ENCODER, 1},
-                   {"fasta", "fasta", LH_MODEL_DECODER, 1},
-                   {"lag", NULL, LH_MODEL_DECODER, 1},
-                   {"markers", NULL, LH_MODEL_ENCODER, 3},
-                   {"recall", NULL, LH_MODEL_ENCODER, 3},
-                   {"listops", NULL, LH_MODEL_ENCODER, 34},
-                   {"mqar", NULL, VALID_EITHER, 4},
-                   {"selective_copy", NULL, VALID_EITHER, 2},
-                   {"induction", NULL, VALID_EITHER, 3},
-                   {"needle", NULL, VALID_EITHER, 3}};
+} valid_tasks[] = {
+    {"text", "txt", LH_MODEL_DECODER, 1},      {"masked_text", "txt", LH_MODEL_ENCODER, 1},
+    {"tokens", "h5", LH_MODEL_DECODER, 1},     {"masked_tokens", "h5", LH_MODEL_ENCODER, 1},
+    {"fasta", "fasta", LH_MODEL_DECODER, 1},   {"lag", NULL, LH_MODEL_DECODER, 1},
+    {"markers", NULL, LH_MODEL_ENCODER, 3},    {"recall", NULL, LH_MODEL_ENCODER, 3},
+    {"listops", NULL, LH_MODEL_ENCODER, 34},   {"mqar", NULL, VALID_EITHER, 4},
+    {"selective_copy", NULL, VALID_EITHER, 2}, {"induction", NULL, VALID_EITHER, 3},
+    {"needle", NULL, VALID_EITHER, 3}};
 
 #define DATA(name) LHI_KEY("data", name)
 
@@ -351,7 +346,8 @@ static void valid_landmarks(lh_random *r, int layer, const valid_shape *s)
     lhi_random_set(r, LHI_SETTING(layer, "sharing"), "%s", sharing[share]);
     lhi_random_set(r, LHI_SETTING(layer, "projection"), "%s", kinds[kind]);
     lhi_random_set(r, LHI_SETTING(layer, "k"), "%lld", (long long)k);
-    if (kind == 2 || all || share != 0 || r->maps == 0 || s->kv_heads > 4 || s->max_length < 3) return;
+    if (kind == 2 || all || share != 0 || r->maps == 0 || s->kv_heads > 4 || s->max_length < 3)
+        return;
     char value[LH_RANDOM_VALUE] = "";
     size_t used = 0;
     for (int64_t g = 0; g < s->kv_heads; g++)
@@ -372,9 +368,10 @@ static void valid_settings(lh_random *r, int layer, const lh_attn_ops *ops)
         if (!f->per_layer || r->maps > 0 || !lhi_random_often(r, 2)) continue;
         char list[2 * LH_RANDOM_VALUE] = "[";
         size_t used = 1;
-        for (int l = 0; l < r->layers && used < LH_RANDOM_VALUE && valid_value(r, f, key, value); l++)
-            used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", l > 0 ? ", " : "",
-                                     value);
+        for (int l = 0; l < r->layers && used < LH_RANDOM_VALUE && valid_value(r, f, key, value);
+             l++)
+            used +=
+                (size_t)snprintf(list + used, sizeof list - used, "%s%s", l > 0 ? ", " : "", value);
         lhi_random_set(r, LHI_SETTING(layer, f->name), "%s]", list);
     }
 }

@@ -19,7 +19,8 @@ static lh_status print_config(char **argv)
     lh_random_text(&r, text);
     if (r.kind == LH_RANDOM_BROKEN) (void)printf("# must name %s\n", r.expected);
     /* what is not refused must end soon */
-    if (r.kind == LH_RANDOM_WILD && lh_config_parse(text, strlen(text), "wild", 0, &config) == LH_OK &&
+    if (r.kind == LH_RANDOM_WILD &&
+        lh_config_parse(text, strlen(text), "wild", 0, &config) == LH_OK &&
         !lh_random_affordable(config))
         (void)printf("# large\n");
     (void)fputs(text, stdout);

@@ -70,7 +70,7 @@ long() {
     timeout --kill-after=5 1500 $LH_MPIEXEC "$ranks" bash -c \
         'echo $$ >pid.${OMPI_COMM_WORLD_RANK:-${PMI_RANK:-0}}; exec "$0" "$@"' "$LONGHAUL" train tiny.yaml \
         --set run.name="$run" --set schedule.steps="$steps" --set train.log_every=5 --set train.eval_every=100 \
-        --set train.eval_tokens=256 --set checkpoint.every=100 --set optimizer.lr=1.0e-3 "$@" >out 2>err &
+        --set train.eval_tokens=256 --set checkpoint.every=50 --set optimizer.lr=1.0e-3 "$@" >out 2>err &
     launcher=$!
     watch "$run" "$ranks"
     wait "$launcher"

@@ -18,7 +18,13 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { RANDOM_SEED = 6, RANDOM_FEW = 16, RANDOM_MANY = 200, RANDOM_PATIENCE = 120 /* seconds */, RANDOM_STEM = 32 };
+enum {
+    RANDOM_SEED = 6,
+    RANDOM_FEW = 16,
+    RANDOM_MANY = 200,
+    RANDOM_PATIENCE = 120 /* seconds */,
+    RANDOM_STEM = 32
+};
 
 /* How many ended how. */
 typedef struct random_tally {
@@ -87,8 +93,8 @@ static void case_as_planned(random_case *k, const planned *p, const lh_session *
     char text[200];
     const lh_traffic *t = s->mesh->traffic;
     for (int i = 0; i < LH_PURPOSES; i++) {
-        if (i == LH_SEND_OTHER || (p->traffic.bytes[i] == t->bytes[i] &&
-                                   p->traffic.messages[i] == t->messages[i]))
+        if (i == LH_SEND_OTHER ||
+            (p->traffic.bytes[i] == t->bytes[i] && p->traffic.messages[i] == t->messages[i]))
             continue;
         (void)snprintf(text, sizeof text, "%s: %lld bytes in %lld messages, planned %lld in %lld",
                        lh_purpose_name((lh_purpose)i), (long long)t->bytes[i],
@@ -127,7 +133,8 @@ static lh_status case_steps(random_case *k, lh_session *s, const planned *p, out
     LH_TRY(lh_session_step(s, batch, 2, 1e-3, false, &o->step[1]));
     if (lh_new_count() != before) report(k, "the second step allocates", "");
     if (lh_task_windows(s->task, LH_SPLIT_VALID) > 0)
-        LH_TRY(lh_session_evaluate(s, LH_SPLIT_VALID, s->config->train.eval_tokens, NULL, &o->eval));
+        LH_TRY(
+            lh_session_evaluate(s, LH_SPLIT_VALID, s->config->train.eval_tokens, NULL, &o->eval));
 done:
     return st;
 }
@@ -247,7 +254,8 @@ static lh_status case_round_trip(random_case *k, const lh_config *config)
     LH_TRY(lh_config_emit(config, &first));
     LH_TRY(lh_config_parse(first, strlen(first), "resolved", 0, &again));
     LH_TRY(lh_config_emit(again, &second));
-    if (strcmp(first, second) != 0) report(k, "resolved, it is another one when read again", second);
+    if (strcmp(first, second) != 0)
+        report(k, "resolved, it is another one when read again", second);
 done:
     lh_free(&first);
     lh_free(&second);
@@ -304,12 +312,13 @@ static void test_random_configurations(void **state)
         (void)alarm(0);
         tally.findings += k.bad;
     }
-    lh_test_report("random ranks %d seed %llu first %lld count %lld: valid ran %lld; broken refused "
-                   "%lld; wild ran %lld, refused %lld, not finite %lld, only read %lld",
-                   lh_comm_size(c), (unsigned long long)seed, (long long)first, (long long)count,
-                   (long long)tally.ran[LH_RANDOM_VALID], (long long)tally.refused[LH_RANDOM_BROKEN],
-                   (long long)tally.ran[LH_RANDOM_WILD], (long long)tally.refused[LH_RANDOM_WILD],
-                   (long long)tally.nonfinite, (long long)tally.large);
+    lh_test_report(
+        "random ranks %d seed %llu first %lld count %lld: valid ran %lld; broken refused "
+        "%lld; wild ran %lld, refused %lld, not finite %lld, only read %lld",
+        lh_comm_size(c), (unsigned long long)seed, (long long)first, (long long)count,
+        (long long)tally.ran[LH_RANDOM_VALID], (long long)tally.refused[LH_RANDOM_BROKEN],
+        (long long)tally.ran[LH_RANDOM_WILD], (long long)tally.refused[LH_RANDOM_WILD],
+        (long long)tally.nonfinite, (long long)tally.large);
     lh_assert_all(c, tally.findings == 0);
 }
 
