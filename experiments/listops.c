@@ -115,18 +115,28 @@ done:
     return st;
 }
 
-/* The whole expression, with what `s` asks. */
-static lh_status listops_run(listops_stacks s, const uint8_t *token, int64_t n, int *value)
+/* The whole expression, with what `s` asks; its stacks have room for n. */
+static lh_status listops_walk(listops_stacks *s, const uint8_t *token, int64_t n, int *value)
 {
     lh_status st = LH_OK;
     *value = 0;
     LH_CHECK(n > 0, LH_ERR_FORMAT, "the expression is empty");
+    for (int64_t i = 0; i < n; i++) LH_TRY(listops_take(s, token, i));
+    LH_CHECK(s->depth == 0, LH_ERR_FORMAT, "token %" PRId64 ": the list of %s has no ']'",
+             s->open[s->depth - 1], lh_listops_name(token[s->open[s->depth - 1]]));
+    *value = s->value[0];
+done:
+    return st;
+}
+
+/* The same with stacks made for it. */
+static lh_status listops_run(listops_stacks s, const uint8_t *token, int64_t n, int *value)
+{
+    lh_status st = LH_OK;
+    *value = 0;
     LH_TRY(lh_new((size_t)n * sizeof *s.open, &s.open));
     LH_TRY(lh_new((size_t)n, &s.value));
-    for (int64_t i = 0; i < n; i++) LH_TRY(listops_take(&s, token, i));
-    LH_CHECK(s.depth == 0, LH_ERR_FORMAT, "token %" PRId64 ": the list of %s has no ']'",
-             s.open[s.depth - 1], lh_listops_name(token[s.open[s.depth - 1]]));
-    *value = s.value[0];
+    LH_TRY(listops_walk(&s, token, n, value));
 done:
     lh_free(&s.open);
     lh_free(&s.value);
@@ -136,6 +146,13 @@ done:
 lh_status lh_listops_evaluate(const uint8_t *token, int64_t n, int *value)
 {
     return listops_run((listops_stacks){0}, token, n, value);
+}
+
+lh_status lh_listops_evaluate_in(const lh_listops_room *room, const uint8_t *token, int64_t n,
+                                 int *value)
+{
+    listops_stacks s = {.open = room->open, .value = room->value};
+    return listops_walk(&s, token, n, value);
 }
 
 /* --- what can be guessed without evaluating --- */

@@ -45,6 +45,16 @@ int lh_listops_find(const char *word, size_t length);
  * without arguments, ']' without a list, list without ']', more after the end); LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_listops_evaluate(const uint8_t *token, int64_t n, int *value);
 
+/* Scratch for expressions of up to so many tokens as both have elements. */
+typedef struct lh_listops_room {
+    int64_t *open;
+    uint8_t *value;
+} lh_listops_room;
+
+/* lh_listops_evaluate_in - the same without allocating. Local. Borrows room. Errors: LH_ERR_FORMAT. */
+LH_NODISCARD lh_status lh_listops_evaluate_in(const lh_listops_room *room, const uint8_t *token,
+                                              int64_t n, int *value);
+
 /* Answers that need no hierarchy, best first last: a result means something beside them. */
 typedef enum lh_listops_rung {
     LH_LISTOPS_MAJORITY,    /* always the most frequent class */

@@ -8,6 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "core/pulse.h"
 #include "experiments/bench.h"
@@ -28,6 +31,7 @@ enum { EXIT_RUN_FAILED = 1, EXIT_BAD_USAGE = 2, EXIT_STOPPED = 75 };
 enum {
     MAIN_LOOK = 1000,        /* names in a folder that are looked at */
     MAIN_MEMORY = 256 << 20, /* bytes that Open MPI maps on a node */
+    MAIN_LARGE = 128 << 10,  /* bytes of a block that returns to the system at once */
     MAIN_STACK = 1 << 20     /* bytes; the largest frames of kernels have about 200 KiB */
 };
 
@@ -65,6 +69,15 @@ static void main_touch_stack(void)
     struct rlimit limit;
     if (getrlimit(RLIMIT_STACK, &limit) != 0 || limit.rlim_cur < 4 * sizeof room) return;
     for (size_t i = 0; i < sizeof room; i += 4096) room[sizeof room - 1 - i] = 0;
+}
+
+/* Large blocks go back to the system as soon as they are released. Left alone, glibc keeps more of them the
+ * larger they were; what a checkpoint takes for a moment then breaks up a heap that only grows. */
+static void main_return_memory(void)
+{
+#ifdef __GLIBC__
+    (void)mallopt(M_MMAP_THRESHOLD, MAIN_LARGE);
+#endif
 }
 
 static void main_help(FILE *out)
@@ -486,6 +499,7 @@ int main(int argc, char **argv)
     }
     main_touch_stack();
     const struct main_command *command = main_find(argv[1]);
+    main_return_memory();
     /* Of several processes none may leave before MPI starts and take it for success: the others
      * might wait for it. */
     if (main_asks(argc, argv) && main_launched() > 1) return main_run(command, argc, argv);

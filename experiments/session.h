@@ -61,7 +61,8 @@ typedef struct lh_session {
 } lh_session;
 
 /* lh_session_open - build it. config->model.vocab is set from the task. trainable: gradients and
- * moments exist. Collective on world. Borrows world and config. The caller closes *out. Errors:
+ * moments exist. Collective on world: all processes of the job, or one of them alone (lh_mesh_create_self).
+ * Borrows world and config. The caller closes *out. Errors:
  * agreed. */
 LH_NODISCARD lh_status lh_session_open(lh_comm *world, lh_config *config, bool trainable,
                                        lh_session **out);

@@ -31,6 +31,7 @@ struct lhi_task_sample {
     int64_t window;
     /* listops */
     uint8_t *token;
+    lh_listops_room room;
     int64_t tokens;
     int value;
     /* mqar: keys and values of the pairs, in order; both others: where they are asked for, or lie */
@@ -60,7 +61,7 @@ static lh_status sample_tree(const lh_task *t, lh_split split, int64_t window, i
     lhi_task_sample *s = t->sample;
     lh_listops_desc d = sample_trees(t->data);
     LH_TRY(lh_listops_generate(&d, t->seed, (int)split, window, tries, s->token, &s->tokens, NULL));
-    LH_TRY(lh_listops_evaluate(s->token, s->tokens, &s->value));
+    LH_TRY(lh_listops_evaluate_in(&s->room, s->token, s->tokens, &s->value));
 done:
     return st;
 }
@@ -150,6 +151,8 @@ static lh_status sample_buffers(lh_task *t)
     const lh_config_data *d = t->data;
     if (d->task == LH_TASK_LISTOPS) {
         LH_TRY(lh_new((size_t)d->shorter_than, &s->token));
+        LH_TRY(lh_new((size_t)d->shorter_than * sizeof *s->room.open, &s->room.open));
+        LH_TRY(lh_new((size_t)d->shorter_than, &s->room.value));
         goto done;
     }
     s->count = d->task == LH_TASK_MQAR ? d->pairs : d->items;
@@ -186,6 +189,8 @@ void lhi_task_sample_close(lh_task *t)
     lhi_task_sample *s = t->sample;
     if (s == NULL) return;
     lh_free(&s->token);
+    lh_free(&s->room.open);
+    lh_free(&s->room.value);
     lh_free(&s->key);
     lh_free(&s->answer);
     lh_free(&s->place);
