@@ -171,7 +171,7 @@ lh_status lh_metrics_look(lh_metrics *m)
         return LH_OK;
     (void)close(m->fd);
     m->torn = false;
-    return metrics_append(m->path, &m->fd);
+    return lhi_file_append(m->path, &m->fd);
 }
 
 lh_status lh_metrics_write(lh_metrics *m, lh_json *j)
