@@ -7,8 +7,8 @@ write_experiment tiny.yaml text.txt
 head -c 3000000 /dev/zero | tr '\0' a >long.txt
 
 seconds=4
-late=3000 # milliseconds of launcher and end of the program; leak checks
-if [ -n "${ASAN_OPTIONS:-}" ]; then seconds=12 late=9000; fi
+late=8000 # milliseconds of launcher and end of the program; leak checks
+if [ -n "${ASAN_OPTIONS:-}" ]; then seconds=12 late=15000; fi
 
 # limited RANKS NAME ARGUMENTS...: a run without end in the background, of which $seconds seconds are wanted. It leaves its
 # exit code and how long it took in NAME.end.
