@@ -202,6 +202,7 @@ lh_status lh_task_open(lh_comm *comm, const lh_config *config, lh_task **out)
     st = lh_new(sizeof *t, &t);
     LH_TRY(lh_agree(comm, st));
     t->data = &config->data;
+    t->pulse = lh_comm_traffic(comm)->pulse;
     t->made = lh_task_made(config);
     t->classes = lh_task_classes(config);
     t->length = config->data.length;
@@ -386,6 +387,7 @@ lh_status lh_task_read(const lh_task *t, lh_split split, int64_t window, int64_t
     int64_t start = 0; /* of the window in the file */
     int32_t label = -1;
     const lh_run *run = lh_layout_runs(layout, rank, &n_runs);
+    lh_pulse_beat(t->pulse);
     task_blank(layout, rank, 0, out);
     if (window < 0) return LH_OK;
     if (!t->made) LH_TRY(task_locate(t, split, window, &start, &left, &label));

@@ -1,5 +1,6 @@
 #pragma once
 /* Shared by task.c (files), task_made.c and task_sample.c (tasks that the program makes). */
+#include "core/pulse.h"
 #include "experiments/task.h"
 #include "io/tokens.h"
 
@@ -31,6 +32,7 @@ struct lh_task {
     lh_tokens *file[LH_SPLITS];
     lhi_task_split split[LH_SPLITS];
     lhi_task_sample *sample; /* NULL: the task needs none */
+    lh_pulse *pulse;         /* beats with every sample; NULL: nobody watches; borrowed */
 };
 
 /* lhi_task_made_vocab, lhi_task_made_globals - of a task that the program makes. Local, pure. */

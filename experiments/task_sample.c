@@ -231,6 +231,7 @@ static lh_status sample_ladder(const lh_task *t, lh_split split, lh_listops_ladd
     if (s != NULL) s->split = -1;
     for (int64_t i = 0; i < 2 * windows; i++) {
         int64_t w = i % windows;
+        lh_pulse_beat(t->pulse);
         if (s != NULL)
             LH_TRY(sample_tree(t, split, w, SAMPLE_TRIES));
         else

@@ -1,6 +1,6 @@
 /* A library that is loaded before the others (LD_PRELOAD) and makes one rank hang: from the moment at which the
- * file LH_STALL_WHEN is there, the function that LH_STALL_IN names does not return, but for its next LH_STALL_SKIP
- * calls. The other threads of the process go on, as they do when a file system or a bug holds one up. */
+ * file LH_STALL_WHEN is there, the function that LH_STALL_IN names does not return. The other threads of the
+ * process go on, as they do when a file system or a bug holds one up. */
 #define _GNU_SOURCE /* RTLD_NEXT */
 #include <dlfcn.h>
 #include <stdlib.h>
@@ -11,10 +11,7 @@ static void stall(const char *function)
 {
     const char *in = getenv("LH_STALL_IN");
     const char *when = getenv("LH_STALL_WHEN");
-    const char *skip = getenv("LH_STALL_SKIP");
-    static long calls;
     if (in == NULL || when == NULL || strcmp(in, function) != 0 || access(when, F_OK) != 0) return;
-    if (skip != NULL && calls++ < strtol(skip, NULL, 10)) return;
     for (;;) (void)pause();
 }
 
@@ -25,14 +22,13 @@ static void stall_next(const char *function, void *pointer)
     memcpy(pointer, &next, sizeof next);
 }
 
-/* How compiled code starts a parallel region: kernels do. */
-void GOMP_parallel(void (*fn)(void *), void *data, unsigned threads, unsigned flags);
-void GOMP_parallel(void (*fn)(void *), void *data, unsigned threads, unsigned flags)
+/* What turns positions into angles: one operation alone, which models with rotary positions have. */
+void sincos(double x, double *sine, double *cosine)
 {
-    void (*next)(void (*)(void *), void *, unsigned, unsigned) = NULL;
-    stall("GOMP_parallel");
-    stall_next("GOMP_parallel", &next);
-    next(fn, data, threads, flags);
+    void (*next)(double, double *, double *) = NULL;
+    stall("sincos");
+    stall_next("sincos", &next);
+    next(x, sine, cosine);
 }
 
 ssize_t pread(int fd, void *bytes, size_t count, off_t offset)

@@ -75,7 +75,7 @@ hook=$([ -n "${ASAN_OPTIONS:-}" ] || echo yes)
 start stopped -1 none
 running stopped
 if [ -n "$hook" ]; then
-    LH_STALL_SKIP=60 start compute 1 GOMP_parallel --set device.threads=2 # kernels without an operation come first
+    start compute 1 sincos
     start data 2 pread
     start sync 0 fsync --set checkpoint.every=8
     running compute
@@ -110,7 +110,7 @@ done
 says stopped/err 'one that says nothing (stopped, or lost with its node)'
 says_not stopped/err ' hangs: '
 if [ -n "$hook" ]; then
-    hangs compute 1 'step [0-9]+, forward and backward pass, (layer [0-9], )?[a-z]+ of [a-z_]+\.'
+    hangs compute 1 'step [0-9]+, forward and backward pass, forward of rotary_angles\.'
     hangs data 2 'step [0-9]+, reading data\.'
     hangs sync 0 'step [0-9]+, writing a checkpoint\.'
     says sync/err 'Look at the file system of run.output'
