@@ -128,10 +128,19 @@ if [ -n "${LH_ALL:-}" ]; then
     one_message 'GiB for parameters and a step, and it has'
 fi
 missing runs/large
+# tight: a job of which ranks leave before MPI has started. Open MPI's mpirun sometimes stays behind then (see kill.sh), so
+# that it has to be ended.
+tight() {
+    # shellcheck disable=SC2086
+    timeout --kill-after=2 15 $LH_MPIEXEC 3 ./wrapped train tiny.yaml --set run.name=tight --set checkpoint.every=2 \
+        >out 2>err
+    code=$?
+}
 # virtual memory can be limited, but not under the sanitizer, which maps terabytes
 if [ -z "${ASAN_OPTIONS:-}" ] && (ulimit -v 1000000) 2>/dev/null; then
     as_rank 'if [ $rank = 1 ]; then ulimit -v 200000; fi'
-    expect 1 3 train tiny.yaml --set run.name=tight
+    tight
+    holds "a rank without memory ends the job ($code)" "$code != 0"
     one_message 'MPI cannot start on this rank: no memory'
     if command -v prlimit >/dev/null; then
         begin
@@ -145,7 +154,7 @@ if [ -z "${ASAN_OPTIONS:-}" ] && (ulimit -v 1000000) 2>/dev/null; then
             for room in 30 50 100 150 200 250 260 270 280 290 300 310 320 330 340 350 400; do
                 as_rank "if [ $who ]; then ulimit -v ${room}000; fi"
                 rm -rf runs/tight
-                longhaul 3 train tiny.yaml --set run.name=tight --set checkpoint.every=2
+                tight
                 if [ "$code" = 0 ]; then exists "$(checkpoint runs/tight 5)"; else holds "a message" "$(grep -ciE 'memory|failed to map' err) > 0"; fi
                 missing runs/tight/checkpoints/*.tmp
             done
