@@ -27,7 +27,9 @@ config | set)
     [ "$target" = set ] || for file in "$source"/experiments/*.yaml "$source"/experiments/*/*.yaml; do
         { printf '\0' && cat "$file"; } >"seeds/$(basename "$file")"
     done
-    # a word longer than any
+    # a list and a word longer than any may be
+    printf '\0data: {path: a}\nmodel: {layers: 1, width: 8, heads: 1, attention: {mechanism: sliding_window, window: 4, global: [%s]}}' \
+        "$(seq -s , 300)" >seeds/list
     printf -- '\n--set\n%0200d.%0400d=%0400d' 0 0 0 >seeds/long
     options+=(-dict=dictionary -max_len=4096) ;;
 text) options+=(-max_len=512) ;;
