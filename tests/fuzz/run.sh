@@ -27,19 +27,21 @@ config | set)
     [ "$target" = set ] || for file in "$source"/experiments/*.yaml "$source"/experiments/*/*.yaml; do
         { printf '\0' && cat "$file"; } >"seeds/$(basename "$file")"
     done
-    # a word longer than any
+    # a list and a word longer than any may be
+    printf '\0data: {path: a}\nmodel: {layers: 1, width: 8, heads: 1, attention: {mechanism: sliding_window, window: 4, global: [%s]}}' \
+        "$(seq -s , 300)" >seeds/list
     printf -- '\n--set\n%0200d.%0400d=%0400d' 0 0 0 >seeds/long
     options+=(-dict=dictionary -max_len=4096) ;;
 text) options+=(-max_len=512) ;;
 *)
     # one change of every kind to every item (tests/fuzz/shape.c), with small and with large numbers behind it; those of
-    # type, shape and value for every way of reading
+    # type, shape and value for two ways of reading
     tails=('\x02\x03\x04\x05' '\x0d\x01\x02\x40' '\x22\x02\x7f\xbf\x05\xc1\xc1\xc1')
-    items=31
-    [ "$target" = checkpoint ] || items=15
+    items=31 two='0 3'
+    [ "$target" = checkpoint ] || items=15 two='0 2'
     for ((i = 0; i < items * 8 * 3; i++)); do
         kind=$((i / 3 % 8)) ways=$(((i + i / 24) % 4))
-        case $kind in 1 | 2 | 7) ways='0 1 2 3' ;; esac
+        case $kind in 1 | 2 | 7) ways=$two ;; esac
         for way in $ways; do
             # shellcheck disable=SC2059 # the format is the bytes
             printf "$(printf '\\x%02x\\x01\\x%02x\\x%02x' "$way" $((i / 24)) "$kind")${tails[i % 3]}" >"seeds/$i-$way"
