@@ -141,7 +141,7 @@ static int64_t valid_divisor(lh_random *r, int64_t n)
 
 static void valid_mesh(lh_random *r, valid_shape *s)
 {
-    static const int64_t chunks[] = {1, 2, 3, 4, 5, 7, 16, 512};
+    static const int64_t chunks[] = {1, 2, 3, 4, 5, 7, 8, 512};
     s->data = lhi_random_often(r, 2) ? 1 : valid_divisor(r, r->ranks);
     s->zigzag = lhi_random_often(r, 3);
     lhi_random_set(r, LHI_KEY("mesh", "data"), "%lld", (long long)s->data);
@@ -182,7 +182,7 @@ static void valid_file(lh_random *r, int task, valid_shape *s)
     lhi_random_set(r, DATA("path"), "%s.%s", r->stem, kind);
     if (lhi_random_often(r, 4)) lhi_random_set(r, DATA("valid_path"), "%s.%s", r->stem, kind);
     if (lhi_random_often(r, 6)) lhi_random_set(r, DATA("test_path"), "%s.%s", r->stem, kind);
-    s->documents = task == LH_TASK_FASTA || lhi_random_often(r, 3);
+    s->documents = task == LH_TASK_FASTA || lhi_random_often(r, 4);
     if (s->documents && task != LH_TASK_FASTA)
         lhi_random_set(r, DATA("documents"), "%lld",
                        (long long)(kind[0] == 't' ? 10 : lhi_random_below(r, 7)));
