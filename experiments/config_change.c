@@ -38,8 +38,8 @@ static const struct change_group {
                   "train.recompute|train.accumulate|device.kind|device.threads"},
     /* Where files lie (of data.path the size is compared), what is reported and what is kept. */
     {LH_KEY_FREE, "run.name|run.output|run.init|data.path|data.test_path|data.valid_windows|"
-                  "train.log_every|train.eval_every|train.eval_tokens|checkpoint.every|"
-                  "checkpoint.keep"},
+                  "train.log_every|train.eval_every|train.eval_tokens|train.stall_seconds|"
+                  "train.time_limit|train.on_nonfinite|checkpoint.every|checkpoint.keep"},
 };
 
 static bool change_listed(const char *keys, const char *key)

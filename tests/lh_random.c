@@ -106,7 +106,9 @@ const char *lh_random_name(lh_random_kind kind)
 void lh_random_draw(uint64_t seed, int64_t number, int ranks, const char *stem, lh_random *out)
 {
     *out = (lh_random){.seed = seed, .number = number, .ranks = ranks, .stem = stem};
-    out->kind = (lh_random_kind)lhi_random_below(out, LH_RANDOM_KINDS);
+    out->kind = LH_RANDOM_VALID; /* half of them */
+    if (lhi_random_often(out, 2))
+        out->kind = (lh_random_kind)lhi_random_between(out, LH_RANDOM_BROKEN, LH_RANDOM_WILD);
     lhi_random_valid(out);
     if (out->kind == LH_RANDOM_BROKEN) lhi_random_break(out);
     if (out->kind == LH_RANDOM_WILD) lhi_random_loosen(out);

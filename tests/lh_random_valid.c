@@ -5,6 +5,7 @@
 #include "core/device.h"
 #include "tests/lh_test.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,6 +86,8 @@ static bool valid_value(lh_random *r, const lh_field *f, const char *key, char *
     valid_limits(f, key, &low, &high);
     switch (f->type) {
     case LH_FIELD_INT:
+        if (lhi_random_often(r, 2))
+            high = low + floor((high - low) / 8); /* windows within a shard */
         if (f->automatic != NULL && lhi_random_often(r, 3))
             (void)snprintf(value, LH_RANDOM_VALUE, "%s", f->automatic);
         else
@@ -138,7 +141,7 @@ static int64_t valid_divisor(lh_random *r, int64_t n)
 
 static void valid_mesh(lh_random *r, valid_shape *s)
 {
-    static const int64_t chunks[] = {1, 2, 3, 5, 7, 16, 40, 512};
+    static const int64_t chunks[] = {1, 2, 3, 4, 5, 7, 8, 512};
     s->data = lhi_random_often(r, 2) ? 1 : valid_divisor(r, r->ranks);
     s->zigzag = lhi_random_often(r, 3);
     lhi_random_set(r, LHI_KEY("mesh", "data"), "%lld", (long long)s->data);
@@ -179,7 +182,7 @@ static void valid_file(lh_random *r, int task, valid_shape *s)
     lhi_random_set(r, DATA("path"), "%s.%s", r->stem, kind);
     if (lhi_random_often(r, 4)) lhi_random_set(r, DATA("valid_path"), "%s.%s", r->stem, kind);
     if (lhi_random_often(r, 6)) lhi_random_set(r, DATA("test_path"), "%s.%s", r->stem, kind);
-    s->documents = task == LH_TASK_FASTA || lhi_random_often(r, 3);
+    s->documents = task == LH_TASK_FASTA || lhi_random_often(r, 4);
     if (s->documents && task != LH_TASK_FASTA)
         lhi_random_set(r, DATA("documents"), "%lld",
                        (long long)(kind[0] == 't' ? 10 : lhi_random_below(r, 7)));
@@ -227,7 +230,7 @@ static void valid_data(lh_random *r, valid_shape *s)
 {
     int task = (int)lhi_random_below(r, sizeof valid_tasks / sizeof valid_tasks[0]);
     int kind = valid_tasks[task].kind;
-    int64_t longest = lhi_random_often(r, 3) ? 9 : 70;
+    int64_t longest = lhi_random_often(r, 4) ? 9 : 70;
     s->causal = (kind == VALID_EITHER ? lhi_random_below(r, 2) : kind) == LH_MODEL_DECODER;
     if (longest < valid_tasks[task].least) longest = 70;
     s->length = lhi_random_between(r, valid_tasks[task].least, longest);
@@ -299,6 +302,7 @@ static void valid_dilation(lh_random *r, int layer, const valid_shape *s)
     char value[LH_RANDOM_VALUE] = "";
     size_t used = 0;
     int64_t step = lhi_random_between(r, 1, 4), per_kv = s->heads / s->kv_heads;
+    if (lhi_random_often(r, 2)) return;
     if (lhi_random_often(r, 2)) {
         lhi_random_set(r, LHI_SETTING(layer, "dilation"), "%lld", (long long)step);
         return;

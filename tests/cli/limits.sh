@@ -58,6 +58,6 @@ for name in time evaluates; do
     [ $name = time ] && holds "steps before the time is up" "$stopped > 1"
     [ $name = evaluates ] && same "the step whose evaluation was left" "$stopped" 2
 done
-expect 0 2 train tiny.yaml --set run.name=evaluates --resume --set schedule.steps=3 --set train.time_limit=00:45:00
+expect 0 2 train tiny.yaml --set run.name=evaluates --resume --set data.valid_path=long.txt --set train.eval_tokens=1000 --set schedule.steps=3 --set train.time_limit=00:45:00
 says err "after step 2"
 finish
