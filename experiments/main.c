@@ -129,7 +129,8 @@ static void main_help_train(FILE *out)
         "Trains what the file describes into the folder run.output/run.name: config.yaml,\n"
         "metrics.jsonl, checkpoints/, log.txt. SIGUSR1 (which mpirun passes on), SIGTERM or\n"
         "SIGINT to the ranks, or train.time_limit, ends the run after the running step, with a\n"
-        "checkpoint and exit code 75. --resume goes on from the newest checkpoint that is whole, on any ranks;\n"
+        "checkpoint and exit code 75. --resume goes on from the newest checkpoint that is whole, "
+        "on any ranks;\n"
         "keys that make another training of it (data, model, seed, ...) must be as they were,\n"
         "and those that are not are listed. The keys of the file:\n\n");
     lh_config_help(out);
