@@ -199,11 +199,15 @@ static lh_status train_eval(train_run *r, lh_eval_result *out)
     if (e.stopped) goto done; /* half an evaluation is none */
     train_eval_json(&r->json, r->step, NULL, &e);
     LH_TRY(lh_agree(r->world, lh_metrics_write(r->metrics, &r->json)));
-    (void)snprintf(
-        text, sizeof text,
-        "step %" PRId64 ": validation loss %.5f%s, accuracy %.4f over %" PRId64 " tokens", r->step,
-        e.loss, train_unit(r->session, e.loss, ", bits per byte", ", perplexity", unit), e.accuracy,
-        e.tokens);
+    if (isfinite(e.loss))
+        (void)snprintf(text, sizeof text,
+                       "step %" PRId64 ": validation loss %.5f%s, accuracy %.4f over %" PRId64
+                       " tokens",
+                       r->step, e.loss,
+                       train_unit(r->session, e.loss, ", bits per byte", ", perplexity", unit),
+                       e.accuracy, e.tokens);
+    else
+        (void)snprintf(text, sizeof text, "step %" PRId64 ": validation loss not finite", r->step);
     train_say(r, text);
     *out = e;
 done:

@@ -42,7 +42,7 @@ for ((number = first; number < first + count; number++)); do
     elif [ "$kind" = wild ] && [ "$code" = 2 ]; then
         said_no=$((said_no + 1))
         refused ''
-    elif [ "$kind" = wild ] && [ "$code" = 1 ] && grep -q 'lower optimizer.lr' err; then
+    elif [ "$kind" = wild ] && [ "$code" = 1 ] && grep -q 'Lower optimizer.lr' err; then
         said_no=$((said_no + 1)) # numbers that are not finite
     elif [ "$code" = 0 ]; then
         ran=$((ran + 1))

@@ -90,7 +90,7 @@ kill -STOP "$(cat stopped/pid.1)" # its watchdog with it
 if [ -n "$hook" ]; then
     write_text long.txt 20000
     expect 0 1 train tiny.yaml --set run.name=long --set device.isa=portable --set data.path=long.txt \
-        --set data.length=7168 --set schedule.steps=1 --set train.stall_seconds=1 --set train.eval_every=0 \
+        --set data.length=12288 --set schedule.steps=1 --set train.stall_seconds=1 --set train.eval_every=0 \
         --set model.layers=1 --set model.heads=1 --set model.width=64 --set 'model.attention={mechanism: full}'
     holds "the step takes longer than the limit" "$(metric runs/long train 1 step_s) > 2"
     says_not err stall_seconds
