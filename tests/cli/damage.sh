@@ -3,7 +3,6 @@
 . "$LH_SOURCE/tests/cli/lib.sh"
 
 limit=20 # seconds
-export OMPI_MCA_odls_base_sigkill_timeout=0 # Open MPI waits a second before it ends the other ranks of a job that failed
 
 write_text text.txt 6000
 write_experiment tiny.yaml text.txt

@@ -2,6 +2,7 @@
 # the checkpoint is as good as before (train.stall_seconds). Real hangs: a stopped process, a function that does
 # not return (tests/stall_hook.c).
 . "$LH_SOURCE/tests/cli/lib.sh"
+unset OMPI_MCA_odls_base_sigkill_timeout # ranks that are killed at once cannot say where they wait
 
 write_text text.txt 6000
 write_experiment tiny.yaml text.txt

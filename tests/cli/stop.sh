@@ -1,6 +1,7 @@
 # Stopping on request, and being killed: the ranks finish the step, write a checkpoint and exit 75; whatever ends a
 # run, the next one goes on, and at the end all is as if nobody had disturbed it (README, invariant 3).
 . "$LH_SOURCE/tests/cli/lib.sh"
+unset OMPI_MCA_odls_base_sigkill_timeout # how a launcher that is stopped treats its ranks is what is looked at
 
 write_text text.txt 6000
 write_experiment tiny.yaml text.txt
