@@ -17,6 +17,7 @@ packages=(
 optional=(                                  # tests; not in every release, parts that miss them are left out
     clang-format-14                         # the format check
     clang-14 libclang-rt-14-dev             # fuzzing
+    hdf5-tools                              # h5dump, which reads a checkpoint
 )
 
 case ${1-} in
