@@ -105,6 +105,14 @@ lh_status lh_new(size_t bytes, void *out)
     return LH_OK;
 }
 
+lh_status lh_new_probe(size_t bytes)
+{
+    void *room = NULL;
+    lh_status st = lh_new(bytes, &room);
+    lh_free(&room);
+    return st;
+}
+
 void lh_free(void *ptr)
 {
     void *p = NULL;

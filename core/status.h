@@ -81,6 +81,10 @@ LH_NODISCARD lh_status lh_new(size_t bytes, void *out);
 /* lh_free - release what lh_new made and null the pointer. Local. ptr: address of the pointer. */
 void lh_free(void *ptr);
 
+/* lh_new_probe - can so many bytes be had now? For libraries that crash where they get no memory: asked for
+ * and given back, not touched. Local. Errors: LH_ERR_MEMORY, local. */
+LH_NODISCARD lh_status lh_new_probe(size_t bytes);
+
 /* lh_grow - make *array hold at least need items of item bytes (doubling; new items zeroed). Local.
  * array: address of the pointer; *capacity is updated. Errors: LH_ERR_MEMORY, array unchanged. */
 LH_NODISCARD lh_status lh_grow(void *array, int64_t *capacity, int64_t need, size_t item);

@@ -310,7 +310,7 @@ static lh_status bench_report(const lhi_bench_case *c, const lhi_bench_result *r
     lhi_bench_json_mean(j, "sent_bytes", r->sent, ranks);
     lhi_bench_json_mean(j, "predicted_sent_bytes", r->predicted, ranks);
     lh_json_real(j, "comm_wait_s", r->wait_s);
-    LH_TRY(lhi_bench_print(j));
+    LH_TRY(lh_json_print(j, stdout));
 done:
     lh_json_free(&json);
     return st;

@@ -148,7 +148,7 @@ static lh_status exchange_report(const struct exchange_case *e, const lhi_bench_
     lhi_bench_json_mean(j, "predicted_sent_bytes", r->predicted, ranks);
     lhi_bench_json_mean(j, "messages", r->messages, ranks);
     lh_json_real(j, "mb_per_s", r->sent > 0 ? sent / seconds * 1e-6 : (double)NAN);
-    LH_TRY(lhi_bench_print(j));
+    LH_TRY(lh_json_print(j, stdout));
 done:
     lh_json_free(&json);
     return st;
@@ -238,7 +238,7 @@ static lh_status exchange_size_report(const exchange_size *x, const char *name, 
     lhi_bench_json_mean(j, "sent_bytes", sent, ranks);
     lh_json_int(j, "predicted_sent_bytes", x->bytes * x->burst * x->repeats);
     lhi_bench_json_mean(j, "messages", messages, ranks);
-    LH_TRY(lhi_bench_print(j));
+    LH_TRY(lh_json_print(j, stdout));
 done:
     lh_json_free(&json);
     return st;

@@ -316,17 +316,6 @@ done:
     return st;
 }
 
-static lh_status features_print(const lh_json *j)
-{
-    lh_status st = LH_OK;
-    const char *text = NULL;
-    LH_TRY(lh_json_text((lh_json *)j, &text));
-    LH_CHECK(printf("%s\n", text) > 0 && fflush(stdout) == 0, LH_ERR_IO,
-             "bench: standard output takes no more");
-done:
-    return st;
-}
-
 static lh_status features_case(const features_options *o, const features_arm *arm, int64_t features)
 {
     lh_status st = LH_OK;
@@ -344,7 +333,7 @@ static lh_status features_case(const features_options *o, const features_arm *ar
     lh_json_int(&j, "draws", o->draws);
     lh_json_real(&j, "mse", sums[0] / (double)o->draws);
     lh_json_real(&j, "output_variance", sums[1] / (double)o->draws);
-    LH_TRY(features_print(&j));
+    LH_TRY(lh_json_print(&j, stdout));
 done:
     lh_json_free(&j);
     features_close(&r);
@@ -495,7 +484,7 @@ static lh_status features_kernel_case(const features_options *o, const features_
     lh_json_real(&j, "truth", exp(k.sum));
     lh_json_real(&j, "mse", mse);
     lh_json_real(&j, arm->orthogonal ? "bound" : "formula", kernel_formula(&k));
-    LH_TRY(features_print(&j));
+    LH_TRY(lh_json_print(&j, stdout));
 done:
     lh_json_free(&j);
     kernel_close(&k);

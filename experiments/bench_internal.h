@@ -84,6 +84,5 @@ LH_NODISCARD lh_status lhi_bench_flush_create(void **memory, size_t *bytes);
 void lhi_bench_flush(void *memory, size_t bytes);
 
 /* lhi_bench_json_mean - a mean over ranks: an integer where it is one, so that no digit of a large number
- * is lost. lhi_bench_print - the line to standard output. Local. Errors: LH_ERR_IO, LH_ERR_MEMORY. */
+ * is lost. Local. */
 void lhi_bench_json_mean(lh_json *j, const char *key, int64_t sum, int ranks);
-LH_NODISCARD lh_status lhi_bench_print(lh_json *j);

@@ -222,7 +222,7 @@ static lh_status step_report(const lh_config *c, const lh_step_times *r, int ran
     lh_json json = {0};
     step_table_print(r, repeats);
     step_json(c, r, ranks, repeats, &json);
-    LH_TRY(lhi_bench_print(&json));
+    LH_TRY(lh_json_print(&json, stdout));
 done:
     lh_json_free(&json);
     return st;

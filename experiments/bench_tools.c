@@ -120,14 +120,3 @@ void lhi_bench_json_mean(lh_json *j, const char *key, int64_t sum, int ranks)
     else
         lh_json_real(j, key, (double)sum / ranks);
 }
-
-lh_status lhi_bench_print(lh_json *j)
-{
-    lh_status st = LH_OK;
-    const char *text = NULL;
-    LH_TRY(lh_json_text(j, &text));
-    LH_CHECK(printf("%s\n", text) > 0 && fflush(stdout) == 0, LH_ERR_IO,
-             "bench: standard output takes no more");
-done:
-    return st;
-}

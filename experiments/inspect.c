@@ -28,15 +28,6 @@ void lh_inspect_help(FILE *out)
         "refused before: no object, exit code 1.\n");
 }
 
-/* Ends the object and prints it. */
-static lh_status inspect_print(lh_json *j)
-{
-    const char *text = NULL;
-    lh_status st = lh_json_text(j, &text);
-    if (st == LH_OK) (void)printf("%s\n", text);
-    return st;
-}
-
 /* --- checkpoints --- */
 
 typedef struct inspect_sums {
@@ -126,7 +117,7 @@ static lh_status inspect_checkpoint(const char *path, lh_json *json)
     } else {
         lh_json_close(json);
         inspect_about_json(&info, &sums);
-        LH_TRY(inspect_print(json));
+        LH_TRY(lh_json_print(json, stdout));
     }
     LH_CHECK(sums.damaged == 0, LH_ERR_FORMAT,
              "'%s': %" PRId64 " of %" PRId64 " tensors are damaged", path, sums.damaged,
@@ -243,7 +234,7 @@ static lh_status inspect_token_file(const char *path, lh_json *json)
         (void)printf("whole: the digest is right, all tokens are of the vocabulary\n");
     } else {
         inspect_tokens_json(json, info);
-        LH_TRY(inspect_print(json));
+        LH_TRY(lh_json_print(json, stdout));
     }
 done:
     lh_tokens_close(&t);

@@ -424,22 +424,14 @@ static lh_status main_together(lh_comm *world, const struct main_command *comman
     return main_flush(command->run(world, argc - 2, argv + 2));
 }
 
-/* MPI libraries crash where they get no memory to start with: ask for what they take, and give it back. */
-static lh_status main_memory(void)
-{
-    void *room = NULL;
-    lh_status st = lh_new(MAIN_MEMORY, &room);
-    lh_free(&room);
-    return lh_error_context(st, "MPI cannot start on this rank");
-}
-
 static int main_run(const struct main_command *command, int argc, char **argv)
 {
     lh_comm *world = NULL;
     lh_pulse pulse = {.began = lh_wall()};
-    lh_status st = main_memory();
-    if (st !=
-        LH_OK) { /* the launcher ends the other ranks, since none leaves MPI's start without this one */
+    /* MPI libraries crash where they get no memory to start with */
+    lh_status st = lh_error_context(lh_new_probe(MAIN_MEMORY), "MPI cannot start on this rank");
+    if (st != LH_OK) {
+        /* the launcher ends the other ranks, since none leaves MPI's start without this one */
         main_complain(st);
         return main_exit_code(st);
     }

@@ -102,7 +102,6 @@ lh_status lh_plan_json(const lh_step_plan *p, FILE *out)
 {
     lh_status st = LH_OK;
     lh_json j = {0};
-    const char *text = NULL;
     lh_json_begin(&j);
     lh_json_int(&j, "parameters", p->parameters);
     lh_json_real(&j, "flops_step", p->flops);
@@ -129,8 +128,7 @@ lh_status lh_plan_json(const lh_step_plan *p, FILE *out)
     lh_plan_exchange_json(&j, p);
     command_json_groups(&j, p);
     command_json_ranks(&j, p);
-    LH_TRY(lh_json_text(&j, &text));
-    (void)fprintf(out, "%s\n", text);
+    LH_TRY(lh_json_print(&j, out));
 done:
     lh_json_free(&j);
     return st;

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "experiments/bench_internal.h"
 #include "experiments/config.h"
 #include "experiments/options.h"
 #include "experiments/units.h"
@@ -192,7 +191,7 @@ static lh_status status_json(const run_status *r)
         lh_json_string(&j, "checkpoint", r->checkpoint);
     else
         lh_json_real(&j, "checkpoint", (double)NAN); /* null */
-    LH_TRY(lhi_bench_print(&j));
+    LH_TRY(lh_json_print(&j, stdout));
 done:
     lh_json_free(&j);
     return st;

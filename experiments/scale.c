@@ -276,7 +276,7 @@ static lh_status scale_print(scale_study *s, const char *mode, const scale_point
                   "waiting %.1f %%\n",
                   p->mechanism, mode, p->ranks, p->n, t->step_s, scale_rate(p) / scale_rate(first),
                   100.0 * t->wait_s / t->mean_s);
-    return lhi_bench_print(j);
+    return lh_json_print(j, stdout);
 }
 
 /* --- growth with the length --- */
@@ -325,7 +325,7 @@ static lh_status scale_fit(scale_study *s, const int64_t *index, int count)
     lh_json_int(j, "samples", m);
     (void)fprintf(stderr, "longhaul scale: %s, ranks %d: time grows as n^%.3f (%.3f to %.3f)\n",
                   first->mechanism, first->ranks, slope, slope - margin, slope + margin);
-    return lhi_bench_print(j);
+    return lh_json_print(j, stdout);
 }
 
 /* Every number of ranks at every length, in strong mode. */

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { h5_headroom = 32 << 20 }; /* bytes */
+enum { h5_headroom = 32 << 20 }; /* bytes: more than they take */
 
 struct lh_h5 {
     hid_t id;
@@ -131,21 +131,12 @@ static lh_h5_kind h5_kind_of(hid_t type, size_t *text_bytes)
 /* --- files
  * --------------------------------------------------------------------------------------------------------- */
 
-/* The library and MPI-IO crash where they get no memory: ask for more than they take, and give it back. */
-static lh_status h5_memory(void)
-{
-    void *room = NULL;
-    lh_status st = lh_new(h5_headroom, &room);
-    lh_free(&room);
-    return st;
-}
-
 static lh_status h5_new(lh_comm *comm, const char *path, lh_h5 **out)
 {
     lh_status st = LH_OK;
     lh_h5 *file = NULL;
     LH_TRY(lh_new(sizeof *file, &file));
-    LH_TRY(h5_memory());
+    LH_TRY(lh_new_probe(h5_headroom)); /* the library and MPI-IO crash where they get no memory */
     file->id = H5I_INVALID_HID;
     file->comm = comm;
     int n = snprintf(file->path, sizeof file->path, "%s", path);

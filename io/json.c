@@ -192,6 +192,17 @@ lh_status lh_json_text(lh_json *j, const char **text)
     return j->st;
 }
 
+lh_status lh_json_print(lh_json *j, FILE *out)
+{
+    lh_status st = LH_OK;
+    const char *text = NULL;
+    LH_TRY(lh_json_text(j, &text));
+    LH_CHECK(fprintf(out, "%s\n", text) > 0 && fflush(out) == 0, LH_ERR_IO,
+             "a line of results cannot be written: is the disk full?");
+done:
+    return st;
+}
+
 void lh_json_free(lh_json *j)
 {
     lh_free(&j->text);

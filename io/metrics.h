@@ -12,6 +12,8 @@
  *     LH_TRY(lh_json_text(&line, &text));                            {"event":"train","step":1} */
 #include "parallel/comm.h"
 
+#include <stdio.h>
+
 enum { LH_JSON_DEPTH = 16 };
 
 typedef struct lh_json {
@@ -45,6 +47,10 @@ void lh_json_close(lh_json *j);
  * Local. Errors: LH_ERR_MEMORY, LH_ERR_BUG (something is still open, or was closed too often);
  * local. */
 LH_NODISCARD lh_status lh_json_text(lh_json *j, const char **text);
+
+/* lh_json_print - the same, and the line to `out` at once. Local. Errors: as lh_json_text; LH_ERR_IO (out
+ * takes no more). */
+LH_NODISCARD lh_status lh_json_print(lh_json *j, FILE *out);
 
 void lh_json_free(lh_json *j);
 

@@ -79,19 +79,8 @@ void lhi_comm_own(lh_comm *c, MPI_Comm handle, lh_traffic *traffic)
 lh_status lh_comm_world(lh_comm **out)
 {
     lh_comm start;
-    lh_comm *c = NULL;
-    MPI_Comm handle = MPI_COMM_NULL;
-    *out = NULL;
     lhi_comm_start(&start);
-    lh_status st = lh_agree(&start, lh_new(sizeof *c, &c));
-    if (st != LH_OK) {
-        lh_free(&c);
-        return st;
-    }
-    LH_MPI(&start, MPI_Comm_dup(MPI_COMM_WORLD, &handle));
-    lhi_comm_own(c, handle, NULL);
-    *out = c;
-    return LH_OK;
+    return lh_comm_first(&start, start.size, out);
 }
 
 lh_status lh_comm_first(lh_comm *c, int n, lh_comm **out)

@@ -71,11 +71,18 @@ static int64_t host_memory(void)
     return least;
 }
 
-int64_t lh_host_sum(lh_comm *c, int64_t mine)
+/* The ranks of this node; the caller frees it. */
+static MPI_Comm host_ranks(lh_comm *c)
 {
     MPI_Comm local = MPI_COMM_NULL;
     LH_MPI(c, MPI_Comm_split_type(c->mpi, MPI_COMM_TYPE_SHARED, c->rank, MPI_INFO_NULL, &local));
     LH_MPI(c, MPI_Comm_set_errhandler(local, MPI_ERRORS_RETURN));
+    return local;
+}
+
+int64_t lh_host_sum(lh_comm *c, int64_t mine)
+{
+    MPI_Comm local = host_ranks(c);
     LH_MPI(c, MPI_Allreduce(MPI_IN_PLACE, &mine, 1, MPI_INT64_T, MPI_SUM, local));
     LH_MPI(c, MPI_Comm_free(&local));
     return mine;
@@ -86,12 +93,10 @@ lh_host lh_host_of(lh_comm *c)
     lh_host host = {0};
     cpu_set_t mine;
     cpu_set_t theirs;
-    MPI_Comm local = MPI_COMM_NULL;
+    MPI_Comm local = host_ranks(c);
     int rank = 0;
     CPU_ZERO(&mine);
     if (sched_getaffinity(0, sizeof mine, &mine) != 0) CPU_SET(0, &mine);
-    LH_MPI(c, MPI_Comm_split_type(c->mpi, MPI_COMM_TYPE_SHARED, c->rank, MPI_INFO_NULL, &local));
-    LH_MPI(c, MPI_Comm_set_errhandler(local, MPI_ERRORS_RETURN));
     LH_MPI(c, MPI_Comm_size(local, &host.ranks));
     LH_MPI(c, MPI_Comm_rank(local, &rank));
     for (int r = 0; r < host.ranks; r++) {
