@@ -421,6 +421,12 @@ static lh_status main_together(lh_comm *world, const struct main_command *comman
         return main_flush(LH_OK);
     }
     if (command == NULL) return main_unknown(argv[1]);
+    /* all would do the same, and write the same files */
+    if (command->alone)
+        return LH_RAISE(LH_ERR_USAGE,
+                        "'longhaul %s' runs alone, and a launcher started it %d times: leave out "
+                        "mpirun or srun",
+                        command->name, lh_comm_size(world));
     return main_flush(command->run(world, argc - 2, argv + 2));
 }
 
@@ -447,39 +453,18 @@ static int main_run(const struct main_command *command, int argc, char **argv)
     return main_exit_code(st);
 }
 
-/* What the launcher says to its processes, before MPI is initialised: Open MPI, then those that speak
- * PMI. NULL: nothing. */
-static const char *main_launcher(const char *open_mpi, const char *pmi)
-{
-    const char *text = getenv(open_mpi);
-    return text != NULL ? text : getenv(pmi);
-}
-
-/* How many processes the launcher has started; 1 without one. */
+/* How many processes the launcher has started, as Open MPI and those that speak PMI say before MPI is
+ * initialised; 1 without one. */
 static long main_launched(void)
 {
-    const char *size = main_launcher("OMPI_COMM_WORLD_SIZE", "PMI_SIZE");
+    const char *size = getenv("OMPI_COMM_WORLD_SIZE");
+    if (size == NULL) size = getenv("PMI_SIZE");
     return size != NULL ? strtol(size, NULL, 10) : 1;
-}
-
-/* Several processes of a launcher would all do the same, and write the same files. */
-static lh_status main_check_alone(const struct main_command *command)
-{
-    lh_status st = LH_OK;
-    LH_CHECK(
-        main_launched() <= 1, LH_ERR_USAGE,
-        "'longhaul %s' runs alone, and a launcher started it %ld times: leave out mpirun or srun",
-        command->name, main_launched());
-done:
-    return st;
 }
 
 static int main_run_alone(const struct main_command *command, int argc, char **argv)
 {
-    const char *rank = main_launcher("OMPI_COMM_WORLD_RANK", "PMI_RANK");
-    lh_status st = main_check_alone(command);
-    if (st != LH_OK && rank != NULL && strtol(rank, NULL, 10) != 0) return main_exit_code(st);
-    if (st == LH_OK) st = main_flush(command->run(NULL, argc - 2, argv + 2));
+    lh_status st = main_flush(command->run(NULL, argc - 2, argv + 2));
     main_complain(st);
     return main_exit_code(st);
 }
@@ -493,9 +478,9 @@ int main(int argc, char **argv)
     main_touch_stack();
     const struct main_command *command = main_find(argv[1]);
     main_return_memory();
-    /* Of several processes none may leave before MPI starts and take it for success: the others
-     * might wait for it. */
-    if (main_asks(argc, argv) && main_launched() > 1) return main_run(command, argc, argv);
+    /* Of several processes none may leave before MPI starts: the others might wait for it, and the launcher
+     * end rank 0 before it has said what is wrong. */
+    if (main_launched() > 1) return main_run(command, argc, argv);
     if (main_asks(argc, argv)) {
         main_answer(command, argc, argv);
         return main_exit_code(main_flush(LH_OK));
