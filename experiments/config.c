@@ -4,7 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { CONFIG_FOLDER = 4096, CONFIG_OTHERS = 12 };
+enum { CONFIG_OTHERS = 16 };
 
 static void *config_member(const lh_config *config, const lhi_config_section *section)
 {
@@ -35,8 +35,8 @@ const char *lhi_config_elsewhere(const char *key, char *buf, size_t bytes)
 static lh_status config_known(const lh_node *root)
 {
     static const lh_field none[] = {{.name = NULL}};
-    const char *others[CONFIG_OTHERS] = {"base"};
-    int n = 1;
+    const char *others[CONFIG_OTHERS] = {"base", "sweep"};
+    int n = 2;
     for (const lhi_config_section *s = lhi_config_sections();
          s->name != NULL && n < CONFIG_OTHERS - 1; s++)
         others[n++] = s->name;
@@ -45,7 +45,8 @@ static lh_status config_known(const lh_node *root)
     return lh_settings_fill(&how, none, &unused);
 }
 
-static lh_status config_fill(const lh_node *root, const lh_config_source *source, lh_config *config)
+static lh_status config_sections(const lh_node *root, const lh_config_source *source,
+                                 lh_config *config)
 {
     static const char *const model_others[] = {"attention", NULL};
     lh_status st = LH_OK;
@@ -65,29 +66,47 @@ done:
     return st;
 }
 
+lh_status lhi_config_fill(const lh_node *root, const lh_config_source *source, lh_config **out)
+{
+    lh_status st = LH_OK;
+    lh_config *config = NULL;
+    LH_TRY(lh_new(sizeof *config, &config));
+    LH_TRY(config_sections(root, source, config));
+    *out = config;
+    config = NULL;
+done:
+    lh_config_destroy(&config);
+    return st;
+}
+
+lh_status lhi_config_here(lh_config_source *source, char folder[LHI_CONFIG_FOLDER])
+{
+    lh_status st = LH_OK;
+    if (source->directory != NULL) return LH_OK;
+    LH_CHECK(getcwd(folder, LHI_CONFIG_FOLDER) != NULL, LH_ERR_IO,
+             "the working directory has no name: %s", strerror(errno));
+    source->directory = folder;
+done:
+    return st;
+}
+
 static lh_status config_make(const lh_config_source *source, const char *bytes, size_t count,
                              lh_config **out)
 {
     lh_status st = LH_OK;
     lh_yaml *y = NULL;
     lh_node *root = NULL;
-    lh_config *config = NULL;
     lh_config_source from = *source;
-    char folder[CONFIG_FOLDER];
+    char folder[LHI_CONFIG_FOLDER];
     *out = NULL;
-    if (from.directory == NULL) {
-        LH_CHECK(getcwd(folder, sizeof folder) != NULL, LH_ERR_IO,
-                 "the working directory has no name: %s", strerror(errno));
-        from.directory = folder;
-    }
+    LH_TRY(lhi_config_here(&from, folder));
     LH_TRY(lh_yaml_create(&y));
     LH_TRY(lhi_config_tree(y, &from, bytes, count, &root));
-    LH_TRY(lh_new(sizeof *config, &config));
-    LH_TRY(config_fill(root, &from, config));
-    *out = config;
-    config = NULL;
+    if (from.point != 0 || lh_node_find(root, "sweep") != NULL)
+        LH_TRY(lhi_config_pick(root, &from, out));
+    else
+        LH_TRY(lhi_config_fill(root, &from, out));
 done:
-    lh_config_destroy(&config);
     lh_yaml_destroy(&y);
     return st;
 }
@@ -149,6 +168,12 @@ void lh_config_help(FILE *out)
         "The experiment file (key, default, meaning); --set section.key=value overrides it.\n\n"
         "  %-18s %-13s %s\n",
         "base:", "none", "a file to inherit from, relative to this one");
+    (void)fprintf(
+        out,
+        "  %-18s %-13s {grid: {KEY: [values]}, list: [{KEY: value, ...}, ...], seeds: 3 or "
+        "[7, 8, 9]}:\n"
+        "  %-32s one run for each combination; keys are dotted, optimizer.lr\n",
+        "sweep:", "none", "");
     for (const lhi_config_section *s = lhi_config_sections(); s->name != NULL; s++) {
         (void)fprintf(out, "  %s:%*s %s\n", s->name, 31 - (int)strlen(s->name), "", s->help);
         lh_settings_help(out, s->fields, 4);

@@ -147,6 +147,8 @@ typedef struct lh_config_source {
     int n_overrides;
     const char *directory; /* absolute: where relative paths start; NULL: the working directory */
     unsigned flags;
+    int64_t
+        point; /* of the file's sweep, from 1 (experiments/sweep.h); 0: the file must have none */
 } lh_config_source;
 
 /* lh_config_load - read an experiment file and the files it inherits from (`base:`), apply

@@ -63,6 +63,21 @@ done:
     return st;
 }
 
+/* What others inherit describes one run. */
+static lh_status files_no_sweep(const lh_node *root)
+{
+    lh_status st = LH_OK;
+    char place[LH_PLACE_MAX];
+    const lh_node *sweep = lh_node_find(root, "sweep");
+    LH_CHECK(
+        sweep == NULL, LH_ERR_USAGE,
+        "%s: key 'sweep': a file that is inherited from (base:) cannot have a sweep: move it to "
+        "the file that is run",
+        lh_node_place(sweep, place));
+done:
+    return st;
+}
+
 /* base: the node that names the file; NULL: the caller of lh_config_load does. */
 static lh_status files_read(files_chain *c, const lh_node *base, const char *path)
 {
@@ -79,6 +94,7 @@ static lh_status files_read(files_chain *c, const lh_node *base, const char *pat
     if (st == LH_ERR_IO) st = LH_ERR_USAGE;
     if (base != NULL) st = lh_error_context(st, "%s: key 'base'", lh_node_place(base, place));
     if (st == LH_OK) st = files_parse(c, bytes, count, path);
+    if (st == LH_OK && base != NULL) st = files_no_sweep(c->root[c->count - 1]);
 done:
     lh_free(&bytes);
     return st;

@@ -2,6 +2,7 @@
  * stopped on request with a checkpoint written. Standard output carries results, standard error
  * progress and messages. */
 #define _POSIX_C_SOURCE 200809L /* sigaction */
+#include <inttypes.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -22,6 +23,7 @@
 #include "experiments/prepare.h"
 #include "experiments/run_status.h"
 #include "experiments/scale.h"
+#include "experiments/sweep_train.h"
 #include "experiments/train.h"
 #include "experiments/watchdog.h"
 #include "io/files.h"
@@ -149,7 +151,8 @@ static void main_help_eval(FILE *out)
 typedef struct main_options {
     const char *target; /* FILE.yaml or RUN_DIR */
     lh_option_words overrides;
-    bool resume, json;
+    bool resume, json, points;
+    int64_t point;    /* of a sweep; 0: not given */
     int64_t ranks;    /* of plan; 0: not given */
     const char *draw; /* of plan: the file that is drawn; NULL: none */
 } main_options;
@@ -159,13 +162,21 @@ typedef struct main_options {
         .name = "--set", .kind = LH_OPTION_WORDS, .offset = offsetof(main_options, overrides),     \
         .expected = "KEY=VALUE, such as --set train.log_every=1"                                   \
     }
+#define MAIN_OPTION_POINT                                                                          \
+    {                                                                                              \
+        .name = "--point", .kind = LH_OPTION_INT, .offset = offsetof(main_options, point),         \
+        .min = 1, .max = LH_SWEEP_MAX                                                              \
+    }
 static const lh_option main_options_train[] = {
     MAIN_OPTION_SET,
+    MAIN_OPTION_POINT,
     {.name = "--resume", .kind = LH_OPTION_FLAG, .offset = offsetof(main_options, resume)},
     {.name = NULL}};
 static const lh_option main_options_eval[] = {MAIN_OPTION_SET, {.name = NULL}};
 static const lh_option main_options_plan[] = {
     MAIN_OPTION_SET,
+    MAIN_OPTION_POINT,
+    {.name = "--points", .kind = LH_OPTION_FLAG, .offset = offsetof(main_options, points)},
     {.name = "--draw",
      .kind = LH_OPTION_WORD,
      .offset = offsetof(main_options, draw),
@@ -197,26 +208,23 @@ static lh_config_source main_source(const char *path, const main_options *o)
     return (lh_config_source){.read = lh_read_small,
                               .path = path,
                               .overrides = o->overrides.word,
-                              .n_overrides = o->overrides.count};
+                              .n_overrides = o->overrides.count,
+                              .point = o->point};
 }
 
 static lh_status main_train(lh_comm *world, int argc, char **argv)
 {
     lh_status st = LH_OK;
-    lh_config *config = NULL;
+    lh_sweep *sweep = NULL;
     main_options o;
-    lh_train_result result;
-    lh_watchdog *watchdog = NULL;
     LH_TRY(main_parse("longhaul train", main_options_train,
                       "an experiment file: longhaul train FILE.yaml", argc, argv, &o));
     lh_config_source source = main_source(o.target, &o);
-    LH_TRY(lh_config_load_all(world, &source, &config));
-    LH_TRY(lh_agree(world, lh_watchdog_start(world, config->train.stall_seconds, &watchdog)));
-    LH_TRY(lh_train(world, config, o.resume, &main_stop, &result));
-    if (result.stopped) st = LH_ERR_STOPPED;
+    LH_TRY(lh_sweep_load_all(world, &source, &sweep));
+    const lh_sweep_wish wish = {.point = o.point, .resume = o.resume, .stop = &main_stop};
+    LH_TRY(lh_sweep_train(world, sweep, &wish));
 done:
-    lh_watchdog_stop(&watchdog);
-    lh_config_destroy(&config);
+    lh_sweep_destroy(&sweep);
     return st;
 }
 
@@ -285,6 +293,23 @@ done:
     return st;
 }
 
+/* The points of a sweep, one a line: number and values. */
+static lh_status main_points(const lh_config_source *source, bool json)
+{
+    lh_status st = LH_OK;
+    lh_sweep *sweep = NULL;
+    char text[LH_SWEEP_TEXT];
+    LH_TRY(lh_sweep_load(source, &sweep));
+    LH_CHECK(sweep->swept, LH_ERR_USAGE, "%s has no sweep, so it has no points: leave out --points",
+             source->path);
+    if (json) (void)printf("%s\n", sweep->json);
+    for (int64_t i = 0; i < sweep->count && !json; i++)
+        (void)printf("%" PRId64 " %s\n", i + 1, lh_sweep_text(&sweep->point[i], text));
+done:
+    lh_sweep_destroy(&sweep);
+    return st;
+}
+
 /* One process plans for all ranks. */
 static lh_status main_plan(lh_comm *none, int argc, char **argv)
 {
@@ -299,6 +324,7 @@ static lh_status main_plan(lh_comm *none, int argc, char **argv)
     LH_TRY(main_picture(o.draw));
     lh_config_source source = main_source(o.target, &o);
     source.flags = LH_CONFIG_PLAN;
+    if (o.points) return main_points(&source, o.json);
     LH_TRY(lh_config_load(&source, &config));
     LH_TRY(lh_step_plan_create(config, o.ranks > 0 ? (int)o.ranks : (int)config->mesh.data, &plan));
     if (o.draw != NULL) {

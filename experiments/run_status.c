@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "experiments/config.h"
 #include "experiments/options.h"
+#include "experiments/sweep_status.h"
 #include "experiments/units.h"
 #include "io/checkpoint.h"
 #include "io/files.h"
@@ -34,9 +34,9 @@ void lh_run_status_help(FILE *out)
 {
     (void)fprintf(
         out,
-        "longhaul status RUN_DIR [--json]\n\n"
+        "longhaul status RUN_DIR|SWEEP_DIR [--json]\n\n"
         "Says what a run is doing, from what it has written so far; the run may be going on.\n"
-        "  state    finished; stopped (on request, with a checkpoint: --resume goes on);\n"
+        "  state    finished; stopped (on request, with a checkpoint: --resume goes on); failed;\n"
         "           running; silent: nothing was written for ten times the usual interval between\n"
         "           lines (and two minutes), so it may be dead; new: no step was logged yet\n"
         "--json: one object with state, step, steps, loss, grad_norm, lr, tokens_per_s, step_s,\n"
@@ -44,20 +44,15 @@ void lh_run_status_help(FILE *out)
         "rss_peak_bytes,\n"
         "eval_step, eval_loss, bits_per_byte, perplexity, accuracy, checkpoint (path), and null "
         "for\n"
-        "what is not known.\n");
+        "what is not known.\n"
+        "Of the folder of a sweep (it has sweep.json) a line for each point; waiting: not begun.\n"
+        "--json: one object with sweep, count, finished, and points, each with point, dir, "
+        "values,\n"
+        "seed and what a run has.\n");
 }
 
-typedef struct run_status {
-    int64_t steps, log_every; /* of the configuration */
-    lh_yaml *yaml;
-    const lh_node *train, *eval; /* the last line of each; NULL: none */
-    const char *state;
-    double age_s; /* since the last metrics line; -1: there is none */
-    char folder[LH_PATH_MAX], checkpoint[LH_PATH_MAX];
-} run_status;
-
 /* A number of a line; NaN where it is not there. */
-static double status_number(const lh_node *line, const char *key)
+double lh_run_number(const lh_node *line, const char *key)
 {
     const lh_node *value = lh_node_find(line, key);
     char *end = NULL;
@@ -109,33 +104,33 @@ static bool status_ends(const char *log, const char *words)
 }
 
 /* log: the end of log.txt. */
-static const char *status_state(const run_status *r, const char *log)
+static const char *status_state(const lh_run_state *r, const char *log)
 {
     if (status_ends(log, "finished at step")) return "finished";
-    if (status_ends(log, "stopped on request")) return "stopped";
+    if (status_ends(log, "stopped on request") || status_ends(log, "train.time_limit: stopped"))
+        return "stopped";
+    if (status_ends(log, "failed: ")) return "failed";
     if (r->train == NULL) return "new";
-    double interval = status_number(r->train, "step_s") * (double)r->log_every;
+    double interval = lh_run_number(r->train, "step_s") * (double)r->config->train.log_every;
     double patience = fmax(STATUS_QUIET * interval, (double)STATUS_PATIENCE);
     return r->age_s > patience ? "silent" : "running";
 }
 
-static lh_status status_read(run_status *r, const char *folder)
+lh_status lh_run_state_read(const char *folder, lh_run_state *r)
 {
     lh_status st = LH_OK;
     char path[LH_PATH_MAX];
     char *metrics = NULL, *log = NULL;
-    lh_config *config = NULL;
     double age = 0.0;
     bool found = false;
+    *r = (lh_run_state){.state = "new", .age_s = -1.0};
     LH_TRY(lhi_path(path, folder, "config.yaml"));
     LH_CHECK(lh_file_exists(NULL, path), LH_ERR_USAGE,
              "'%s' is no run folder: it has no config.yaml; give the folder that longhaul train "
              "made (run.output/run.name)",
              folder);
     const lh_config_source source = {.read = lh_read_small, .path = path, .flags = LH_CONFIG_PLAN};
-    LH_TRY(lh_config_load(&source, &config));
-    r->steps = config->schedule.steps;
-    r->log_every = config->train.log_every;
+    LH_TRY(lh_config_load(&source, &r->config));
     (void)snprintf(r->folder, sizeof r->folder, "%s", folder);
     LH_TRY(lh_run_tail(folder, "metrics.jsonl", STATUS_TAIL, &metrics, &r->age_s));
     LH_TRY(lh_run_tail(folder, "log.txt", STATUS_TAIL, &log, &age));
@@ -148,49 +143,59 @@ static lh_status status_read(run_status *r, const char *folder)
 done:
     lh_free(&metrics);
     lh_free(&log);
-    lh_config_destroy(&config);
     return st;
 }
 
-/* Seconds to the last step at the rate of the last one; NaN when that is not known, or over. */
-static double status_left(const run_status *r)
+void lh_run_state_free(lh_run_state *r)
 {
-    double left = (double)r->steps - status_number(r->train, "step");
+    lh_yaml_destroy(&r->yaml);
+    lh_config_destroy(&r->config);
+}
+
+/* Seconds to the last step at the rate of the last one; NaN when that is not known, or over. */
+double lh_run_left(const lh_run_state *r)
+{
+    double left = (double)r->config->schedule.steps - lh_run_number(r->train, "step");
     if (strcmp(r->state, "finished") == 0) return (double)NAN;
-    return left * status_number(r->train, "step_s");
+    return left * lh_run_number(r->train, "step_s");
 }
 
 /* --- saying it --- */
 
 static void status_json_real(lh_json *j, const char *key, const lh_node *line, const char *name)
 {
-    lh_json_real(j, key, status_number(line, name));
+    lh_json_real(j, key, lh_run_number(line, name));
 }
 
-static lh_status status_json(const run_status *r)
+void lh_run_state_json(const lh_run_state *r, lh_json *j)
 {
     static const char *const numbers[] = {"loss",   "grad_norm",   "lr",         "tokens_per_s",
                                           "step_s", "comm_wait_s", "peak_bytes", "rss_peak_bytes"};
     static const char *const evals[] = {"bits_per_byte", "perplexity", "accuracy"};
+    lh_json_string(j, "state", r->state);
+    status_json_real(j, "step", r->train, "step");
+    lh_json_int(j, "steps", r->config->schedule.steps);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        status_json_real(j, numbers[i], r->train, numbers[i]);
+    lh_json_real(j, "left_s", lh_run_left(r));
+    lh_json_real(j, "written_s", r->age_s >= 0.0 ? r->age_s : (double)NAN);
+    status_json_real(j, "eval_step", r->eval, "step");
+    status_json_real(j, "eval_loss", r->eval, "loss");
+    for (size_t i = 0; i < sizeof evals / sizeof evals[0]; i++)
+        status_json_real(j, evals[i], r->eval, evals[i]);
+    if (r->checkpoint[0] != '\0')
+        lh_json_string(j, "checkpoint", r->checkpoint);
+    else
+        lh_json_real(j, "checkpoint", (double)NAN); /* null */
+}
+
+static lh_status status_json(const lh_run_state *r)
+{
     lh_status st = LH_OK;
     lh_json j = {0};
     lh_json_begin(&j);
     lh_json_string(&j, "run", r->folder);
-    lh_json_string(&j, "state", r->state);
-    status_json_real(&j, "step", r->train, "step");
-    lh_json_int(&j, "steps", r->steps);
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
-        status_json_real(&j, numbers[i], r->train, numbers[i]);
-    lh_json_real(&j, "left_s", status_left(r));
-    lh_json_real(&j, "written_s", r->age_s >= 0.0 ? r->age_s : (double)NAN);
-    status_json_real(&j, "eval_step", r->eval, "step");
-    status_json_real(&j, "eval_loss", r->eval, "loss");
-    for (size_t i = 0; i < sizeof evals / sizeof evals[0]; i++)
-        status_json_real(&j, evals[i], r->eval, evals[i]);
-    if (r->checkpoint[0] != '\0')
-        lh_json_string(&j, "checkpoint", r->checkpoint);
-    else
-        lh_json_real(&j, "checkpoint", (double)NAN); /* null */
+    lh_run_state_json(r, &j);
     LH_TRY(lh_json_print(&j, stdout));
 done:
     lh_json_free(&j);
@@ -200,37 +205,38 @@ done:
 /* A loss with the unit that its line has. */
 static void status_print_loss(const lh_node *line)
 {
-    double bits = status_number(line, "bits_per_byte"),
-           perplexity = status_number(line, "perplexity");
-    (void)printf("loss %.5f", status_number(line, "loss"));
+    double bits = lh_run_number(line, "bits_per_byte"),
+           perplexity = lh_run_number(line, "perplexity");
+    (void)printf("loss %.5f", lh_run_number(line, "loss"));
     if (isfinite(bits)) (void)printf(", bits per byte %.5f", bits);
     if (isfinite(perplexity)) (void)printf(", perplexity %.5g", perplexity);
 }
 
-static void status_print(const run_status *r)
+static void status_print(const lh_run_state *r)
 {
     char text[LH_UNITS_TEXT];
-    double step = status_number(r->train, "step"), left = status_left(r);
+    double step = lh_run_number(r->train, "step"), left = lh_run_left(r);
     (void)printf("run         %s\nstate       %s\n", r->folder, r->state);
     if (r->train != NULL) {
         (void)printf("step        %.0f of %" PRId64 " (%.1f %%), last line %.0f s ago\n", step,
-                     r->steps, 100.0 * step / (double)r->steps, r->age_s);
+                     r->config->schedule.steps, 100.0 * step / (double)r->config->schedule.steps,
+                     r->age_s);
         (void)printf("training    ");
         status_print_loss(r->train);
-        (void)printf(", gradient norm %.3g, lr %.3g\n", status_number(r->train, "grad_norm"),
-                     status_number(r->train, "lr"));
+        (void)printf(", gradient norm %.3g, lr %.3g\n", lh_run_number(r->train, "grad_norm"),
+                     lh_run_number(r->train, "lr"));
         (void)printf("speed       %.0f tokens/s, step %.4g s, of which %.1f %% waiting\n",
-                     status_number(r->train, "tokens_per_s"), status_number(r->train, "step_s"),
-                     100.0 * status_number(r->train, "comm_wait_s") /
-                         status_number(r->train, "step_s"));
+                     lh_run_number(r->train, "tokens_per_s"), lh_run_number(r->train, "step_s"),
+                     100.0 * lh_run_number(r->train, "comm_wait_s") /
+                         lh_run_number(r->train, "step_s"));
         (void)printf("memory      %s a step on the rank that needs most\n",
-                     lh_units_bytes(status_number(r->train, "peak_bytes"), text));
+                     lh_units_bytes(lh_run_number(r->train, "peak_bytes"), text));
     }
     if (isfinite(left)) (void)printf("left        about %.0f s\n", left);
     if (r->eval != NULL) {
-        (void)printf("evaluation  step %.0f: ", status_number(r->eval, "step"));
+        (void)printf("evaluation  step %.0f: ", lh_run_number(r->eval, "step"));
         status_print_loss(r->eval);
-        (void)printf(", accuracy %.4f\n", status_number(r->eval, "accuracy"));
+        (void)printf(", accuracy %.4f\n", lh_run_number(r->eval, "accuracy"));
     }
     (void)printf("checkpoint  %s\n", r->checkpoint[0] != '\0' ? r->checkpoint : "none");
 }
@@ -239,7 +245,8 @@ lh_status lh_run_status_main(lh_comm *none, int argc, char **argv)
 {
     lh_status st = LH_OK;
     status_options o = {0};
-    run_status r = {.state = "new"};
+    lh_run_state r = {0};
+    char path[LH_PATH_MAX];
     lh_options options = {.command = "longhaul status",
                           .table = status_table,
                           .into = &o,
@@ -249,12 +256,14 @@ lh_status lh_run_status_main(lh_comm *none, int argc, char **argv)
     LH_TRY(lh_options_read(&options, argc, argv));
     LH_CHECK(o.folder != NULL, LH_ERR_USAGE,
              "'longhaul status' wants a run folder: longhaul status RUN_DIR");
-    LH_TRY(status_read(&r, o.folder));
+    LH_TRY(lhi_path(path, o.folder, "sweep.json"));
+    if (lh_file_exists(NULL, path)) return lh_sweep_status(o.folder, o.json);
+    LH_TRY(lh_run_state_read(o.folder, &r));
     if (o.json)
         LH_TRY(status_json(&r));
     else
         status_print(&r);
 done:
-    lh_yaml_destroy(&r.yaml);
+    lh_run_state_free(&r);
     return st;
 }

@@ -314,7 +314,7 @@ static lh_status session_room(lh_session *s, lh_status st, const char *what, siz
     return lh_agree(s->world, st);
 }
 
-static lh_status session_check_ranks(const lh_config *config, int ranks)
+lh_status lh_session_check_ranks(const lh_config *config, int ranks)
 {
     lh_status st = LH_OK;
     LH_CHECK(ranks % config->mesh.data == 0, LH_ERR_USAGE,
@@ -353,7 +353,7 @@ lh_status lh_session_open(lh_comm *world, lh_config *config, bool trainable, lh_
     s->pulse = lh_comm_traffic(world)->pulse;
     lh_pulse_phase(s->pulse, "opening", LH_PULSE_TOGETHER | LH_PULSE_PATIENT);
     s->host = lh_host_of(world);
-    LH_TRY(session_check_ranks(config, lh_comm_size(world)));
+    LH_TRY(lh_session_check_ranks(config, lh_comm_size(world)));
     LH_TRY(session_isa(s, &isa));
     LH_TRY(lh_mesh_create_of(world, (int)config->mesh.data, &s->mesh));
     LH_TRY(lh_mesh_split(s->mesh, session_ways(config, s->mesh->size[LH_AXIS_SEQ])));
@@ -418,7 +418,7 @@ lh_status lh_session_open_counting(lh_config *config, int ranks, int rank, lh_se
     int data = (int)config->mesh.data;
     int mask = lh_host_processors();
     *out = NULL;
-    LH_TRY(session_check_ranks(config, ranks));
+    LH_TRY(lh_session_check_ranks(config, ranks));
     LH_TRY(lh_new(sizeof *s, &s));
     s->config = config;
     s->host = (lh_host){.ranks = ranks, .sharing = ranks, .mask = mask, .online = mask};

@@ -60,6 +60,9 @@ typedef struct lh_session {
     lh_profile *profile;    /* NULL: nobody asks; borrowed */
 } lh_session;
 
+/* lh_session_check_ranks - may this configuration run on so many ranks? Local, pure. Errors: LH_ERR_USAGE. */
+LH_NODISCARD lh_status lh_session_check_ranks(const lh_config *config, int ranks);
+
 /* lh_session_open - build it. config->model.vocab is set from the task. trainable: gradients and
  * moments exist. Collective on world: all processes of the job, or one of them alone (lh_mesh_create_self).
  * Borrows world and config. The caller closes *out. Errors:

@@ -407,16 +407,17 @@ done:
     return st;
 }
 
-/* The result on standard output: the evaluation of the last step. */
-static void train_print(train_run *r, const lh_eval_result *e)
+void lh_train_print(const lh_comm *world, const lh_train_result *result)
 {
     const char *text = NULL;
-    if (!r->lead || e->tokens == 0) return;
-    train_eval_json(&r->json, r->step, NULL, e);
-    if (lh_json_text(&r->json, &text) == LH_OK) (void)printf("%s\n", text);
+    lh_json json = {0};
+    if (lh_comm_rank(world) > 0 || result->eval.tokens == 0) return;
+    train_eval_json(&json, result->step, NULL, &result->eval);
+    if (lh_json_text(&json, &text) == LH_OK) (void)printf("%s\n", text);
+    lh_json_free(&json);
 }
 
-static lh_status train_loop(train_run *r, bool *stopped)
+static lh_status train_loop(train_run *r, bool *stopped, lh_eval_result *out)
 {
     lh_status st = LH_OK;
     const lh_config *c = r->config;
@@ -426,7 +427,7 @@ static lh_status train_loop(train_run *r, bool *stopped)
     if (r->step >= c->schedule.steps) { /* a finished run: say again how it ended, record nothing */
         if (lh_task_windows(r->session->task, LH_SPLIT_VALID) > 0)
             LH_TRY(lh_session_evaluate(r->session, LH_SPLIT_VALID, c->train.eval_tokens, NULL, &e));
-        train_print(r, &e);
+        *out = e;
         goto done;
     }
     while (r->step < c->schedule.steps && !*stopped) {
@@ -442,7 +443,7 @@ static lh_status train_loop(train_run *r, bool *stopped)
             *stopped)
             LH_TRY(train_checkpoint(r));
     }
-    if (!*stopped) train_print(r, &e);
+    if (!*stopped) *out = e;
 done:
     return st;
 }
@@ -455,7 +456,8 @@ lh_status lh_train(lh_comm *world, lh_config *config, bool resume,
     char text[LH_PATH_MAX + 64];
     *out = (lh_train_result){0};
     LH_TRY(train_open(&r, resume));
-    LH_TRY(train_loop(&r, &out->stopped));
+    LH_TRY(train_loop(&r, &out->stopped, &out->eval));
+    out->late = lh_stop_now(&r.stop, 2.0);
     out->step = r.step;
     memcpy(out->folder, r.folder, sizeof out->folder);
     (void)snprintf(text, sizeof text,
@@ -467,6 +469,8 @@ lh_status lh_train(lh_comm *world, lh_config *config, bool resume,
     train_say(&r, text);
 done:
     if (st != LH_OK && r.terminal) (void)fputc('\n', stderr);
+    if (st != LH_OK)
+        lh_log_line(r.log, "failed: %.*s", (int)strcspn(lh_error_text(), "\n"), lh_error_text());
     train_close(&r);
     return st;
 }

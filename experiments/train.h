@@ -9,7 +9,9 @@
 typedef struct lh_train_result {
     char folder[LH_PATH_MAX];
     int64_t step;
-    bool stopped; /* on request, with a checkpoint written */
+    bool stopped;        /* on request, with a checkpoint written */
+    bool late;           /* this rank would stop now if there were more steps to do */
+    lh_eval_result eval; /* of the last step; no tokens: there was none */
 } lh_train_result;
 
 /* lh_learning_rate - rate of step t = 1, 2, ...: linear warm-up over schedule.warmup steps, then
@@ -19,10 +21,14 @@ double lh_learning_rate(const lh_config *config, int64_t t);
 
 /* lh_train - run config until its last step. resume: go on from the newest good checkpoint of the
  * folder. stop: set by a signal handler; the run then ends after the step with a checkpoint.
- * Collective on world. Results go to standard output of rank 0, progress to its standard error.
+ * Collective on world. Progress goes to standard error of rank 0; the result is the caller's to print.
  * Errors: agreed; LH_ERR_USAGE when the folder has checkpoints and resume is false. */
 LH_NODISCARD lh_status lh_train(lh_comm *world, lh_config *config, bool resume,
                                 const volatile sig_atomic_t *stop, lh_train_result *out);
+
+/* lh_train_print - the evaluation of the last step on standard output of rank 0; nothing if there was none.
+ * Local. */
+void lh_train_print(const lh_comm *world, const lh_train_result *result);
 
 /* lh_evaluate - the newest good checkpoint of a run folder on the validation part (and the test
  * part, if there is one); one JSON object per part on standard output. Collective on world. Errors:

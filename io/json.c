@@ -1,9 +1,11 @@
 #include "io/metrics.h"
 
 #include "core/tensor.h"
+#include "io/yaml.h"
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #ifdef LH_PRECISION_DOUBLE
@@ -118,6 +120,14 @@ void lh_json_real(lh_json *j, const char *key, double value)
     json_number(j, value);
 }
 
+void lhi_json_shortest(double x, char text[LHI_JSON_NUMBER])
+{
+    for (int digits = 15; digits <= 17; digits++) {
+        (void)snprintf(text, LHI_JSON_NUMBER, "%.*g", digits, x);
+        if (strtod(text, NULL) == x) break;
+    }
+}
+
 static void json_integer(lh_json *j, int64_t value)
 {
     char text[24];
@@ -154,6 +164,43 @@ void lh_json_reals(lh_json *j, const char *key, const double *values, int64_t co
 {
     lh_json_array(j, key);
     for (int64_t i = 0; i < count; i++) lh_json_real(j, NULL, values[i]);
+    lh_json_close(j);
+}
+
+/* A plain scalar of YAML: a number, true, false, null, or else a word. */
+static void json_plain(lh_json *j, const lh_node *node)
+{
+    char text[LHI_JSON_NUMBER];
+    double x = 0.0;
+    bool literal = strcmp(node->text, "true") == 0 || strcmp(node->text, "false") == 0;
+    if (lh_node_is_null(node)) {
+        json_put(j, "null");
+    } else if (literal) {
+        json_put(j, node->text);
+    } else if (lh_node_number(node, &x)) {
+        lhi_json_shortest(x, text);
+        json_put(j, text);
+    } else {
+        json_quote(j, node->text);
+    }
+}
+
+void lh_json_node(lh_json *j, const char *key, const lh_node *node)
+{
+    if (node->kind == LH_NODE_SCALAR) {
+        json_key(j, key);
+        if (node->quoted)
+            json_quote(j, node->text);
+        else
+            json_plain(j, node);
+        return;
+    }
+    if (node->kind == LH_NODE_LIST)
+        lh_json_array(j, key);
+    else
+        lh_json_object(j, key);
+    for (int64_t i = 0; i < node->count; i++)
+        lh_json_node(j, node->kind == LH_NODE_MAP ? node->key[i]->text : NULL, node->item[i]);
     lh_json_close(j);
 }
 

@@ -37,6 +37,16 @@ void lh_json_string(lh_json *j, const char *key, const char *value);
 void lh_json_ints(lh_json *j, const char *key, const int64_t *values, int64_t count);
 void lh_json_reals(lh_json *j, const char *key, const double *values, int64_t count);
 
+/* lh_json_node - a member that says what a node of YAML says: numbers, true, false and null where they are
+ * written plain, else texts. Numbers have the fewest digits that read back as the same. At most
+ * LH_JSON_DEPTH deep. Local. */
+struct lh_node;
+void lh_json_node(lh_json *j, const char *key, const struct lh_node *node);
+
+/* lhi_json_shortest - the shortest decimal number that reads back as x. Local. */
+enum { LHI_JSON_NUMBER = 40 };
+void lhi_json_shortest(double x, char text[LHI_JSON_NUMBER]);
+
 /* lh_json_object, lh_json_array - open a member that holds members; lh_json_close ends the
  * innermost. Local. */
 void lh_json_object(lh_json *j, const char *key);

@@ -1,3 +1,4 @@
+#include "io/metrics.h"
 #include "io/settings_internal.h"
 
 #include <inttypes.h>
@@ -19,11 +20,8 @@ const char *lh_field_choice(const lh_field *field, int value, char *buf, size_t 
 /* The shortest decimal number that reads back as x, with a point, which YAML 1.1 readers want. */
 static void emit_real_text(double x, char *buf)
 {
-    char text[EMIT_WORD];
-    for (int digits = 15; digits <= 17; digits++) {
-        (void)snprintf(text, sizeof text, "%.*g", digits, x);
-        if (strtod(text, NULL) == x) break;
-    }
+    char text[LHI_JSON_NUMBER];
+    lhi_json_shortest(x, text);
     size_t n = strcspn(text, "e");
     bool point = memchr(text, '.', n) != NULL;
     (void)snprintf(buf, EMIT_WORD, "%.*s%s%s", (int)n, text, point ? "" : ".0", text + n);

@@ -1,7 +1,6 @@
 #include "io/settings_internal.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -100,15 +99,9 @@ static bool value_int(const lh_field *f, const lh_node *node, int64_t *out)
     return errno == 0 && *out != LH_AUTO && value_in_range(f, (double)*out);
 }
 
-/* Decimal digits only: strtod alone would take "inf", "nan" and hexadecimal. */
 static bool value_real(const lh_field *f, const lh_node *node, double *out)
 {
-    char *end = NULL;
-    if (!value_is_plain(node) || strspn(node->text, "0123456789+-.eE") != strlen(node->text))
-        return false;
-    if (strpbrk(node->text, "0123456789") == NULL) return false;
-    *out = strtod(node->text, &end);
-    return *end == '\0' && isfinite(*out) && value_in_range(f, *out);
+    return lh_node_number(node, out) && value_in_range(f, *out);
 }
 
 static bool value_bool(const lh_node *node, bool *out)

@@ -1,5 +1,6 @@
 #include "io/yaml_internal.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -163,6 +164,22 @@ done:
     return st;
 }
 
+lh_status lh_yaml_copy(lh_yaml *y, const lh_node *node, lh_node **out)
+{
+    lh_status st = LH_OK;
+    LH_TRY(lhi_yaml_node(y, node->kind, node->source, node->line, node->column, out));
+    (*out)->quoted = node->quoted;
+    (*out)->text = node->text;
+    for (int64_t i = 0; i < node->count; i++) {
+        lh_node *key = NULL, *item = NULL;
+        if (node->key[i] != NULL) LH_TRY(lh_yaml_copy(y, node->key[i], &key));
+        LH_TRY(lh_yaml_copy(y, node->item[i], &item));
+        LH_TRY(lhi_yaml_add(y, *out, key, item));
+    }
+done:
+    return st;
+}
+
 lh_node *lh_node_find(const lh_node *map, const char *key)
 {
     int64_t i = lhi_yaml_index(map, key);
@@ -209,6 +226,17 @@ bool lh_node_is_null(const lh_node *node)
 {
     return lhi_yaml_is_removal(node) ||
            (node->kind == LH_NODE_SCALAR && !node->quoted && node->text[0] == '\0');
+}
+
+/* Decimal digits only: strtod alone would take "inf", "nan" and hexadecimal. */
+bool lh_node_number(const lh_node *node, double *out)
+{
+    char *end = NULL;
+    if (node->kind != LH_NODE_SCALAR || node->quoted) return false;
+    if (strspn(node->text, "0123456789+-.eE") != strlen(node->text)) return false;
+    if (strpbrk(node->text, "0123456789") == NULL) return false;
+    *out = strtod(node->text, &end);
+    return *end == '\0' && isfinite(*out);
 }
 
 const char *lh_text_shown(const char *text, char *buf, size_t bytes)

@@ -60,6 +60,16 @@ LH_NODISCARD lh_status lh_yaml_merge(lh_yaml *y, lh_node *base, const lh_node *o
  * LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_yaml_override(lh_yaml *y, lh_node *root, const char *assignment);
 
+/* lh_yaml_put - the same with a dotted key and a value that stand in a file: new nodes have key's place.
+ * Local. root and value: of y, and value comes to lie in root. *old: what lay there, NULL: nothing.
+ * Errors: LH_ERR_USAGE naming the place; LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_yaml_put(lh_yaml *y, lh_node *root, const lh_node *key, lh_node *value,
+                                   const lh_node **old);
+
+/* lh_yaml_copy - a tree of its own with the same places; its texts are borrowed from the old one.
+ * Local. Errors: LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_yaml_copy(lh_yaml *y, const lh_node *node, lh_node **out);
+
 /* lh_yaml_emit - a map as YAML text: two levels of maps and all lists of maps in block style, the
  * rest in flow style.
  * Local. *text: zero-terminated, the caller releases it with lh_free. Errors: LH_ERR_MEMORY,
@@ -86,6 +96,9 @@ const lh_node *lh_node_at(const lh_node *root, const char *path);
 
 /* lh_node_is_null - a plain scalar that says null, ~ or nothing at all? Local. */
 bool lh_node_is_null(const lh_node *node);
+
+/* lh_node_number - is it a plain decimal number, and finite? Local. */
+bool lh_node_number(const lh_node *node, double *out);
 
 /* lh_node_place - "file:line:column" or "--set a.b=c" into buf (LH_PLACE_MAX bytes); returns
  * buf. Local. */
