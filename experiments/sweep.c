@@ -173,8 +173,9 @@ lh_status lhi_config_pick(const lh_node *root, const lh_config_source *source, l
              lh_node_place(sweep, p));
     LH_TRY(lhi_sweep_axes_read(root, &axes));
     LH_CHECK(source->point > 0, LH_ERR_USAGE,
-             "%s: key 'sweep': these are %" PRId64 " runs, and one is wanted: name it with --point "
-             "(longhaul plan %s --points lists them), or leave the sweep out with --set sweep=null",
+             "%s: key 'sweep': these are %" PRId64
+             " runs, and one is wanted here: leave the sweep out with --set sweep=null (train and "
+             "plan take one of them with --point K; longhaul plan %s --points lists them)",
              lh_node_place(sweep, p), axes.points, source->path);
     LH_TRY(sweep_reaches(sweep, &axes, source->point));
     LH_TRY(sweep_no_name(root));
@@ -189,14 +190,21 @@ done:
 
 /* --- all points --- */
 
+static lh_status sweep_keep(const char *text, char **copy)
+{
+    size_t bytes = strlen(text) + 1;
+    lh_status st = lh_new(bytes, copy);
+    if (st == LH_OK) memcpy(*copy, text, bytes);
+    return st;
+}
+
 static lh_status sweep_new(int64_t count, const char *path, lh_sweep **out)
 {
     lh_status st = LH_OK;
     lh_sweep *s = NULL;
     LH_TRY(lh_new(sizeof *s, &s));
     s->count = count;
-    LH_TRY(lh_new(strlen(path) + 1, &s->path));
-    memcpy(s->path, path, strlen(path));
+    LH_TRY(sweep_keep(path, &s->path));
     LH_TRY(lh_yaml_create(&s->nodes));
     *out = s;
     s = NULL;
@@ -230,6 +238,7 @@ static lh_status sweep_point(lh_sweep *s, const lh_node *root, const lh_config_s
     LH_TRY(sweep_resolve(root, source, axes, index, s->nodes, &values, &config));
     LH_TRY(sweep_name("sweep", config));
     LH_TRY(lh_config_emit(config, &p->yaml));
+    if (s->output == NULL) LH_TRY(sweep_keep(config->run.output, &s->output));
     p->number = index + 1;
     p->values = values;
     p->seed = config->run.seed;
@@ -282,8 +291,7 @@ static lh_status sweep_points(lh_sweep *s, const lh_node *root, const lh_config_
     for (int64_t i = 0; i < s->count; i++) LH_TRY(sweep_point(s, root, source, axes, i, &j));
     lh_json_close(&j);
     LH_TRY(lh_json_text(&j, &text));
-    LH_TRY(lh_new(strlen(text) + 1, &s->json));
-    memcpy(s->json, text, strlen(text));
+    LH_TRY(sweep_keep(text, &s->json));
     LH_TRY(sweep_take_values(s));
 done:
     lh_json_free(&j);
@@ -460,6 +468,7 @@ void lh_sweep_destroy(lh_sweep **sweep)
     for (int64_t i = 0; s->point != NULL && i < s->count; i++) lh_free(&s->point[i].yaml);
     lh_free(&s->point);
     lh_free(&s->json);
+    lh_free(&s->output);
     lh_free(&s->path);
     lh_yaml_destroy(&s->nodes);
     lh_free(sweep);

@@ -36,6 +36,7 @@ typedef struct lh_sweep {
     int64_t count;
     lh_sweep_point *point; /* [count]; NULL on ranks other than 0 */
     char *json;            /* what sweep.json says, without a newline */
+    char *output;          /* on rank 0: run.output, the folder of all points */
     char *path;            /* how messages call the file */
     unsigned flags;        /* of the source */
     lh_yaml *nodes;        /* owns values */

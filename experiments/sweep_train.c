@@ -18,9 +18,8 @@ typedef struct sweep_train {
     const lh_sweep *sweep;
     const lh_sweep_wish *wish;
     bool lead;
-    int64_t first, end;       /* points from, and before */
-    char output[LH_PATH_MAX]; /* on rank 0 */
-    bool *finished;           /* [count], on rank 0: before this launch */
+    int64_t first, end; /* points from, and before */
+    bool *finished;     /* [count], on rank 0: before this launch */
     int64_t failures;
     lh_status failed; /* of the first that is no bad usage, else of the first */
     char names[TRAIN_NAMES];
@@ -66,11 +65,10 @@ static lh_status train_look(sweep_train *t, int64_t index)
     lh_run_state run = {0};
     char text[LH_SWEEP_TEXT];
     LH_TRY(lh_sweep_config(t->sweep, index, &config));
-    (void)snprintf(t->output, sizeof t->output, "%s", config->run.output);
     st = lh_session_check_ranks(config, lh_comm_size(t->world));
     LH_TRY(lh_error_context(st, "point %" PRId64 " of the sweep (%s)", index + 1,
                             lh_sweep_text(&t->sweep->point[index], text)));
-    LH_TRY(lh_sweep_point_state(config->run.output, &t->sweep->point[index], &run));
+    LH_TRY(lh_sweep_point_state(t->sweep->output, &t->sweep->point[index], &run));
     if (run.config != NULL) LH_TRY(train_look_run(t, index, &run, config));
 done:
     lh_run_state_free(&run);
@@ -88,11 +86,11 @@ static lh_status train_write(const sweep_train *t, const char *path)
     size_t count = strlen(t->sweep->json);
     if (gethostname(host, sizeof host - 1) != 0) host[0] = '\0';
     (void)snprintf(name, sizeof name, ".sweep.json.%s.%ld", host, (long)getpid());
-    LH_TRY(lhi_path(beside, t->output, name));
+    LH_TRY(lhi_path(beside, t->sweep->output, name));
     LH_TRY(lh_new(count + 2, &text));
     memcpy(text, t->sweep->json, count);
     text[count] = '\n';
-    LH_TRY(lh_folder_make(NULL, t->output));
+    LH_TRY(lh_folder_make(NULL, t->sweep->output));
     LH_TRY(lh_write_small(NULL, beside, text, count + 1));
     LH_TRY(lh_file_rename(NULL, beside, path));
 done:
@@ -123,30 +121,22 @@ done:
     return st;
 }
 
-/* sweep.json: written, or there and the same. */
-static lh_status train_record(const sweep_train *t)
+/* sweep.json is there and tells of the same points, or is written when all folders have been seen. */
+static lh_status train_prepare(sweep_train *t)
 {
     lh_status st = LH_OK;
     char path[LH_PATH_MAX];
     lh_sweep *old = NULL;
-    LH_TRY(lhi_path(path, t->output, "sweep.json"));
+    LH_TRY(lh_new((size_t)t->sweep->count * sizeof *t->finished, &t->finished));
+    LH_TRY(lhi_path(path, t->sweep->output, "sweep.json"));
     if (lh_file_exists(NULL, path)) {
-        LH_TRY(lh_sweep_read(t->output, &old));
+        LH_TRY(lh_sweep_read(t->sweep->output, &old));
         LH_TRY(train_same(t, old, path));
     }
+    for (int64_t i = t->first; i < t->end; i++) LH_TRY(train_look(t, i));
     if (old == NULL || old->count < t->sweep->count) LH_TRY(train_write(t, path));
 done:
     lh_sweep_destroy(&old);
-    return st;
-}
-
-static lh_status train_prepare(sweep_train *t)
-{
-    lh_status st = LH_OK;
-    LH_TRY(lh_new((size_t)t->sweep->count * sizeof *t->finished, &t->finished));
-    for (int64_t i = t->first; i < t->end; i++) LH_TRY(train_look(t, i));
-    LH_TRY(train_record(t));
-done:
     return st;
 }
 
@@ -160,7 +150,7 @@ static lh_status train_result(const sweep_train *t, int64_t index)
     lh_json j = {0};
     lh_run_state run = {0};
     const lh_sweep_point *point = &t->sweep->point[index];
-    LH_TRY(lh_sweep_point_state(t->output, point, &run));
+    LH_TRY(lh_sweep_point_state(t->sweep->output, point, &run));
     lh_json_begin(&j);
     for (int64_t i = 0; run.eval != NULL && i < run.eval->count; i++)
         lh_json_node(&j, run.eval->key[i]->text, run.eval->item[i]);
@@ -247,7 +237,7 @@ static lh_status train_end(const sweep_train *t, lh_status st)
 {
     if (t->lead && t->wish->point == 0) {
         if (st == LH_ERR_STOPPED) (void)fprintf(stderr, "the sweep %s\n", lh_error_text());
-        if (lh_sweep_table(stderr, t->output, t->sweep) != LH_OK)
+        if (lh_sweep_table(stderr, t->sweep->output, t->sweep) != LH_OK)
             (void)fprintf(stderr, "longhaul: no table: %s\n", lh_error_text());
     }
     if (st != LH_OK || t->failures == 0) return st;
