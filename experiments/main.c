@@ -2,7 +2,6 @@
  * stopped on request with a checkpoint written. Standard output carries results, standard error
  * progress and messages. */
 #define _POSIX_C_SOURCE 200809L /* sigaction */
-#include <inttypes.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -101,7 +100,8 @@ static void main_help(FILE *out)
         "  longhaul scale FILE.yaml --ranks 1,2,4,8 [options]         strong and weak scaling in "
         "one "
         "launch\n"
-        "  longhaul status RUN_DIR [--json]                           what a run is doing\n"
+        "  longhaul status RUN_DIR [--json]                           what a run, or a sweep, is "
+        "doing\n"
         "  longhaul prepare TEXT --out DATA.h5 [--words] [--task T]   a token file of a text, a "
         "FASTA file,\n"
         "                                                             ListOps examples\n"
@@ -127,14 +127,28 @@ static void main_help_train(FILE *out)
 {
     (void)fprintf(
         out,
-        "longhaul train FILE.yaml [--set KEY=VALUE]... [--resume]\n\n"
+        "longhaul train FILE.yaml [--set KEY=VALUE]... [--resume] [--point K]\n\n"
         "Trains what the file describes into the folder run.output/run.name: config.yaml,\n"
         "metrics.jsonl, checkpoints/, log.txt. SIGUSR1 (which mpirun passes on), SIGTERM or\n"
         "SIGINT to the ranks, or train.time_limit, ends the run after the running step, with a\n"
         "checkpoint and exit code 75. --resume goes on from the newest checkpoint that is whole, "
         "on any ranks;\n"
         "keys that make another training of it (data, model, seed, ...) must be as they were,\n"
-        "and those that are not are listed. The keys of the file:\n\n");
+        "and those that are not are listed.\n\n"
+        "A file with sweep: describes many runs, its points: all combinations of seeds, entries of "
+        "the\n"
+        "list and values of the grid, the last one fastest. They are checked before the first one "
+        "starts,\n"
+        "and run one after the other into run.output/0001, 0002, ...; sweep.json there says what "
+        "they\n"
+        "are. One JSON object on standard output for each point that has ended, a table on "
+        "standard\n"
+        "error at the end. --resume leaves finished points alone and goes on in the others; points "
+        "may\n"
+        "be added at the end. A point that fails is passed over, and named at the end (exit code "
+        "1).\n"
+        "  --point K   point K alone, from 1: one task of a job array; several may run at once\n\n"
+        "The keys of the file:\n\n");
     lh_config_help(out);
 }
 
@@ -293,23 +307,6 @@ done:
     return st;
 }
 
-/* The points of a sweep, one a line: number and values. */
-static lh_status main_points(const lh_config_source *source, bool json)
-{
-    lh_status st = LH_OK;
-    lh_sweep *sweep = NULL;
-    char text[LH_SWEEP_TEXT];
-    LH_TRY(lh_sweep_load(source, &sweep));
-    LH_CHECK(sweep->swept, LH_ERR_USAGE, "%s has no sweep, so it has no points: leave out --points",
-             source->path);
-    if (json) (void)printf("%s\n", sweep->json);
-    for (int64_t i = 0; i < sweep->count && !json; i++)
-        (void)printf("%" PRId64 " %s\n", i + 1, lh_sweep_text(&sweep->point[i], text));
-done:
-    lh_sweep_destroy(&sweep);
-    return st;
-}
-
 /* One process plans for all ranks. */
 static lh_status main_plan(lh_comm *none, int argc, char **argv)
 {
@@ -324,7 +321,7 @@ static lh_status main_plan(lh_comm *none, int argc, char **argv)
     LH_TRY(main_picture(o.draw));
     lh_config_source source = main_source(o.target, &o);
     source.flags = LH_CONFIG_PLAN;
-    if (o.points) return main_points(&source, o.json);
+    if (o.points) return lh_plan_points(&source, o.json, stdout);
     LH_TRY(lh_config_load(&source, &config));
     LH_TRY(lh_step_plan_create(config, o.ranks > 0 ? (int)o.ranks : (int)config->mesh.data, &plan));
     if (o.draw != NULL) {

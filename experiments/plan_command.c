@@ -362,17 +362,39 @@ static void command_help_tiles(FILE *out)
         LH_TILE_Q, LH_TILE_K);
 }
 
+lh_status lh_plan_points(const lh_config_source *source, bool json, FILE *out)
+{
+    lh_status st = LH_OK;
+    lh_sweep *sweep = NULL;
+    char text[LH_SWEEP_TEXT];
+    LH_TRY(lh_sweep_load(source, &sweep));
+    LH_CHECK(sweep->swept, LH_ERR_USAGE, "%s has no sweep, so it has no points: leave out --points",
+             source->path);
+    if (json) (void)fprintf(out, "%s\n", sweep->json);
+    for (int64_t i = 0; i < sweep->count && !json; i++)
+        (void)fprintf(out, "%" PRId64 " %s\n", i + 1, lh_sweep_text(&sweep->point[i], text));
+done:
+    lh_sweep_destroy(&sweep);
+    return st;
+}
+
 void lh_plan_help(FILE *out)
 {
     (void)fprintf(
         out,
-        "longhaul plan FILE.yaml [--set KEY=VALUE]... [--ranks P] [--json] [--draw OUT.svg]\n\n"
+        "longhaul plan FILE.yaml [--set KEY=VALUE]... [--ranks P] [--point K] [--json] [--draw "
+        "OUT.svg]\n"
+        "longhaul plan FILE.yaml [--set KEY=VALUE]... --points [--json]\n\n"
         "Says what a training step costs, without running it: parameters, flops, bytes sent and\n"
         "memory, by layer and by rank. One process, without a launcher, for any number of ranks;\n"
         "no data file is opened. What is counted and what the formulas give must agree.\n"
         "A model whose head has no loss (model.head pooler or none) has no step: then all figures\n"
         "are of one forward pass.\n\n"
         "  --ranks P          ranks in all (default: mesh.data, one rank a sequence)\n"
+        "  --point K          of a file with sweep: this point, from 1\n"
+        "  --points           lists the points of a sweep, one a line, and checks them; plans "
+        "nothing.\n"
+        "                     With --json what sweep.json says\n"
         "  --draw OUT.svg     also a picture of who sees whom, by layer and head group: queries "
         "(down)\n"
         "                     by keys, both in order of position, so that a rank has one stretch, "

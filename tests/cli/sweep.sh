@@ -151,6 +151,12 @@ stamps runs/0001 runs/0003 >before
 expect 1 2 train sweep.yaml "${fails[@]}" --resume
 same "the others" "$(stamps runs/0001 runs/0003)" "$(cat before)"
 
+rm -r runs
+expect 2 2 train sweep.yaml --set 'sweep={grid: {data.path: [gone.txt, text.txt]}}'
+says err 'longhaul: point 1 failed: '
+says err 'gone.txt'
+same "points that are done" "$(value point)" 2
+
 # --- a point that cannot be is an error before anything is done, on all ranks ---
 rm -r runs
 expect 2 2 train sweep.yaml --set 'sweep={grid: {model.heads: [2, 3]}}'
