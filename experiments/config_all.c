@@ -12,7 +12,7 @@ lh_status lhi_config_share(lh_comm *comm, lh_status st, const char *text, const 
     LH_TRY(lh_agree(comm, st));
     lh_broadcast(comm, &bytes, (int64_t)sizeof bytes, LH_SEND_OTHER);
     LH_TRY(lh_agree(comm, lh_new((size_t)bytes + 1, &copy)));
-    if (lh_comm_rank(comm) == 0) memcpy(copy, text, (size_t)bytes);
+    if (bytes > 0 && text != NULL) memcpy(copy, text, (size_t)bytes);
     lh_broadcast(comm, copy, bytes, LH_SEND_OTHER);
     LH_TRY(lh_agree(comm, lh_config_parse(copy, (size_t)bytes, name, flags, out)));
 done:

@@ -111,7 +111,7 @@ static const char *status_state(const lh_run_state *r, const char *log)
         return "stopped";
     if (status_ends(log, "failed: ")) return "failed";
     if (r->train == NULL) return "new";
-    double interval = lh_run_number(r->train, "step_s") * (double)r->config->train.log_every;
+    double interval = lh_run_number(r->train, "step_s") * (double)r->log_every;
     double patience = fmax(STATUS_QUIET * interval, (double)STATUS_PATIENCE);
     return r->age_s > patience ? "silent" : "running";
 }
@@ -131,6 +131,8 @@ lh_status lh_run_state_read(const char *folder, lh_run_state *r)
              folder);
     const lh_config_source source = {.read = lh_read_small, .path = path, .flags = LH_CONFIG_PLAN};
     LH_TRY(lh_config_load(&source, &r->config));
+    r->steps = r->config->schedule.steps;
+    r->log_every = r->config->train.log_every;
     (void)snprintf(r->folder, sizeof r->folder, "%s", folder);
     LH_TRY(lh_run_tail(folder, "metrics.jsonl", STATUS_TAIL, &metrics, &r->age_s));
     LH_TRY(lh_run_tail(folder, "log.txt", STATUS_TAIL, &log, &age));
@@ -155,7 +157,7 @@ void lh_run_state_free(lh_run_state *r)
 /* Seconds to the last step at the rate of the last one; NaN when that is not known, or over. */
 double lh_run_left(const lh_run_state *r)
 {
-    double left = (double)r->config->schedule.steps - lh_run_number(r->train, "step");
+    double left = (double)r->steps - lh_run_number(r->train, "step");
     if (strcmp(r->state, "finished") == 0) return (double)NAN;
     return left * lh_run_number(r->train, "step_s");
 }
@@ -174,7 +176,7 @@ void lh_run_state_json(const lh_run_state *r, lh_json *j)
     static const char *const evals[] = {"bits_per_byte", "perplexity", "accuracy"};
     lh_json_string(j, "state", r->state);
     status_json_real(j, "step", r->train, "step");
-    lh_json_int(j, "steps", r->config->schedule.steps);
+    lh_json_int(j, "steps", r->steps);
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
         status_json_real(j, numbers[i], r->train, numbers[i]);
     lh_json_real(j, "left_s", lh_run_left(r));
@@ -219,8 +221,7 @@ static void status_print(const lh_run_state *r)
     (void)printf("run         %s\nstate       %s\n", r->folder, r->state);
     if (r->train != NULL) {
         (void)printf("step        %.0f of %" PRId64 " (%.1f %%), last line %.0f s ago\n", step,
-                     r->config->schedule.steps, 100.0 * step / (double)r->config->schedule.steps,
-                     r->age_s);
+                     r->steps, 100.0 * step / (double)r->steps, r->age_s);
         (void)printf("training    ");
         status_print_loss(r->train);
         (void)printf(", gradient norm %.3g, lr %.3g\n", lh_run_number(r->train, "grad_norm"),

@@ -9,7 +9,8 @@
 
 /* A run as its folder tells. */
 typedef struct lh_run_state {
-    lh_config *config; /* as it was saved */
+    lh_config *config;        /* as it was saved */
+    int64_t steps, log_every; /* of it */
     lh_yaml *yaml;
     const lh_node *train, *eval; /* the last line of each in metrics.jsonl; NULL: none */
     const char *state; /* "finished", "stopped", "failed", "running", "silent", "new": static */

@@ -110,9 +110,10 @@ static lh_status sweep_resolve(const lh_node *root, const lh_config_source *sour
     st = sweep_put_values(mine, tree, *values);
     if (st == LH_OK) st = lhi_config_fill(tree, source, out);
     if (st == LH_OK) st = sweep_shift(axes, shift, *out);
-    if (st != LH_OK) sweep_put_node(text, *values, true);
-    LH_TRY(lh_error_context(st, "point %" PRId64 " of the sweep's %" PRId64 " (%s)", index + 1,
-                            axes->points, text[0] != '\0' ? text : "seeds"));
+    if (st == LH_OK) goto done;
+    sweep_put_node(text, *values, true);
+    (void)lh_error_context(st, "point %" PRId64 " of the sweep's %" PRId64 " (%s)", index + 1,
+                           axes->points, text[0] != '\0' ? text : "seeds");
 done:
     if (st != LH_OK) lh_config_destroy(out);
     lh_yaml_destroy(&mine);
@@ -136,6 +137,7 @@ done:
 static lh_status sweep_name(const char *dir, lh_config *config)
 {
     lh_status st = LH_OK;
+    LH_CHECK(config != NULL, LH_ERR_BUG, "a point without a configuration");
     lh_free(&config->run.name);
     LH_TRY(lh_new(LH_SWEEP_DIR, &config->run.name));
     (void)snprintf(config->run.name, LH_SWEEP_DIR, "%s", dir);
@@ -267,6 +269,7 @@ static lh_status sweep_take_values(lh_sweep *s)
     lh_yaml *mine = NULL;
     st = lh_sweep_parse(s->json, strlen(s->json), s->path, &told);
     LH_TRY(lh_error_context(st, "sweep.json would be too large: sweep fewer or shorter values"));
+    if (told == NULL) goto done;
     for (int64_t i = 0; i < s->count; i++) s->point[i].values = told->point[i].values;
     mine = s->nodes;
     s->nodes = told->nodes;
@@ -355,7 +358,7 @@ lh_status lh_sweep_load_all(lh_comm *comm, const lh_config_source *source, lh_sw
     *out = NULL;
     if (lh_comm_rank(comm) == 0) st = lh_sweep_load(source, out);
     LH_TRY(lh_agree(comm, st));
-    if (lh_comm_rank(comm) == 0) about[0] = (*out)->count, about[1] = (*out)->swept;
+    if (*out != NULL) about[0] = (*out)->count, about[1] = (*out)->swept;
     lh_broadcast(comm, about, (int64_t)sizeof about, LH_SEND_OTHER);
     if (lh_comm_rank(comm) > 0) {
         st = sweep_new(about[0], source->path, out);
