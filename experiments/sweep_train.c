@@ -48,6 +48,10 @@ static lh_status train_look_run(sweep_train *t, int64_t index, const lh_run_stat
         run->folder, over ? "" : " in part");
     train_known(run->config, config);
     lh_config_changes(run->config, config, &broken, &noted);
+    /* what would only be other steps to come is too late for a run that has none */
+    if (over && lh_run_number(run->train, "step") >= (double)config->schedule.steps &&
+        broken.count == 0)
+        broken = noted;
     LH_CHECK(broken.count == 0, LH_ERR_USAGE,
              "--resume: the sweep contradicts '%s' in %" PRId64
              " key%s:%s\nchange %s back, or give another run.output",

@@ -50,12 +50,13 @@ rm -r runs/alone
 # --- what is there stays: without --resume, with other points, with another model ---
 stamps runs >before
 for change in '' '--resume --set sweep=null --set sweep.seeds=2' '--resume --set model.width=16' \
-    '--resume --set sweep.seeds=[6]' '--point 2'; do
+    '--resume --set sweep.seeds=[6]' '--resume --set optimizer.clip=2' '--point 2'; do
     # shellcheck disable=SC2086
     expect 2 1 train sweep.yaml $change
     case $change in
     '') says err "runs/0001' has been trained: give --resume" ;;
     *=2) says err 'the sweep has 2 points, and' ;;
+    *clip=2) says err 'optimizer.clip was 1.0, is 2.0' ;;
     *16) says err "runs/0001' in 3 keys:" && says err 'model.width was 32, is 16' ;;
     *6\]) says err "sweep.json': point 1 was (optimizer.lr: 0.01, model.attention.window: 24, seed 3), is (optimizer.lr: 0.01, model.attention.window: 24, seed 6)" ;;
     *) says err "runs/0002' has been trained: give --resume" ;;

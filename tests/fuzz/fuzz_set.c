@@ -1,7 +1,8 @@
 /* A command line of `longhaul plan` whose words the input holds, one a line: the options are read,
- * and the overrides are applied to an experiment. */
+ * and the overrides are applied to an experiment, which may thereby get a sweep. */
 #include "experiments/config.h"
 #include "experiments/options.h"
+#include "experiments/sweep.h"
 #include "tests/fuzz/fuzz.h"
 
 #include <string.h>
@@ -89,6 +90,10 @@ static void set_check(int argc, char **argv)
     lh_status st = fuzz_status(lh_config_load(&source, &config));
     fuzz_expect((st == LH_OK) == (config != NULL), "a configuration, or an error");
     lh_config_destroy(&config);
+    lh_sweep *sweep = NULL;
+    st = fuzz_status(lh_sweep_load(&source, &sweep));
+    fuzz_expect((st == LH_OK) == (sweep != NULL), "points, or an error");
+    lh_sweep_destroy(&sweep);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -21,7 +21,7 @@ options=(-seed="${LH_FUZZ_SEED:-1}" -max_total_time="$seconds" -timeout=20 -rss_
 case $target in
 config | set)
     # every key, word and mechanism that the sources know
-    grep -ohE '"[a-z_0-9.-]{2,24}"' "$source"/experiments/config_*.c "$source"/attention/*.c | sort -u >dictionary
+    grep -ohE '"[a-z_0-9.-]{2,24}"' "$source"/experiments/config_*.c "$source"/experiments/sweep_axes.c "$source"/attention/*.c | sort -u >dictionary
     grep -ohE '[a-z_]+\|[a-z_|]+' "$source"/experiments/config_fields.c "$source"/attention/*.c | tr '|' '\n' |
         sort -u | sed -n 's/..*/"&"/p' >>dictionary
     [ "$target" = set ] || for file in "$source"/experiments/*.yaml "$source"/experiments/*/*.yaml; do
