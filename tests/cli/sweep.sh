@@ -55,7 +55,7 @@ for change in '' '--resume --set sweep=null --set sweep.seeds=2' '--resume --set
     expect 2 1 train sweep.yaml $change
     case $change in
     '') says err "runs/0001' has been trained: give --resume" ;;
-    *=2) says err 'the sweep has 2 points, and' ;;
+    *seeds=2) says err 'the sweep has 2 points, and' ;;
     *clip=2) says err 'optimizer.clip was 1.0, is 2.0' ;;
     *16) says err "runs/0001' in 3 keys:" && says err 'model.width was 32, is 16' ;;
     *6\]) says err "sweep.json': point 1 was (optimizer.lr: 0.01, model.attention.window: 24, seed 3), is (optimizer.lr: 0.01, model.attention.window: 24, seed 6)" ;;
