@@ -25,13 +25,12 @@ void lh_sweep_point_json(const lh_sweep_point *point, lh_json *j)
     lh_json_int(j, "seed", point->seed);
 }
 
-/* A number in a column of ten; a line where it is not known. */
-static const char *status_cell(const lh_node *line, const char *key, const char *format,
-                               char cell[32])
+/* A number in its column; a line where it is not known. */
+static const char *status_cell(const lh_node *line, const char *key, int digits, char cell[32])
 {
     double x = lh_run_number(line, key);
     if (isfinite(x))
-        (void)snprintf(cell, 32, format, x); /* NOLINT(clang-diagnostic-format-nonliteral) */
+        (void)snprintf(cell, 32, "%.*f", digits, x);
     else
         (void)snprintf(cell, 32, "-");
     return cell;
@@ -44,9 +43,8 @@ static lh_status status_row(FILE *out, const char *output, const lh_sweep_point 
     char text[LH_SWEEP_TEXT], step[32], loss[32], valid[32];
     LH_TRY(lh_sweep_point_state(output, point, &run));
     (void)fprintf(out, "%-6s %-9s %8s %10s %10s  %s\n", point->dir, run.state,
-                  status_cell(run.train, "step", "%.0f", step),
-                  status_cell(run.train, "loss", "%.5f", loss),
-                  status_cell(run.eval, "loss", "%.5f", valid), lh_sweep_text(point, text));
+                  status_cell(run.train, "step", 0, step), status_cell(run.train, "loss", 5, loss),
+                  status_cell(run.eval, "loss", 5, valid), lh_sweep_text(point, text));
 done:
     lh_run_state_free(&run);
     return st;
