@@ -146,6 +146,13 @@ done:
 
 /* --- the points --- */
 
+/* What a clock says is no result: the same sweep prints the same lines. */
+static bool train_is_time(const char *key)
+{
+    size_t n = strlen(key);
+    return n > 2 && strcmp(key + n - 2, "_s") == 0;
+}
+
 /* The result of a point on standard output: its last evaluation, else its last step, as metrics.jsonl has it,
  * and which point it is. On rank 0. */
 static lh_status train_result(const sweep_train *t, int64_t index)
@@ -157,7 +164,8 @@ static lh_status train_result(const sweep_train *t, int64_t index)
     LH_TRY(lh_sweep_point_state(t->sweep->output, point, &run));
     lh_json_begin(&j);
     for (int64_t i = 0; run.eval != NULL && i < run.eval->count; i++)
-        lh_json_node(&j, run.eval->key[i]->text, run.eval->item[i]);
+        if (!train_is_time(run.eval->key[i]->text))
+            lh_json_node(&j, run.eval->key[i]->text, run.eval->item[i]);
     if (run.eval == NULL) {
         lh_json_string(&j, "event", "train");
         lh_json_real(&j, "step", lh_run_number(run.train, "step"));
