@@ -112,7 +112,8 @@ static bool status_ends(const char *log, const char *words)
 static const char *status_state(const run_status *r, const char *log)
 {
     if (status_ends(log, "finished at step")) return "finished";
-    if (status_ends(log, "stopped on request")) return "stopped";
+    if (status_ends(log, "stopped ")) return "stopped";
+    if (status_ends(log, "failed after step")) return "failed";
     if (r->train == NULL) return "new";
     double interval = status_number(r->train, "step_s") * (double)r->log_every;
     double patience = fmax(STATUS_QUIET * interval, (double)STATUS_PATIENCE);
