@@ -37,8 +37,9 @@ void lh_run_status_help(FILE *out)
         "longhaul status RUN_DIR [--json]\n\n"
         "Says what a run is doing, from what it has written so far; the run may be going on.\n"
         "  state    finished; stopped (on request, with a checkpoint: --resume goes on);\n"
-        "           running; silent: nothing was written for ten times the usual interval between\n"
-        "           lines (and two minutes), so it may be dead; new: no step was logged yet\n"
+        "           failed (log.txt says why); running; silent: nothing was written for ten times\n"
+        "           the usual interval between lines (and two minutes), so it may be dead; new: no\n"
+        "           step was logged yet\n"
         "--json: one object with state, step, steps, loss, grad_norm, lr, tokens_per_s, step_s,\n"
         "comm_wait_s, left_s, written_s (seconds since the last line), peak_bytes, "
         "rss_peak_bytes,\n"
@@ -108,16 +109,14 @@ static bool status_ends(const char *log, const char *words)
     return found != NULL && found < end;
 }
 
-/* log: the end of log.txt. */
-static const char *status_state(const run_status *r, const char *log)
+const char *lh_run_state(const char *log, double interval_s, double age_s)
 {
     if (status_ends(log, "finished at step")) return "finished";
     if (status_ends(log, "stopped ")) return "stopped";
     if (status_ends(log, "failed after step")) return "failed";
-    if (r->train == NULL) return "new";
-    double interval = status_number(r->train, "step_s") * (double)r->log_every;
-    double patience = fmax(STATUS_QUIET * interval, (double)STATUS_PATIENCE);
-    return r->age_s > patience ? "silent" : "running";
+    if (!isfinite(interval_s)) return "new";
+    double patience = fmax(STATUS_QUIET * interval_s, (double)STATUS_PATIENCE);
+    return age_s > patience ? "silent" : "running";
 }
 
 static lh_status status_read(run_status *r, const char *folder)
@@ -143,7 +142,7 @@ static lh_status status_read(run_status *r, const char *folder)
     LH_TRY(lh_yaml_create(&r->yaml));
     r->train = status_last(r->yaml, metrics, "train");
     r->eval = status_last(r->yaml, metrics, "eval");
-    r->state = status_state(r, log);
+    r->state = lh_run_state(log, status_number(r->train, "step_s") * (double)r->log_every, r->age_s);
     LH_TRY(lhi_path(path, folder, "checkpoints"));
     LH_TRY(lh_checkpoint_newest(NULL, path, 0, r->checkpoint, sizeof r->checkpoint, &found));
 done:
