@@ -117,20 +117,91 @@ static void plot_ticks(const lh_plot *p, lh_html *h)
     lh_html_put(h, ")\n");
 }
 
+/* Least and largest value of an axis, with the bars of errors; false: there is none. */
+static bool plot_range(const lh_plot *p, bool along_x, double *least, double *most)
+{
+    *least = INFINITY;
+    *most = -INFINITY;
+    for (int k = 0; k < p->count; k++)
+        for (int64_t i = 0; i < p->series[k].n; i++) {
+            const lh_plot_point *a = &p->series[k].point[i];
+            bool bars = p->series[k].style == (along_x ? LH_PLOT_BOXES : LH_PLOT_ERRORS);
+            if (!plot_shown(p, a)) continue;
+            *least = fmin(*least, bars && a->low > 0.0 ? a->low : along_x ? a->x : a->y);
+            *most = fmax(*most, bars ? a->high : along_x ? a->x : a->y);
+        }
+    return *least <= *most;
+}
+
+/* The unit of an axis: 1, or a power of 1,000 with its name. */
+static double plot_unit(double most, const char **name)
+{
+    static const char *const names[] = {"", ", thousands", ", millions", ", billions",
+                                        ", trillions"};
+    double unit = 1.0;
+    int i = 0;
+    for (; i < 4 && most >= 20000.0 * unit; i++) unit *= 1000.0;
+    *name = names[i];
+    return unit;
+}
+
+/* Ticks at 1, 2 and 5 times powers of ten where an axis has few of these. */
+static void plot_log_ticks(char axis, double least, double most, lh_html *h)
+{
+    static const double step[] = {1.0, 2.0, 5.0};
+    const char *comma = "";
+    if (most > 300.0 * least) return;
+    lh_html_print(h, "set %ctics (", axis);
+    for (int e = (int)floor(log10(least)); e <= (int)ceil(log10(most)); e++)
+        for (int k = 0; k < 3; k++) {
+            double at = step[k] * pow(10.0, e);
+            if (at < least || at > most) continue;
+            lh_html_print(h, "%s\"%.10g\" %.10g", comma, at, at);
+            comma = ", ";
+        }
+    lh_html_put(h, ")\n");
+}
+
+/* Range, ticks and label of one axis. */
+static void plot_axis(const lh_plot *p, char axis, lh_html *h)
+{
+    bool along_x = axis == 'x', logarithmic = along_x ? p->log_x : p->log_y;
+    bool zero = p->from_zero && along_x == (p->rows > 0);
+    const char *label = along_x ? p->x_label : p->y_label, *name = "";
+    double least = 0.0, most = 0.0, unit = 1.0;
+    if (!plot_range(p, along_x, &least, &most)) return;
+    if (!logarithmic && !(along_x && p->ticks_at_x))
+        unit = plot_unit(fmax(fabs(least), fabs(most)), &name);
+    lh_html_print(h, "set %clabel \"%s%s\" textcolor rgb \"#030000\" offset %s\n", axis, label,
+                  name, along_x ? "0,0.4" : "0.8,0");
+    lh_html_print(h, "set format %c \"%%g\"\nu%c = %g\n", axis, axis, unit);
+    if (logarithmic) {
+        double margin = along_x ? 1.12 : 1.25;
+        least /= margin;
+        most *= margin;
+        lh_html_print(h, "set logscale %c\nset %crange [%.7g:%.7g]\n", axis, axis, least, most);
+        if (!along_x || !p->ticks_at_x) plot_log_ticks(axis, least, most, h);
+    } else if (zero) {
+        if (along_x)
+            lh_html_print(h, "set xrange [0:%.7g]\n", most > 0.0 ? most / unit : 1.0);
+        else
+            lh_html_put(h, "set yrange [0:*]\n");
+    } else if (along_x) {
+        double margin = most > least ? (p->ticks_at_x ? 0.04 * (most - least) : 0.0) : 0.5;
+        lh_html_print(h, "set xrange [%.10g:%.10g]\n", (least - margin) / unit,
+                      (most + margin) / unit);
+    }
+    if (along_x) plot_ticks(p, h);
+}
+
 static void plot_axes(const lh_plot *p, lh_html *h)
 {
-    lh_html_print(h, "set xlabel \"%s\" tc rgb \"#030000\"\n", p->x_label);
-    if (p->rows == 0)
-        lh_html_print(h, "set ylabel \"%s\" tc rgb \"#030000\" offset 1,0\n", p->y_label);
-    if (p->log_x) lh_html_put(h, "set logscale x\n");
-    if (p->log_y) lh_html_put(h, "set logscale y\n");
-    lh_html_print(h, "set format y \"%s\"\n", p->y_format != NULL ? p->y_format : "%g");
-    lh_html_print(h, "set format x \"%s\"\n", p->x_format != NULL ? p->x_format : "%g");
-    if (p->from_zero) lh_html_print(h, "set %srange [0:*]\n", p->rows > 0 ? "x" : "y");
-    if (p->log_x) lh_html_put(h, "set offsets graph 0.05, graph 0.05, 0, 0\n");
-    plot_ticks(p, h);
-    if (p->rows == 0) return;
-    lh_html_print(h, "set yrange [%d.5:0.5]\nset ytics (", p->rows);
+    plot_axis(p, 'x', h);
+    if (p->rows == 0) {
+        plot_axis(p, 'y', h);
+        return;
+    }
+    lh_html_print(h, "uy = 1\nset yrange [%d.5:0.5]\nset ytics (", p->rows);
     for (int i = 1; i <= p->rows; i++) lh_html_print(h, "%s\"#%d\" %d", i > 1 ? ", " : "", i, i);
     lh_html_put(h, ") scale 0\nset style fill solid 1 noborder\n");
 }
@@ -144,25 +215,32 @@ static void plot_series(const lh_plot *p, int k, lh_html *h)
     lh_html_print(h, "%s$s%d using ", k > 0 ? ", " : "plot ", k);
     switch (s->style) {
     case LH_PLOT_LINE:
-        lh_html_print(h, "1:2 with lines lw 1.8 lc rgb \"#0100%02x\"%s", colour, dash);
+        lh_html_print(h, "($1/ux):($2/uy) with lines lw 1.8 lc rgb \"#0100%02x\"%s", colour, dash);
         break;
     case LH_PLOT_FAINT:
-        lh_html_print(h, "1:2 with lines lw 1 lc rgb \"#0200%02x\"", colour);
+        lh_html_print(h, "($1/ux):($2/uy) with lines lw 1 lc rgb \"#0200%02x\"", colour);
         break;
     case LH_PLOT_DASHED:
-        lh_html_put(h, "1:2 with lines lw 1.2 dt (6,4) lc rgb \"#030000\"");
+        lh_html_put(h, "($1/ux):($2/uy) with lines lw 1.2 dt (6,4) lc rgb \"#030000\"");
         break;
     case LH_PLOT_POINTS:
-        lh_html_print(h, "1:2 with linespoints pt 7 ps 0.6 lw 1.8 lc rgb \"#0100%02x\"%s", colour,
-                      dash);
+        lh_html_print(h,
+                      "($1/ux):($2/uy) with linespoints pt 7 ps 0.6 lw 1.8 lc rgb \"#0100%02x\"%s",
+                      colour, dash);
+        break;
+    case LH_PLOT_DOTS:
+        lh_html_print(h, "($1/ux):($2/uy) with points pt 7 ps 0.6 lc rgb \"#0100%02x\"", colour);
         break;
     case LH_PLOT_ERRORS:
-        lh_html_print(h, "1:2:3:4 with yerrorlines pt 7 ps 0.6 lw 1.5 lc rgb \"#0100%02x\"%s",
+        lh_html_print(h,
+                      "($1/ux):($2/uy):($3/uy):($4/uy) with yerrorlines pt 7 ps 0.6 lw 1.5 lc rgb "
+                      "\"#0100%02x\"%s",
                       colour, dash);
         break;
     case LH_PLOT_BOXES:
-        lh_html_print(h, "1:2:3:4:($2-0.32):($2+0.32) with boxxyerror lc rgb \"#0100%02x\"",
-                      colour);
+        lh_html_print(
+            h, "($1/ux):2:($3/ux):($4/ux):($2-0.32):($2+0.32) with boxxyerror lc rgb \"#0100%02x\"",
+            colour);
         break;
     }
 }
@@ -171,7 +249,7 @@ void lhi_plot_commands(const lh_plot *p, lh_html *h)
 {
     int high = p->rows > 0 ? PLOT_FRAME + PLOT_ROW * p->rows : PLOT_HIGH;
     lh_html_print(h,
-                  "set terminal svg size %d,%d dynamic font \"sans-serif,13\"\n"
+                  "set terminal svg size %d,%d dynamic font \"sans-serif,12.5\"\n"
                   "set encoding utf8\nset termoption noenhanced\nunset key\n"
                   "set border %d lc rgb \"#030000\" lw 1\n"
                   "set tics nomirror out scale 0.5 textcolor rgb \"#030000\"\n"
@@ -189,8 +267,9 @@ void lhi_plot_commands(const lh_plot *p, lh_html *h)
 static void plot_legend(const lh_plot *p, lh_html *h)
 {
     static const char *const kind[] = {
-        [LH_PLOT_LINE] = "line",     [LH_PLOT_FAINT] = "faint",   [LH_PLOT_DASHED] = "dashed",
-        [LH_PLOT_POINTS] = "points", [LH_PLOT_ERRORS] = "points", [LH_PLOT_BOXES] = "box"};
+        [LH_PLOT_LINE] = "line",     [LH_PLOT_FAINT] = "faint", [LH_PLOT_DASHED] = "dashed",
+        [LH_PLOT_POINTS] = "points", [LH_PLOT_DOTS] = "points", [LH_PLOT_ERRORS] = "points",
+        [LH_PLOT_BOXES] = "box"};
     lh_html_put(h, "<ul class=\"legend\">");
     for (int k = 0; k < p->count; k++) {
         const lh_plot_series *s = &p->series[k];

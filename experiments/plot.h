@@ -7,13 +7,14 @@
  * page has them light and dark. */
 #include "experiments/html.h"
 
-enum { LH_PLOT_SERIES = 96, LH_PLOT_COLOURS = 8, LH_PLOT_TICKS = 12, LH_PLOT_TEXT = 64 };
+enum { LH_PLOT_SERIES = 96, LH_PLOT_COLOURS = 8, LH_PLOT_TICKS = 12, LH_PLOT_TEXT = 160 };
 
 typedef enum lh_plot_style {
     LH_PLOT_LINE,
     LH_PLOT_FAINT,  /* thin and pale: what a line is the mean of */
     LH_PLOT_DASHED, /* a line that nobody measured, in the colour of axes */
     LH_PLOT_POINTS, /* with a line between */
+    LH_PLOT_DOTS,   /* without one */
     LH_PLOT_ERRORS, /* points with bars from low to high, and a line between */
     LH_PLOT_BOXES   /* boxes from low to high along x, at y */
 } lh_plot_style;
@@ -31,9 +32,8 @@ typedef struct lh_plot_series {
 } lh_plot_series;
 
 typedef struct lh_plot {
-    /* constants of the program; y_format: as gnuplot has it, "%g" */
-    const char *id, *title, *x_label, *y_label, *x_format, *y_format;
-    char note[256]; /* below the title; may be the user's */
+    const char *id, *title, *x_label, *y_label; /* constants of the program */
+    char note[256];                             /* below the title; may be the user's */
     bool log_x, log_y, from_zero;
     int rows;        /* BOXES: y = 1 .. rows from the top, with these numbers as ticks */
     bool ticks_at_x; /* ticks at the points' x alone, where they are few */

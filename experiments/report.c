@@ -121,20 +121,36 @@ done:
     return st;
 }
 
-/* Two runs of one name are told apart by their folders. */
+static lh_status report_relabel(lh_report_run *run, const char *text, size_t n)
+{
+    lh_status st = LH_OK;
+    lh_free(&run->label);
+    LH_TRY(lh_new(n + 1, &run->label));
+    memcpy(run->label, text, n);
+done:
+    return st;
+}
+
+/* Two runs of one name are told apart by their folders, points of a sweep by their values. */
 static lh_status report_labels(lhi_report *r)
 {
     lh_status st = LH_OK;
+    char text[LHI_REPORT_VALUES + REPORT_TEXT];
     for (int64_t i = 0; i < r->runs; i++) {
-        bool twice = r->run[i].sweep >= 0; /* names of points are numbers */
+        lh_report_run *run = &r->run[i];
+        bool twice = false;
+        if (run->sweep >= 0) {
+            (void)snprintf(text, sizeof text, "%s, seed %" PRId64,
+                           r->sweep[run->sweep].name[run->group],
+                           run->config != NULL ? run->config->run.seed : 0);
+            LH_TRY(report_relabel(run, text, strlen(text)));
+            continue;
+        }
         for (int64_t k = 0; k < r->runs && !twice; k++)
-            twice = k != i && strcmp(r->run[i].label, r->run[k].label) == 0;
-        if (!twice) continue;
-        size_t n = strlen(r->run[i].folder);
-        while (n > 1 && r->run[i].folder[n - 1] == '/') n--;
-        lh_free(&r->run[i].label);
-        LH_TRY(lh_new(n + 1, &r->run[i].label));
-        memcpy(r->run[i].label, r->run[i].folder, n);
+            twice = k != i && strcmp(run->label, r->run[k].label) == 0;
+        size_t n = strlen(run->folder);
+        while (n > 1 && run->folder[n - 1] == '/') n--;
+        if (twice) LH_TRY(report_relabel(run, run->folder, n));
     }
 done:
     return st;
@@ -209,10 +225,10 @@ static void report_links(const lh_html *body, lh_html *h)
     lh_html_put(h, "</nav>\n");
 }
 
-static void report_count(lh_html *h, int64_t n, const char *what, const char **join)
+static void report_part(lh_html *h, int64_t n, const char *one, const char *many, const char **join)
 {
     if (n == 0) return;
-    lh_html_print(h, "%s%" PRId64 " %s%s", *join, n, what, n == 1 ? "" : "s");
+    lh_html_print(h, "%s%" PRId64 " %s", *join, n, n == 1 ? one : many);
     *join = ", ";
 }
 
@@ -223,22 +239,25 @@ static void report_title(const lhi_report *r, lh_html *h)
     const char *join = "";
     struct tm at;
     time_t now = time(NULL);
-    int64_t running = 0;
+    int64_t running = 0, alone = 0;
     if (gmtime_r(&now, &at) != NULL) (void)strftime(when, sizeof when, "%Y-%m-%d %H:%M UTC", &at);
-    for (int64_t i = 0; i < r->runs; i++) running += strcmp(r->run[i].state, "running") == 0;
+    for (int64_t i = 0; i < r->runs; i++) {
+        running += strcmp(r->run[i].state, "running") == 0;
+        alone += r->run[i].sweep < 0;
+    }
     lh_html_put(h, "<header>\n<p class=\"brand\">Longhaul report</p>\n<h1>");
     if (r->runs == 1)
         lh_html_text(h, r->run[0].label);
-    else if (r->sweeps == 1)
+    else if (r->sweeps == 1 && alone == 0)
         lh_html_text(h, r->sweep[0].folder);
     else if (r->runs > 1)
         lh_html_print(h, "%" PRId64 " runs compared", r->runs);
     else
         lh_html_put(h, "Scaling");
     lh_html_put(h, "</h1>\n<p class=\"about\">");
-    report_count(h, r->runs, "run", &join);
-    report_count(h, r->sweeps, "sweep", &join);
-    report_count(h, r->scale_files, "scaling study", &join);
+    report_part(h, r->runs, "run", "runs", &join);
+    report_part(h, r->sweeps, "sweep", "sweeps", &join);
+    report_part(h, r->scale_files, "scaling study", "scaling studies", &join);
     lh_html_print(h, "; as of %s", when);
     if (running > 0) lh_html_print(h, "; <b>%" PRId64 " still running</b>", running);
     lh_html_print(h, "; longhaul %s</p>\n</header>\n", LH_VERSION);
@@ -303,9 +322,26 @@ void lhi_report_name(lhi_report *r, int64_t run)
     lh_html_put(&r->h, "</th>");
 }
 
+const char *lhi_report_legend(const lhi_report *r, int64_t run)
+{
+    const lh_report_run *me = &r->run[run];
+    if (me->sweep < 0) return me->label;
+    for (int64_t i = 0; i < run; i++)
+        if (r->run[i].sweep == me->sweep && r->run[i].group == me->group) return "";
+    return r->sweep[me->sweep].name[me->group];
+}
+
+void lhi_report_count(lh_html *h, double x)
+{
+    char text[LH_UNITS_TEXT];
+    lh_html_print(h, "<td class=\"n\">%s</td>", isfinite(x) ? lh_units_count(x, text) : "–");
+}
+
 const char *lhi_report_seconds(double x, char *text)
 {
-    if (!isfinite(x))
+    if (x == 0.0)
+        (void)snprintf(text, LH_UNITS_TEXT, "0");
+    else if (!isfinite(x))
         (void)snprintf(text, LH_UNITS_TEXT, "–");
     else if (x >= 100.0)
         (void)snprintf(text, LH_UNITS_TEXT, "%.0f s", x);
@@ -333,6 +369,7 @@ static void report_free(lhi_report *r)
     for (int64_t i = 0; i < r->sweeps; i++) {
         lh_json_tree_free(&r->sweep[i].tree);
         lh_free(&r->sweep[i].point);
+        lh_free(&r->sweep[i].name);
         lh_free(&r->sweep[i].folder);
     }
     lh_free(&r->run);

@@ -204,7 +204,6 @@ static void traffic_plot(lhi_report *r)
     lh_plot p = {.id = "bytes",
                  .title = "Bytes sent",
                  .x_label = "bytes of a step, mean over ranks",
-                 .x_format = "%.1s%cB",
                  .from_zero = true};
     for (int k = 0; k < LH_SEND_OTHER; k++) {
         lh_plot_series *s =
@@ -258,6 +257,8 @@ void lhi_report_traffic(lhi_report *r)
 /* A list of environment.json, by rank; NULL: there is none. */
 static const lh_json_item *memory_list(const lh_report_run *run, const char *list)
 {
+    if (run->sweep >= 0 && run->plan == NULL && run->unplanned == NULL)
+        return NULL; /* its first point stands for it */
     return run->environment.count > 0 ? lh_json_find(run->environment.item, list) : NULL;
 }
 

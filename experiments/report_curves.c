@@ -26,7 +26,7 @@ static void overview_state(lhi_report *r, const lh_report_run *run)
 /* The loss of a line in the unit of its run; *unit: its name. */
 static double overview_measure(const lh_report_run *run, const lh_eval_line *e, const char **unit)
 {
-    *unit = run->unit == LH_UNIT_BYTE    ? "bits per byte"
+    *unit = run->unit == LH_UNIT_BYTE    ? "bits/byte"
             : run->unit == LH_UNIT_TOKEN ? "perplexity"
                                          : "accuracy";
     if (e == NULL) return (double)NAN;
@@ -57,7 +57,7 @@ static void overview_row(lhi_report *r, int64_t i)
     else
         lh_html_put(h, "<td class=\"n\">–</td>");
     lh_html_number(h, 4, e != NULL ? 100.0 * e->accuracy : (double)NAN);
-    lh_html_number(h, 4, lh_report_median(run, offsetof(lh_train_line, tokens_per_s)));
+    lhi_report_count(h, lh_report_median(run, offsetof(lh_train_line, tokens_per_s)));
     lh_html_print(h, "<td class=\"n\">%s</td>",
                   lhi_report_seconds(lh_report_median(run, offsetof(lh_train_line, step_s)), text));
     lh_html_print(h, "<td class=\"n\">%s</td>",
@@ -150,7 +150,7 @@ static void curve_train(lhi_report *r, int64_t i, size_t offset, bool raw, bool 
     int64_t half = run->n_train >= CURVES_RAW ? run->n_train / (2 * CURVES_SMOOTH) + 1 : 0;
     lh_plot_series *pale = NULL;
     if (raw && half > 0) pale = lh_plot_series_add(p, "", LH_PLOT_FAINT, colour);
-    lh_plot_series *line = lh_plot_series_add(p, run->label, LH_PLOT_LINE, colour);
+    lh_plot_series *line = lh_plot_series_add(p, lhi_report_legend(r, i), LH_PLOT_LINE, colour);
     double sum = 0.0;
     int64_t from = 0, to = 0, count = 0;
     for (int64_t k = 0; k < run->n_train; k++) {
@@ -173,16 +173,16 @@ static void curve_train(lhi_report *r, int64_t i, size_t offset, bool raw, bool 
     }
 }
 
-static void curve_eval(lhi_report *r, int64_t i, size_t offset, bool named, lh_plot *p)
+static void curve_eval(lhi_report *r, int64_t i, size_t offset, bool alone, lh_plot *p)
 {
     const lh_report_run *run = &r->run[i];
     lh_plot_series *s =
-        lh_plot_series_add(p, named ? run->label : "", LH_PLOT_POINTS, lhi_report_colour(r, i));
-    for (int64_t k = 0; k < run->n_eval; k++)
-        lh_plot_point_add(p, s,
-                          (lh_plot_point){run->eval[k].step,
-                                          *(const double *)((const char *)&run->eval[k] + offset),
-                                          0.0, 0.0});
+        lh_plot_series_add(p, alone ? lhi_report_legend(r, i) : "",
+                           alone ? LH_PLOT_POINTS : LH_PLOT_DOTS, lhi_report_colour(r, i));
+    for (int64_t k = 0; k < run->n_eval; k++) {
+        double y = *(const double *)((const char *)&run->eval[k] + offset);
+        lh_plot_point_add(p, s, (lh_plot_point){run->eval[k].step, y, 0.0, 0.0});
+    }
 }
 
 static int64_t curves_of(const lhi_report *r, lh_unit unit)
@@ -201,11 +201,7 @@ static void curves_loss(lhi_report *r, lh_unit unit, bool by_tokens)
     static const char *const id[] = {[LH_UNIT_ANSWER] = "loss-answer",
                                      [LH_UNIT_BYTE] = "loss-byte",
                                      [LH_UNIT_TOKEN] = "loss-token"};
-    lh_plot p = {.id = id[unit],
-                 .title = "Loss",
-                 .x_label = "step",
-                 .y_label = label[unit],
-                 .x_format = "%.0s%c"};
+    lh_plot p = {.id = id[unit], .title = "Loss", .x_label = "step", .y_label = label[unit]};
     bool few = curves_of(r, unit) <= CURVES_FEW;
     if (by_tokens) {
         p.id = "loss-tokens";
@@ -240,7 +236,6 @@ static void curves_measure(lhi_report *r, lh_unit unit)
                  .title = how[unit].title,
                  .x_label = "step",
                  .y_label = how[unit].label,
-                 .x_format = "%.0s%c",
                  .note = "validation: never trained on",
                  .log_y = unit == LH_UNIT_TOKEN};
     for (int64_t i = 0; i < r->runs; i++)
@@ -275,20 +270,16 @@ void lhi_report_curves(lhi_report *r)
                     .title = "Gradient norm",
                     .x_label = "step",
                     .y_label = "norm before clipping",
-                    .x_format = "%.0s%c",
                     .log_y = true};
     lh_plot speed = {.id = "speed",
                      .title = "Speed",
                      .x_label = "step",
                      .y_label = "tokens per second",
-                     .x_format = "%.0s%c",
-                     .y_format = "%.0s%c",
                      .from_zero = true};
     lh_plot rate = {.id = "rate",
                     .title = "Learning rate",
                     .x_label = "step",
                     .y_label = "rate",
-                    .x_format = "%.0s%c",
                     .from_zero = true};
     int64_t lines = 0;
     int units = 0;

@@ -3,7 +3,7 @@
 #include "experiments/plot.h"
 #include "experiments/report_run.h"
 
-enum { LHI_REPORT_NAME = 128 };
+enum { LHI_REPORT_NAME = 128, LHI_REPORT_VALUES = 160 };
 
 /* A line of longhaul scale: a point, or a fit. NaN: it does not say. */
 typedef struct lhi_scale_line {
@@ -30,6 +30,7 @@ typedef struct lhi_sweep {
     lhi_sweep_point *point;
     int64_t points;
     int groups;
+    char (*name)[LHI_REPORT_VALUES]; /* [groups]: their values; owned */
 } lhi_sweep;
 
 typedef struct lhi_report {
@@ -55,6 +56,12 @@ const char *lhi_report_style(void);
  * a cell <th> with the run's colour, number and name. Local. */
 int lhi_report_colour(const lhi_report *r, int64_t run);
 void lhi_report_name(lhi_report *r, int64_t run);
+
+/* lhi_report_legend - the name of a run's series: points of a sweep that differ in their seed alone have one,
+ * which the first of them bears; "" for the others. lhi_report_count - a cell with a whole number, or in
+ * thousands, millions, ... Local. */
+const char *lhi_report_legend(const lhi_report *r, int64_t run);
+void lhi_report_count(lh_html *h, double x);
 
 /* lhi_report_seconds - "12.3 ms" into text of LH_UNITS_TEXT bytes, which it returns; a dash where x is not
  * finite. Local, pure. lhi_report_bytes - the same of lh_units_bytes. */

@@ -138,18 +138,38 @@ static int64_t scale_members(const lhi_report *r, int64_t i,
     return n;
 }
 
-/* "sliding_window, window 128", and what else tells series apart. */
+/* Is there a line of another file that would have the same name? */
+static bool scale_twice(const lhi_report *r, const lhi_scale_line *l)
+{
+    for (int64_t k = 0; k < r->scales; k++) {
+        const lhi_scale_line *o = &r->scale[k];
+        if (o->file != l->file && o->simulated == l->simulated &&
+            strcmp(o->mechanism, l->mechanism) == 0 && strcmp(o->attention, l->attention) == 0 &&
+            strcmp(o->platform, l->platform) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* "sliding_window, window: 128", and what else tells series apart. */
 static const char *scale_label(const lhi_report *r, const lhi_scale_line *l, char *text)
 {
+    static const char begin[] = "{mechanism: ";
     const char *name = r->scale_file[l->file];
     const char *slash = strrchr(name, '/');
-    int n =
-        snprintf(text, SCALE_NAME, "%s",
-                 l->attention[0] == '{' || l->attention[0] == '[' ? l->attention : l->mechanism);
+    size_t length = strlen(l->attention);
+    int n = 0;
+    if (strncmp(l->attention, begin, strlen(begin)) == 0 && l->attention[length - 1] == '}')
+        n = snprintf(text, SCALE_NAME, "%.*s", (int)(length - strlen(begin) - 1),
+                     l->attention + strlen(begin));
+    else
+        n = snprintf(text, SCALE_NAME, "%s",
+                     l->attention[0] == '{' || l->attention[0] == '[' ? l->attention
+                                                                      : l->mechanism);
     if (l->simulated && n < SCALE_NAME)
         n += snprintf(text + n, (size_t)(SCALE_NAME - n), ", simulated%s%s",
                       l->platform[0] != '\0' ? " on " : "", l->platform);
-    if (r->scale_files > 1 && n < SCALE_NAME)
+    if (scale_twice(r, l) && n < SCALE_NAME)
         (void)snprintf(text + n, (size_t)(SCALE_NAME - n), ", %.80s",
                        slash != NULL ? slash + 1 : name);
     return text;
@@ -327,7 +347,7 @@ static void scale_row(lhi_report *r, const lhi_scale_line *l)
     lh_html_number(h, 8, l->ranks);
     lh_html_print(h, "<td class=\"n\">%s</td>", scale_length(l->n, text));
     lh_html_print(h, "<td class=\"n\">%s</td>", lhi_report_seconds(l->step_s, text));
-    lh_html_number(h, 4, l->tokens_per_s);
+    lhi_report_count(h, l->tokens_per_s);
     lh_html_number(h, 3, l->efficiency);
     lh_html_print(h, "<td class=\"n\">%.1f</td>", 100.0 * l->wait_s / l->step_s);
     lh_html_print(h, "<td class=\"n\">%s</td>", lhi_report_bytes(l->sent, text));

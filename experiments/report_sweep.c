@@ -9,7 +9,7 @@
 #include "experiments/report_internal.h"
 #include "io/files.h"
 
-enum { SWEEP_TEXT = 400, SWEEP_POINTS = 100000, SWEEP_LAST = 10, SWEEP_LOG = 20 };
+enum { SWEEP_TEXT = LHI_REPORT_VALUES, SWEEP_POINTS = 100000, SWEEP_LAST = 10, SWEEP_LOG = 20 };
 
 /* --- reading --- */
 
@@ -44,6 +44,27 @@ static bool sweep_same(const lh_json_item *a, const lh_json_item *b)
     (void)sweep_value(a, one, sizeof one);
     (void)sweep_value(b, other, sizeof other);
     return strcmp(one, other) == 0;
+}
+
+static const lh_json_item *sweep_values(const lhi_sweep *s, int group)
+{
+    for (int64_t i = 0; i < s->points; i++)
+        if (s->point[i].group == group) return s->point[i].values;
+    return NULL;
+}
+
+/* All values but that of `key`, for the legend. */
+static void sweep_others(const lh_json_item *values, const char *key, char *text, size_t bytes)
+{
+    size_t used = 0;
+    text[0] = '\0';
+    for (int64_t i = 0; i < values->count && used + 1 < bytes; i++) {
+        const lh_json_item *v = lh_json_at(values, i);
+        if (key != NULL && strcmp(v->key, key) == 0) continue;
+        (void)snprintf(text + used, bytes - used, "%s%s ", used > 0 ? ", " : "", v->key);
+        used += strlen(text + used);
+        used += sweep_value(v, text + used, bytes - used);
+    }
 }
 
 /* Point i: its values, and the group of those that have the same. */
@@ -109,6 +130,9 @@ lh_status lhi_report_take_sweep(lhi_report *r, const char *folder)
     LH_TRY(lh_new((size_t)points->count * sizeof *s->point, &s->point));
     for (s->points = 0; s->points < points->count; s->points++)
         LH_TRY(sweep_point(s, s->points, path));
+    LH_TRY(lh_new((size_t)s->groups * sizeof *s->name, &s->name));
+    for (int g = 0; g < s->groups; g++)
+        sweep_others(sweep_values(s, g), NULL, s->name[g], sizeof s->name[g]);
     LH_TRY(sweep_runs(r, (int)r->sweeps - 1));
 done:
     lh_free(&text);
@@ -178,13 +202,6 @@ static sweep_stat sweep_stat_of(const lhi_report *r, const lhi_sweep *s, int gro
     return stat;
 }
 
-static const lh_json_item *sweep_values(const lhi_sweep *s, int group)
-{
-    for (int64_t i = 0; i < s->points; i++)
-        if (s->point[i].group == group) return s->point[i].values;
-    return NULL;
-}
-
 /* What names the measure: the unit of the first run. */
 static lh_unit sweep_unit(const lhi_report *r, const lhi_sweep *s)
 {
@@ -216,20 +233,6 @@ static int64_t sweep_axis(const lhi_sweep *s)
         if (numbers && differ) return k;
     }
     return -1;
-}
-
-/* All values but that of `key`, for the legend. */
-static void sweep_others(const lh_json_item *values, const char *key, char *text, size_t bytes)
-{
-    size_t used = 0;
-    text[0] = '\0';
-    for (int64_t i = 0; i < values->count && used + 1 < bytes; i++) {
-        const lh_json_item *v = lh_json_at(values, i);
-        if (key != NULL && strcmp(v->key, key) == 0) continue;
-        (void)snprintf(text + used, bytes - used, "%s%s ", used > 0 ? ", " : "", v->key);
-        used += strlen(text + used);
-        used += sweep_value(v, text + used, bytes - used);
-    }
 }
 
 static int sweep_by_x(const void *a, const void *b)
@@ -352,7 +355,7 @@ static void sweep_states(lhi_report *r, const lhi_sweep *s, int group)
 
 static void sweep_row(lhi_report *r, const lhi_sweep *s, int group, bool best)
 {
-    static const int digits[SWEEP_METRICS] = {5, 5, 5, 4};
+    static const int digits[SWEEP_METRICS] = {5, 5, 5, 5};
     const lh_json_item *first = sweep_values(s, 0), *values = sweep_values(s, group);
     char text[SWEEP_TEXT];
     lh_html_print(&r->h, "<tr%s><th scope=\"row\" class=\"n\">%d</th>",
