@@ -229,7 +229,7 @@ static void plot_series(const lh_plot *p, int k, lh_html *h)
                       colour, dash);
         break;
     case LH_PLOT_DOTS:
-        lh_html_print(h, "($1/ux):($2/uy) with points pt 7 ps 0.6 lc rgb \"#0100%02x\"", colour);
+        lh_html_print(h, "($1/ux):($2/uy) with points pt 7 ps 0.7 lc rgb \"#0100%02x\"", colour);
         break;
     case LH_PLOT_ERRORS:
         lh_html_print(h,

@@ -165,6 +165,7 @@ static void setup_differences(lhi_report *r)
         for (const lh_field *f = s->fields; f->name != NULL; f++) {
             setup_key k = {.field = f, .offset = s->offset, .layer = -1};
             (void)snprintf(k.name, sizeof k.name, "%s.%s", s->name, f->name);
+            if (strcmp(k.name, "run.name") == 0 || strcmp(k.name, "run.output") == 0) continue;
             rows += setup_row(r, &k);
         }
     rows += setup_layers(r);

@@ -315,8 +315,11 @@ static void sweep_cell(lh_html *h, sweep_stat stat, int digits)
     else if (stat.n == 1)
         lh_html_print(h, "<td class=\"n\">%.*g</td>", digits, stat.mean);
     else
-        lh_html_print(h, "<td class=\"n\">%.*g <span class=\"unit\">± %.2g</span></td>", digits,
-                      stat.mean, stat.spread);
+        lh_html_print(h,
+                      stat.spread < 100.0
+                          ? "<td class=\"n\">%.*g <span class=\"unit\">± %.2g</span></td>"
+                          : "<td class=\"n\">%.*g <span class=\"unit\">± %.0f</span></td>",
+                      digits, stat.mean, stat.spread);
 }
 
 /* Group of the best mean: the least loss. -1: none. */
