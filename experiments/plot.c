@@ -206,6 +206,14 @@ static void plot_axes(const lh_plot *p, lh_html *h)
     lh_html_put(h, ") scale 0\nset style fill solid 1 noborder\n");
 }
 
+/* Points of a series that are shown. */
+static int64_t plot_count(const lh_plot *p, const lh_plot_series *s)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < s->n; i++) n += plot_shown(p, &s->point[i]);
+    return n;
+}
+
 /* One series in the command `plot`. */
 static void plot_series(const lh_plot *p, int k, lh_html *h)
 {
@@ -213,6 +221,11 @@ static void plot_series(const lh_plot *p, int k, lh_html *h)
     int colour = 1 + s->colour % LH_PLOT_COLOURS;
     const char *dash = s->colour >= LH_PLOT_COLOURS ? " dt 2" : "";
     lh_html_print(h, "%s$s%d using ", k > 0 ? ", " : "plot ", k);
+    if (s->style <= LH_PLOT_DASHED && plot_count(p, s) == 1) { /* a line of one point is nothing */
+        lh_html_print(h, "($1/ux):($2/uy) with points pt 7 ps 0.6 lc rgb \"#0%d00%02x\"",
+                      s->style == LH_PLOT_DASHED ? 3 : 1, s->style == LH_PLOT_DASHED ? 0 : colour);
+        return;
+    }
     switch (s->style) {
     case LH_PLOT_LINE:
         lh_html_print(h, "($1/ux):($2/uy) with lines lw 1.8 lc rgb \"#0100%02x\"%s", colour, dash);
@@ -287,7 +300,7 @@ static void plot_legend(const lh_plot *p, lh_html *h)
 static void plot_table(const lh_plot *p, bool open, lh_html *h)
 {
     lh_html_print(h, "<details%s><summary>Figures</summary><div class=\"scroll\"><table>",
-                  open ? " open" : "");
+                  open ? " open=\"open\"" : "");
     lh_html_print(h,
                   "<thead><tr><th scope=\"col\">series</th><th scope=\"col\" "
                   "class=\"n\">%s</th><th scope=\"col\" class=\"n\">%s</th></tr></thead>\n<tbody>",
@@ -352,9 +365,7 @@ static void plot_drop_empty(lh_plot *p)
 {
     int kept = 0;
     for (int k = 0; k < p->count; k++) {
-        bool some = false;
-        for (int64_t i = 0; i < p->series[k].n && !some; i++)
-            some = plot_shown(p, &p->series[k].point[i]);
+        bool some = plot_count(p, &p->series[k]) > 0;
         if (some) {
             if (kept < k) { /* trade places, so that each array keeps one owner */
                 lh_plot_series empty = p->series[kept];

@@ -140,16 +140,21 @@ static double curve_value(const lh_train_line *l, size_t offset)
     return *(const double *)((const char *)l + offset);
 }
 
-/* Running mean over 2 half + 1 lines around each, those that are finite; short runs as they are. raw: also all
- * lines, pale. by_tokens: x is tokens, not steps. */
-static void curve_train(lhi_report *r, int64_t i, size_t offset, bool raw, bool by_tokens,
+/* What of a curve is shown: all lines as they are; their running mean; both, all lines pale. */
+typedef enum curve_kind { CURVE_LINES, CURVE_MEAN, CURVE_BOTH } curve_kind;
+
+/* The running mean is over 2 half + 1 lines around each, those that are finite; short runs have none.
+ * by_tokens: x is tokens, not steps. */
+static void curve_train(lhi_report *r, int64_t i, size_t offset, curve_kind kind, bool by_tokens,
                         lh_plot *p)
 {
     const lh_report_run *run = &r->run[i];
     int colour = lhi_report_colour(r, i);
-    int64_t half = run->n_train >= CURVES_RAW ? run->n_train / (2 * CURVES_SMOOTH) + 1 : 0;
+    int64_t half = kind != CURVE_LINES && run->n_train >= CURVES_RAW
+                       ? run->n_train / (2 * CURVES_SMOOTH) + 1
+                       : 0;
     lh_plot_series *pale = NULL;
-    if (raw && half > 0) pale = lh_plot_series_add(p, "", LH_PLOT_FAINT, colour);
+    if (kind == CURVE_BOTH && half > 0) pale = lh_plot_series_add(p, "", LH_PLOT_FAINT, colour);
     lh_plot_series *line = lh_plot_series_add(p, lhi_report_legend(r, i), LH_PLOT_LINE, colour);
     double sum = 0.0;
     int64_t from = 0, to = 0, count = 0;
@@ -210,7 +215,8 @@ static void curves_loss(lhi_report *r, lh_unit unit, bool by_tokens)
     }
     for (int64_t i = 0; i < r->runs; i++) {
         if (r->run[i].unit != unit || r->run[i].n_train == 0) continue;
-        curve_train(r, i, offsetof(lh_train_line, loss), few, by_tokens, &p);
+        curve_train(r, i, offsetof(lh_train_line, loss), few ? CURVE_BOTH : CURVE_MEAN, by_tokens,
+                    &p);
         if (!by_tokens && few) curve_eval(r, i, offsetof(lh_eval_line, loss), false, &p);
     }
     (void)snprintf(p.note, sizeof p.note, "%s",
@@ -245,10 +251,10 @@ static void curves_measure(lhi_report *r, lh_unit unit)
 }
 
 /* The same of all runs, whatever they learn. */
-static void curves_common(lhi_report *r, lh_plot *p, size_t offset)
+static void curves_common(lhi_report *r, lh_plot *p, size_t offset, curve_kind kind)
 {
     for (int64_t i = 0; i < r->runs; i++)
-        if (r->run[i].n_train > 0) curve_train(r, i, offset, false, false, p);
+        if (r->run[i].n_train > 0) curve_train(r, i, offset, kind, false, p);
     lh_plot_figure(p, &r->plotter, &r->h);
 }
 
@@ -286,6 +292,7 @@ void lhi_report_curves(lhi_report *r)
     for (int64_t i = 0; i < r->runs; i++) lines += r->run[i].n_train;
     for (int u = LH_UNIT_ANSWER; u <= LH_UNIT_TOKEN; u++) units += curves_of(r, (lh_unit)u) > 0;
     if (lines == 0) return;
+    curve_kind both = r->runs <= CURVES_FEW ? CURVE_BOTH : CURVE_MEAN;
     lhi_report_section(
         r, "curves", "Curves",
         units > 1 ? "Runs of differing tasks: those whose loss has the same unit share a plot."
@@ -297,8 +304,8 @@ void lhi_report_curves(lhi_report *r)
         curves_measure(r, (lh_unit)u);
         if (curves_batches_differ(r, (lh_unit)u)) curves_loss(r, (lh_unit)u, true);
     }
-    curves_common(r, &speed, offsetof(lh_train_line, tokens_per_s));
-    curves_common(r, &norm, offsetof(lh_train_line, grad_norm));
-    curves_common(r, &rate, offsetof(lh_train_line, lr));
+    curves_common(r, &speed, offsetof(lh_train_line, tokens_per_s), both);
+    curves_common(r, &norm, offsetof(lh_train_line, grad_norm), both);
+    curves_common(r, &rate, offsetof(lh_train_line, lr), CURVE_LINES);
     lh_html_put(&r->h, "</div>\n");
 }

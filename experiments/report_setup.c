@@ -62,7 +62,7 @@ void lhi_report_attention(lhi_report *r)
                                "Queries (down) by keys, as the run's configuration and ranks have "
                                "it; runs that look alike share a picture.");
         lh_html_print(&r->h, "<details class=\"picture\"%s><summary><b>#%" PRId64 "</b> ",
-                      n == 0 ? " open" : "", i + 1);
+                      n == 0 ? " open=\"open\"" : "", i + 1);
         lh_html_text(&r->h, run->label);
         lh_html_put(&r->h, "</summary>");
         setup_image(&r->h, svg[n]);
@@ -184,7 +184,7 @@ void lhi_report_configuration(lhi_report *r)
     for (int64_t i = 0; i < r->runs && i < SETUP_COLUMNS; i++) {
         if (r->run[i].yaml == NULL) continue;
         lh_html_print(&r->h, "<details%s><summary><b>#%" PRId64 "</b> ",
-                      r->runs == 1 ? " open" : "", i + 1);
+                      r->runs == 1 ? " open=\"open\"" : "", i + 1);
         lh_html_text(&r->h, r->run[i].label);
         lh_html_put(&r->h, ": config.yaml</summary><pre class=\"yaml\">");
         lh_html_text(&r->h, r->run[i].yaml);
