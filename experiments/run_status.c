@@ -38,7 +38,8 @@ void lh_run_status_help(FILE *out)
         "Says what a run is doing, from what it has written so far; the run may be going on.\n"
         "  state    finished; stopped (on request, with a checkpoint: --resume goes on);\n"
         "           failed (log.txt says why); running; silent: nothing was written for ten times\n"
-        "           the usual interval between lines (and two minutes), so it may be dead; new: no\n"
+        "           the usual interval between lines (and two minutes), so it may be dead; new: "
+        "no\n"
         "           step was logged yet\n"
         "--json: one object with state, step, steps, loss, grad_norm, lr, tokens_per_s, step_s,\n"
         "comm_wait_s, left_s, written_s (seconds since the last line), peak_bytes, "
@@ -142,7 +143,8 @@ static lh_status status_read(run_status *r, const char *folder)
     LH_TRY(lh_yaml_create(&r->yaml));
     r->train = status_last(r->yaml, metrics, "train");
     r->eval = status_last(r->yaml, metrics, "eval");
-    r->state = lh_run_state(log, status_number(r->train, "step_s") * (double)r->log_every, r->age_s);
+    r->state =
+        lh_run_state(log, status_number(r->train, "step_s") * (double)r->log_every, r->age_s);
     LH_TRY(lhi_path(path, folder, "checkpoints"));
     LH_TRY(lh_checkpoint_newest(NULL, path, 0, r->checkpoint, sizeof r->checkpoint, &found));
 done:
