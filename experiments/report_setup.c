@@ -15,7 +15,7 @@ enum { SETUP_TEXT = 512, SETUP_PICTURES = 6, SETUP_COLUMNS = 24 };
 /* An image that the page holds itself. */
 static void setup_image(lh_html *h, const char *svg)
 {
-    static const char digit[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    static const char digit[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=";
     size_t n = strlen(svg);
     lh_html_put(h, "<img alt=\"Queries by keys, one panel for each kind of layer\" "
                    "src=\"data:image/svg+xml;base64,");
@@ -25,8 +25,8 @@ static void setup_image(lh_html *h, const char *svg)
         for (size_t k = 0; k < 3; k++)
             bits = bits << 8 | (k < left ? (unsigned char)svg[i + k] : 0u);
         const char four[4] = {digit[bits >> 18 & 63], digit[bits >> 12 & 63],
-                              left > 1 ? digit[bits >> 6 & 63] : '=',
-                              left > 2 ? digit[bits & 63] : '='};
+                              digit[left > 1 ? bits >> 6 & 63 : 64],
+                              digit[left > 2 ? bits & 63 : 64]};
         lh_html_add(h, four, sizeof four);
     }
     lh_html_put(h, "\"/>\n");

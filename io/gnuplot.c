@@ -73,16 +73,16 @@ static bool gnuplot_wait(pid_t pid, double seconds, int *code)
     return true;
 }
 
-/* All that was written to a file, at most `most` bytes. */
-static lh_status gnuplot_read(FILE *file, size_t most, char **text, size_t *length)
+/* What it wrote to its standard output. */
+static lh_status gnuplot_read(FILE *file, char **text, size_t *length)
 {
     lh_status st = LH_OK;
     *text = NULL;
     LH_CHECK(fseek(file, 0, SEEK_END) == 0, LH_ERR_IO, "cannot read gnuplot's output");
     long bytes = ftell(file);
-    LH_CHECK(bytes >= 0 && fseek(file, 0, SEEK_SET) == 0, LH_ERR_IO,
-             "cannot read gnuplot's output");
-    *length = (size_t)bytes < most ? (size_t)bytes : most;
+    LH_CHECK(bytes >= 0 && bytes <= GNUPLOT_MOST && fseek(file, 0, SEEK_SET) == 0, LH_ERR_IO,
+             "cannot read gnuplot's output: %ld bytes", bytes);
+    *length = (size_t)bytes;
     LH_TRY(lh_new(*length + 1, text));
     LH_CHECK(fread(*text, 1, *length, file) == *length, LH_ERR_IO, "cannot read gnuplot's output");
 done:
@@ -94,9 +94,11 @@ done:
 static lh_status gnuplot_judge(const gnuplot *g, bool ended, double seconds, int code)
 {
     lh_status st = LH_OK;
-    char *said = NULL;
+    char said[LH_GNUPLOT_SAYS + 1];
     size_t length = 0;
-    LH_TRY(gnuplot_read(g->file[GNUPLOT_ERR], LH_GNUPLOT_SAYS, &said, &length));
+    if (fseek(g->file[GNUPLOT_ERR], 0, SEEK_SET) == 0)
+        length = fread(said, 1, LH_GNUPLOT_SAYS, g->file[GNUPLOT_ERR]);
+    said[length] = '\0';
     while (length > 0 && strchr(" \n\t", said[length - 1]) != NULL) said[--length] = '\0';
     const char *text = said + strspn(said, " \n\t");
     const char *colon = length > 0 ? ": " : "";
@@ -107,7 +109,6 @@ static lh_status gnuplot_judge(const gnuplot *g, bool ended, double seconds, int
     LH_CHECK(WIFEXITED(code) && WEXITSTATUS(code) == 0, LH_ERR_IO,
              "gnuplot failed (exit code %d)%s%s", WEXITSTATUS(code), colon, text);
 done:
-    lh_free(&said);
     return st;
 }
 
@@ -124,7 +125,7 @@ lh_status lh_gnuplot_run(const char *commands, size_t count, double seconds, cha
     LH_TRY(gnuplot_start(&g, &pid));
     bool ended = gnuplot_wait(pid, seconds, &code);
     LH_TRY(gnuplot_judge(&g, ended, seconds, code));
-    LH_TRY(gnuplot_read(g.file[GNUPLOT_OUT], GNUPLOT_MOST, out, length));
+    LH_TRY(gnuplot_read(g.file[GNUPLOT_OUT], out, length));
 done:
     for (int i = 0; i < GNUPLOT_FILES; i++)
         if (g.file[i] != NULL) (void)fclose(g.file[i]);
