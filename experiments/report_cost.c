@@ -8,7 +8,7 @@
 #include "experiments/report_internal.h"
 #include "experiments/units.h"
 
-enum { COST_ROWS = 24, COST_PARTS = 4, COST_RANKS = 24 };
+enum { COST_ROWS = 24, COST_PARTS = 4, COST_RANKS = 24, COST_MIB = 1 << 20 };
 
 static const char *const cost_parts[COST_PARTS] = {"compute", "waiting", "optimizer", "data"};
 
@@ -322,27 +322,32 @@ static void memory_plot(lhi_report *r)
                  .ticks_at_x = true,
                  .note = "dots: as the run allocated it; dashed: planned"};
     bool planned = false;
+    /* what is planned comes first, so that dots lie on its line */
     for (int64_t i = 0; i < r->runs && i < COST_ROWS; i++) {
         const lh_report_run *run = &r->run[i];
         const lh_json_item *list = memory_list(run, "rank_peak_bytes");
-        if (list == NULL) continue;
-        lh_plot_series *s =
-            lh_plot_series_add(&p, run->label, LH_PLOT_POINTS, lhi_report_colour(r, i));
-        for (int64_t rank = 0; rank < list->count; rank++)
-            lh_plot_point_add(&p, s,
-                              (lh_plot_point){(double)rank,
-                                              memory_of(run, "rank_peak_bytes", rank) / 1048576.0,
-                                              0.0, 0.0});
-        if (run->plan == NULL) continue;
-        s = lh_plot_series_add(&p, planned ? "" : "planned", LH_PLOT_DASHED, 0);
+        if (list == NULL || run->plan == NULL) continue;
+        lh_plot_series *s = lh_plot_series_add(&p, planned ? "" : "planned", LH_PLOT_DASHED, 0);
         planned = true;
         for (int64_t rank = 0; rank < list->count; rank++)
             lh_plot_point_add(
                 &p, s,
                 (lh_plot_point){(double)rank,
                                 (double)run->plan->rank[rank % run->plan->sequence].peak_bytes /
-                                    1048576.0,
+                                    COST_MIB,
                                 0.0, 0.0});
+    }
+    for (int64_t i = 0; i < r->runs && i < COST_ROWS; i++) {
+        const lh_report_run *run = &r->run[i];
+        const lh_json_item *list = memory_list(run, "rank_peak_bytes");
+        if (list == NULL) continue;
+        lh_plot_series *s =
+            lh_plot_series_add(&p, run->label, LH_PLOT_DOTS, lhi_report_colour(r, i));
+        for (int64_t rank = 0; rank < list->count; rank++)
+            lh_plot_point_add(&p, s,
+                              (lh_plot_point){(double)rank,
+                                              memory_of(run, "rank_peak_bytes", rank) / COST_MIB,
+                                              0.0, 0.0});
     }
     lh_html_put(&r->h, "<div class=\"plots one\">");
     lh_plot_figure(&p, &r->plotter, &r->h);

@@ -8,7 +8,7 @@
 #include "experiments/units.h"
 #include "io/files.h"
 
-enum { SCALE_NAME = 400 };
+enum { SCALE_NAME = 400, SCALE_ROWS = 24 };
 
 /* --- reading --- */
 
@@ -22,6 +22,7 @@ static void scale_word(const lh_json_item *o, const char *key, char *to, size_t 
 static bool scale_read(const lh_json_item *o, lhi_scale_line *l)
 {
     const lh_json_item *seconds = lh_json_find(o, "seconds");
+    const lh_json_item *more = lh_json_find(o, "extrapolated"); /* false, or from what */
     *l = (lhi_scale_line){.ranks = lh_json_number(o, "ranks"),
                           .n = lh_json_number(o, "n"),
                           .batch = lh_json_number(o, "batch"),
@@ -38,7 +39,8 @@ static bool scale_read(const lh_json_item *o, lhi_scale_line *l)
                           .low = lh_json_number(o, "low"),
                           .high = lh_json_number(o, "high"),
                           .simulated = lh_json_number(o, "simulated") == 1.0,
-                          .extrapolated = lh_json_number(o, "extrapolated") == 1.0};
+                          .extrapolated = more != NULL &&
+                                          (more->kind == LH_JSON_OBJECT || more->number == 1.0)};
     l->most_s = l->step_s;
     for (int64_t i = 0; seconds != NULL && i < seconds->count; i++) /* the last is the longest */
         l->most_s = lh_json_at(seconds, i)->number;
@@ -166,9 +168,11 @@ static const char *scale_label(const lhi_report *r, const lhi_scale_line *l, cha
         n = snprintf(text, SCALE_NAME, "%s",
                      l->attention[0] == '{' || l->attention[0] == '[' ? l->attention
                                                                       : l->mechanism);
+    const char *platform =
+        strrchr(l->platform, '/') != NULL ? strrchr(l->platform, '/') + 1 : l->platform;
     if (l->simulated && n < SCALE_NAME)
         n += snprintf(text + n, (size_t)(SCALE_NAME - n), ", simulated%s%s",
-                      l->platform[0] != '\0' ? " on " : "", l->platform);
+                      platform[0] != '\0' ? " on " : "", platform);
     if (scale_twice(r, l) && n < SCALE_NAME)
         (void)snprintf(text + n, (size_t)(SCALE_NAME - n), ", %.80s",
                        slash != NULL ? slash + 1 : name);
@@ -409,10 +413,14 @@ void lhi_report_scaling(lhi_report *r)
     scale_lengths(r);
     lh_html_put(&r->h, "</div>\n");
     scale_fits(r);
+    int64_t points = 0;
+    for (int64_t i = 0; i < r->scales; i++) points += scale_point(&r->scale[i]);
+    lh_html_print(&r->h, "<details%s><summary>All %" PRId64 " points</summary>",
+                  points <= SCALE_ROWS ? " open=\"open\"" : "", points);
     lh_html_put(&r->h, "<div class=\"scroll\"><table>\n");
     lh_html_head(&r->h, head);
     lh_html_put(&r->h, "<tbody>\n");
     for (int64_t i = 0; i < r->scales; i++)
         if (scale_point(&r->scale[i])) scale_row(r, &r->scale[i]);
-    lh_html_put(&r->h, "</tbody></table></div>\n");
+    lh_html_put(&r->h, "</tbody></table></div></details>\n");
 }

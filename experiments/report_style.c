@@ -106,7 +106,7 @@ static const char report_style[] =
     "@media (max-width:520px){header,main{padding:0 12px}h1{font-size:22px}.plot{padding:10px 8px "
     "8px}"
     "th,td{padding:5px 8px}.tiles{grid-template-columns:1fr 1fr}.drawing "
-    "g[font-size]{font-size:15px}}\n"
+    "g[font-size]{font-size:14px}}\n"
     "@media "
     "print{nav{display:none}body{background:#fff;font-size:11px}.plots{grid-template-columns:1fr "
     "1fr}"

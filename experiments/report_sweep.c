@@ -61,7 +61,7 @@ static void sweep_others(const lh_json_item *values, const char *key, char *text
     for (int64_t i = 0; i < values->count && used + 1 < bytes; i++) {
         const lh_json_item *v = lh_json_at(values, i);
         if (key != NULL && strcmp(v->key, key) == 0) continue;
-        (void)snprintf(text + used, bytes - used, "%s%s ", used > 0 ? ", " : "", v->key);
+        (void)snprintf(text + used, bytes - used, "%s%s: ", used > 0 ? ", " : "", v->key);
         used += strlen(text + used);
         used += sweep_value(v, text + used, bytes - used);
     }
