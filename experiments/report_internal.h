@@ -3,7 +3,7 @@
 #include "experiments/plot.h"
 #include "experiments/report_run.h"
 
-enum { LHI_REPORT_NAME = 128, LHI_REPORT_VALUES = 160 };
+enum { LHI_SWEEP_KEYS = 64, LHI_REPORT_NAME = 128, LHI_REPORT_VALUES = 160 };
 
 /* A line of longhaul scale: a point, or a fit. NaN: it does not say. */
 typedef struct lhi_scale_line {
@@ -29,7 +29,9 @@ typedef struct lhi_sweep {
     lh_json_tree tree;
     lhi_sweep_point *point;
     int64_t points;
-    int groups;
+    int groups, keys;
+    const char *
+        key[LHI_SWEEP_KEYS]; /* swept keys, in the tree; points of a list may have different ones */
     char (*name)[LHI_REPORT_VALUES]; /* [groups]: their values; owned */
 } lhi_sweep;
 

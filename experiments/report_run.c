@@ -11,7 +11,7 @@
 enum {
     RUN_METRICS = 1 << 30, /* bytes of metrics.jsonl that are read, from the end */
     RUN_LOG = 1 << 16,
-    RUN_RANKS = 256, /* along the sequence: more take long to plan */
+    RUN_RANKS = 1024, /* along the sequence: more take long to plan */
     RUN_TEXT = 64
 };
 

@@ -9,7 +9,7 @@
 #include "experiments/report_internal.h"
 #include "io/files.h"
 
-enum { SWEEP_TEXT = LHI_REPORT_VALUES, SWEEP_POINTS = 100000, SWEEP_LAST = 10, SWEEP_LOG = 20 };
+enum { SWEEP_TEXT = LHI_REPORT_VALUES, SWEEP_POINTS = 1000, SWEEP_LAST = 10, SWEEP_LOG = 20 };
 
 /* --- reading --- */
 
@@ -67,6 +67,17 @@ static void sweep_others(const lh_json_item *values, const char *key, char *text
     }
 }
 
+/* Keys of one more point. */
+static void sweep_keys(lhi_sweep *s, const lh_json_item *values)
+{
+    for (int64_t i = 0; i < values->count; i++) {
+        const char *key = lh_json_at(values, i)->key;
+        int k = 0;
+        while (k < s->keys && strcmp(s->key[k], key) != 0) k++;
+        if (k == s->keys && k < LHI_SWEEP_KEYS) s->key[s->keys++] = key;
+    }
+}
+
 /* Point i: its values, and the group of those that have the same. */
 static lh_status sweep_point(lhi_sweep *s, int64_t i, const char *path)
 {
@@ -82,6 +93,7 @@ static lh_status sweep_point(lhi_sweep *s, int64_t i, const char *path)
     p->group = s->groups;
     for (int64_t k = 0; k < i && p->group == s->groups; k++)
         if (sweep_same(s->point[k].values, p->values)) p->group = s->point[k].group;
+    if (p->group == s->groups) sweep_keys(s, p->values);
     s->groups += p->group == s->groups;
 done:
     return st;
@@ -126,7 +138,8 @@ lh_status lhi_report_take_sweep(lhi_report *r, const char *folder)
     const lh_json_item *points = lh_json_find(s->tree.item, "points");
     LH_CHECK(points != NULL && points->kind == LH_JSON_LIST && points->count > 0 &&
                  points->count <= SWEEP_POINTS,
-             LH_ERR_USAGE, "'%s' is no sweep: it has no list 'points'", path);
+             LH_ERR_USAGE, "'%s' is no sweep: it has no list 'points' of 1 to %d", path,
+             (int)SWEEP_POINTS);
     LH_TRY(lh_new((size_t)points->count * sizeof *s->point, &s->point));
     for (s->points = 0; s->points < points->count; s->points++)
         LH_TRY(sweep_point(s, s->points, path));
@@ -219,20 +232,26 @@ static const char *sweep_measure_name(lh_unit unit)
 
 /* --- the plot --- */
 
-/* The key along x: the first one with numbers alone, and more than one; -1: none. */
-static int64_t sweep_axis(const lhi_sweep *s)
+/* Has every point a number of this key? *differ: and not all the same. */
+static bool sweep_numbers(const lhi_sweep *s, const char *key, bool *differ)
 {
-    const lh_json_item *first = sweep_values(s, 0);
-    for (int64_t k = 0; k < first->count; k++) {
-        bool numbers = true, differ = false;
-        for (int g = 0; g < s->groups; g++) {
-            const lh_json_item *v = lh_json_find(sweep_values(s, g), lh_json_at(first, k)->key);
-            numbers = numbers && v != NULL && v->kind == LH_JSON_NUMBER;
-            differ = differ || (numbers && v->number != lh_json_at(first, k)->number);
-        }
-        if (numbers && differ) return k;
+    double first = lh_json_number(sweep_values(s, 0), key);
+    *differ = false;
+    for (int g = 0; g < s->groups; g++) {
+        const lh_json_item *v = lh_json_find(sweep_values(s, g), key);
+        if (v == NULL || v->kind != LH_JSON_NUMBER) return false;
+        *differ = *differ || v->number != first;
     }
-    return -1;
+    return true;
+}
+
+/* The key along x: the first one with numbers alone, and more than one; NULL: none. */
+static const char *sweep_axis(const lhi_sweep *s)
+{
+    bool differ = false;
+    for (int k = 0; k < s->keys; k++)
+        if (sweep_numbers(s, s->key[k], &differ) && differ) return s->key[k];
+    return NULL;
 }
 
 static int sweep_by_x(const void *a, const void *b)
@@ -273,8 +292,7 @@ static void sweep_plot(lhi_report *r, const lhi_sweep *s)
                  .title = "Validation over the sweep",
                  .y_label = sweep_measure_name(sweep_unit(r, s)),
                  .ticks_at_x = true};
-    int64_t axis = sweep_axis(s);
-    const char *key = axis >= 0 ? lh_json_at(sweep_values(s, 0), axis)->key : NULL;
+    const char *key = sweep_axis(s);
     double least = INFINITY, most = 0.0;
     p.x_label = key != NULL ? "value" : "row of the table";
     if (key != NULL)
@@ -359,12 +377,12 @@ static void sweep_states(lhi_report *r, const lhi_sweep *s, int group)
 static void sweep_row(lhi_report *r, const lhi_sweep *s, int group, bool best)
 {
     static const int digits[SWEEP_METRICS] = {5, 5, 5, 5};
-    const lh_json_item *first = sweep_values(s, 0), *values = sweep_values(s, group);
+    const lh_json_item *values = sweep_values(s, group);
     char text[SWEEP_TEXT];
     lh_html_print(&r->h, "<tr%s><th scope=\"row\" class=\"n\">%d</th>",
                   best ? " class=\"best\"" : "", group + 1);
-    for (int64_t k = 0; k < first->count; k++) {
-        const lh_json_item *v = lh_json_find(values, lh_json_at(first, k)->key);
+    for (int k = 0; k < s->keys; k++) {
+        const lh_json_item *v = lh_json_find(values, s->key[k]);
         text[0] = '\0';
         if (v != NULL) (void)sweep_value(v, text, sizeof text);
         lh_html_put(&r->h, v != NULL && v->kind == LH_JSON_NUMBER ? "<td class=\"n\">" : "<td>");
@@ -379,15 +397,14 @@ static void sweep_row(lhi_report *r, const lhi_sweep *s, int group, bool best)
 
 static void sweep_table(lhi_report *r, const lhi_sweep *s)
 {
-    const lh_json_item *first = sweep_values(s, 0);
+    bool differ = false;
     int best = sweep_best(r, s);
     lh_html_put(&r->h,
                 "<div class=\"scroll\"><table>\n<thead><tr><th scope=\"col\" class=\"n\">row</th>");
-    for (int64_t k = 0; k < first->count; k++) {
-        const lh_json_item *v = lh_json_at(first, k);
-        lh_html_put(&r->h, v->kind == LH_JSON_NUMBER ? "<th scope=\"col\" class=\"n\">"
-                                                     : "<th scope=\"col\">");
-        lh_html_text(&r->h, v->key);
+    for (int k = 0; k < s->keys; k++) {
+        lh_html_put(&r->h, sweep_numbers(s, s->key[k], &differ) ? "<th scope=\"col\" class=\"n\">"
+                                                                : "<th scope=\"col\">");
+        lh_html_text(&r->h, s->key[k]);
         lh_html_put(&r->h, "</th>");
     }
     lh_html_print(
