@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "experiments/run_status.h"
+#include "experiments/run_judge.h"
 #include "io/files.h"
 
 enum {
@@ -120,7 +120,7 @@ static lh_status run_log(lh_report_run *run)
     if (run->n_train > 0)
         interval = run->train[run->n_train - 1].step_s *
                    (double)(run->config != NULL ? run->config->train.log_every : 1);
-    run->state = lh_run_state(text, interval, run->age_s);
+    run->state = lh_run_judge(text, interval, run->age_s);
     size_t n = strlen(text);
     if (n > 0 && text[n - 1] == '\n') text[n - 1] = '\0';
     const char *last = strrchr(text, '\n');

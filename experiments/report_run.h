@@ -24,7 +24,7 @@ typedef struct lh_report_run {
     lh_config *config; /* NULL: config.yaml cannot be read; `trouble` says why */
     char *yaml;        /* config.yaml as it lies there */
     char *trouble;     /* what is wrong with the folder; NULL: nothing. Owned */
-    const char *state; /* as lh_run_state */
+    const char *state; /* as lh_run_judge */
     double age_s;      /* since the last line of metrics; -1: there is none */
     lh_train_line *train;
     lh_eval_line *eval;

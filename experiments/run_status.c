@@ -9,17 +9,14 @@
 
 #include "experiments/config.h"
 #include "experiments/options.h"
+#include "experiments/run_judge.h"
 #include "experiments/units.h"
 #include "io/checkpoint.h"
 #include "io/files.h"
 #include "io/metrics.h"
 #include "io/yaml.h"
 
-enum {
-    STATUS_TAIL = 8 << 20, /* bytes of metrics that are looked at */
-    STATUS_QUIET = 10,    /* times the usual interval between lines, after which a run seems dead */
-    STATUS_PATIENCE = 120 /* seconds without a line that prove nothing */
-};
+enum { STATUS_TAIL = 8 << 20 }; /* bytes of metrics that are looked at */
 
 typedef struct status_options {
     const char *folder;
@@ -36,11 +33,9 @@ void lh_run_status_help(FILE *out)
         out,
         "longhaul status RUN_DIR [--json]\n\n"
         "Says what a run is doing, from what it has written so far; the run may be going on.\n"
-        "  state    finished; stopped (on request, with a checkpoint: --resume goes on);\n"
-        "           failed (log.txt says why); running; silent: nothing was written for ten times\n"
-        "           the usual interval between lines (and two minutes), so it may be dead; new: "
-        "no\n"
-        "           step was logged yet\n"
+        "  state    finished; stopped (on request, with a checkpoint: --resume goes on); failed;\n"
+        "           running; silent: nothing was written for ten times the usual interval between\n"
+        "           lines (and two minutes), so it may be dead; new: no step was logged yet\n"
         "--json: one object with state, step, steps, loss, grad_norm, lr, tokens_per_s, step_s,\n"
         "comm_wait_s, left_s, written_s (seconds since the last line), peak_bytes, "
         "rss_peak_bytes,\n"
@@ -100,26 +95,6 @@ static const lh_node *status_last(lh_yaml *y, const char *text, const char *even
     return NULL;
 }
 
-static bool status_ends(const char *log, const char *words)
-{
-    const char *end = strrchr(log, '\n');
-    if (end == NULL) return false;
-    const char *begin = end;
-    while (begin > log && begin[-1] != '\n') begin--;
-    const char *found = strstr(begin, words);
-    return found != NULL && found < end;
-}
-
-const char *lh_run_state(const char *log, double interval_s, double age_s)
-{
-    if (status_ends(log, "finished at step")) return "finished";
-    if (status_ends(log, "stopped ")) return "stopped";
-    if (status_ends(log, "failed after step")) return "failed";
-    if (!isfinite(interval_s)) return "new";
-    double patience = fmax(STATUS_QUIET * interval_s, (double)STATUS_PATIENCE);
-    return age_s > patience ? "silent" : "running";
-}
-
 static lh_status status_read(run_status *r, const char *folder)
 {
     lh_status st = LH_OK;
@@ -144,7 +119,7 @@ static lh_status status_read(run_status *r, const char *folder)
     r->train = status_last(r->yaml, metrics, "train");
     r->eval = status_last(r->yaml, metrics, "eval");
     r->state =
-        lh_run_state(log, status_number(r->train, "step_s") * (double)r->log_every, r->age_s);
+        lh_run_judge(log, status_number(r->train, "step_s") * (double)r->log_every, r->age_s);
     LH_TRY(lhi_path(path, folder, "checkpoints"));
     LH_TRY(lh_checkpoint_newest(NULL, path, 0, r->checkpoint, sizeof r->checkpoint, &found));
 done:

@@ -8,10 +8,5 @@
  * in the folder is changed. Errors: LH_ERR_USAGE (no run folder, ...), LH_ERR_IO, LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_run_status_main(lh_comm *none, int argc, char **argv);
 
-/* lh_run_state - "finished", "stopped" (on request), "failed", "running", "silent" (it may be dead), or "new"
- * (no step was logged yet). log: the end of log.txt; interval_s: the usual time between two lines of
- * metrics, NaN before the first; age_s: since the last one. Static. Local, pure. */
-const char *lh_run_state(const char *log, double interval_s, double age_s);
-
 /* lh_run_status_help - options and members of the JSON object. Local. */
 void lh_run_status_help(FILE *out);

@@ -479,8 +479,8 @@ lh_status lh_train(lh_comm *world, lh_config *config, bool resume,
     train_say(&r, text);
 done:
     if (st != LH_OK && r.terminal) (void)fputc('\n', stderr);
-    if (st != LH_OK) lh_log_line(r.log, "%s", lh_error_text());
-    if (st != LH_OK) lh_log_line(r.log, "failed after step %" PRId64, r.step);
+    if (st != LH_OK)
+        lh_log_line(r.log, "failed: %.*s", (int)strcspn(lh_error_text(), "\n"), lh_error_text());
     train_close(&r);
     return st;
 }

@@ -34,8 +34,7 @@ says err 'nothing was updated'
 same "lines of the run that stopped" "$(value step runs/stop/metrics.jsonl | tr '\n' ' ')" '1 '
 expect 0 0 inspect "$(checkpoint runs/stop 1)"
 missing "$(checkpoint runs/stop 2)"
-says runs/stop/log.txt 'the loss is not a number'
-says runs/stop/log.txt 'failed after step 1'
+says runs/stop/log.txt 'failed: rank 0: step 2: the loss is not a number'
 expect 0 0 status runs/stop --json
 same "state of the run that stopped" "$(value state)" '"failed"'
 

@@ -127,11 +127,11 @@ says page.html '1 torn lines'
 # --- a run that failed; one whose configuration cannot be read is shown all the same ---
 cp -r "runs/$name" wild
 sed -i '/finished/d' wild/log.txt
-printf '%s\n' 'T no <memory>' 'T failed after step 3' >>wild/log.txt
+printf '%s\n' 'T failed: no <memory>' >>wild/log.txt
 report wild
 whole page.html
 says page.html 'class="state failed"'
-says page.html 'failed after step'
+says page.html 'failed: no &lt;memory&gt;'
 cp -r runs/other broken
 echo '<oops>' >>broken/config.yaml
 report broken
