@@ -14,10 +14,12 @@ packages=(
     libcmocka-dev                           # tests
     bible-kjv gzip                          # the quickstart's text, and what it is compared with
 )
-optional=(                                  # tests; not in every release, parts that miss them are left out
+optional=(                                  # plots and tests; not in every release, parts that miss them are left out
     clang-format-14                         # the format check
     clang-14 libclang-rt-14-dev             # fuzzing
     hdf5-tools                              # h5dump, which reads a checkpoint
+    gnuplot-nox                             # longhaul report: plots (without it there are tables)
+    chromium                                # the test that looks at a report in a browser
 )
 
 case ${1-} in

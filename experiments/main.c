@@ -20,6 +20,7 @@
 #include "experiments/plan_command.h"
 #include "experiments/plan_draw.h"
 #include "experiments/prepare.h"
+#include "experiments/report.h"
 #include "experiments/run_status.h"
 #include "experiments/scale.h"
 #include "experiments/sweep_train.h"
@@ -108,6 +109,8 @@ static void main_help(FILE *out)
         "  longhaul inspect FILE.h5 [--json]                          lists and verifies a "
         "checkpoint or\n"
         "                                                             token file\n"
+        "  longhaul report RUN_DIR... [--out page.html]               runs, sweeps and studies as "
+        "one page\n"
         "  longhaul convert CHECKPOINT --kv-heads G --out NEW.h5      a trained model with fewer "
         "key/value\n"
         "                                                             heads\n"
@@ -116,7 +119,7 @@ static void main_help(FILE *out)
         "Start train, eval, bench and scale under mpirun -n P or srun; the sequence is spread over "
         "all "
         "ranks.\n"
-        "plan, status, prepare, inspect and convert run alone.\n"
+        "plan, status, report, prepare, inspect and convert run alone.\n"
         "Exit codes: 0 success, 1 the run failed, 2 bad usage or configuration, 75 stopped on "
         "request\n"
         "with a checkpoint written.\n",
@@ -354,6 +357,7 @@ static const struct main_command {
     {"scale", lh_scale_main, lh_scale_help, false, false},
     {"plan", main_plan, lh_plan_help, true, false},
     {"status", lh_run_status_main, lh_run_status_help, true, false},
+    {"report", lh_report_main, lh_report_help, true, false},
     {"prepare", lh_prepare_main, lh_prepare_help, true, false},
     {"inspect", lh_inspect_main, lh_inspect_help, true, false},
     {"convert", lh_convert_main, lh_convert_help, true, false},

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "experiments/options.h"
+#include "experiments/run_judge.h"
 #include "experiments/sweep_status.h"
 #include "experiments/units.h"
 #include "io/checkpoint.h"
@@ -15,11 +16,7 @@
 #include "io/metrics.h"
 #include "io/yaml.h"
 
-enum {
-    STATUS_TAIL = 8 << 20, /* bytes of metrics that are looked at */
-    STATUS_QUIET = 10,    /* times the usual interval between lines, after which a run seems dead */
-    STATUS_PATIENCE = 120 /* seconds without a line that prove nothing */
-};
+enum { STATUS_TAIL = 8 << 20 }; /* bytes of metrics that are looked at */
 
 typedef struct status_options {
     const char *folder;
@@ -93,29 +90,6 @@ static const lh_node *status_last(lh_yaml *y, const char *text, const char *even
     return NULL;
 }
 
-static bool status_ends(const char *log, const char *words)
-{
-    const char *end = strrchr(log, '\n');
-    if (end == NULL) return false;
-    const char *begin = end;
-    while (begin > log && begin[-1] != '\n') begin--;
-    const char *found = strstr(begin, words);
-    return found != NULL && found < end;
-}
-
-/* log: the end of log.txt. */
-static const char *status_state(const lh_run_state *r, const char *log)
-{
-    if (status_ends(log, "finished at step")) return "finished";
-    if (status_ends(log, "stopped on request") || status_ends(log, "train.time_limit: stopped"))
-        return "stopped";
-    if (status_ends(log, "failed: ")) return "failed";
-    if (r->train == NULL) return "new";
-    double interval = lh_run_number(r->train, "step_s") * (double)r->log_every;
-    double patience = fmax(STATUS_QUIET * interval, (double)STATUS_PATIENCE);
-    return r->age_s > patience ? "silent" : "running";
-}
-
 lh_status lh_run_state_read(const char *folder, lh_run_state *r)
 {
     lh_status st = LH_OK;
@@ -139,7 +113,8 @@ lh_status lh_run_state_read(const char *folder, lh_run_state *r)
     LH_TRY(lh_yaml_create(&r->yaml));
     r->train = status_last(r->yaml, metrics, "train");
     r->eval = status_last(r->yaml, metrics, "eval");
-    r->state = status_state(r, log);
+    r->state =
+        lh_run_judge(log, lh_run_number(r->train, "step_s") * (double)r->log_every, r->age_s);
     LH_TRY(lhi_path(path, folder, "checkpoints"));
     LH_TRY(lh_checkpoint_newest(NULL, path, 0, r->checkpoint, sizeof r->checkpoint, &found));
 done:

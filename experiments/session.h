@@ -90,6 +90,10 @@ int64_t lh_session_peak(const lh_session *s);
  * (borrowed; its clock and waiting are set); NULL: no more. Local. */
 void lh_session_profile(lh_session *s, lh_profile *p);
 
+/* lh_session_profile_step - the same of what a step does besides operations alone: some looks at a clock
+ * a step. Local. */
+void lh_session_profile_step(lh_session *s, lh_profile *p);
+
 /* What a step did. Sums over all ranks. */
 typedef struct lh_step_result {
     double loss;      /* mean nats per counted label */

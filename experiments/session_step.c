@@ -86,8 +86,13 @@ done:
 
 void lh_session_profile(lh_session *s, lh_profile *p)
 {
-    s->profile = p;
     lh_tape_profile(s->tape, p);
+    lh_session_profile_step(s, p);
+}
+
+void lh_session_profile_step(lh_session *s, lh_profile *p)
+{
+    s->profile = p;
     if (p == NULL) return;
     p->clock = lh_wall;
     p->waited = &s->mesh->traffic->wait_s;

@@ -11,7 +11,9 @@
 
 #include "core/pulse.h"
 #include "experiments/convert.h"
+#include "experiments/environment.h"
 #include "experiments/nonfinite.h"
+#include "experiments/step_means.h"
 #include "experiments/train_resume.h"
 #include "io/files.h"
 #include "io/metrics.h"
@@ -30,7 +32,9 @@ typedef struct train_run {
     int64_t *sample_ids;           /* [data.batch]: of the last step */
     double rate; /* tokens per second of the last logged steps, for the progress line */
     double started;
-    int64_t started_at; /* step */
+    int64_t started_at;  /* step */
+    lh_profile profile;  /* of the last step: what it does besides operations */
+    double checkpoint_s; /* seconds spent on checkpoints since the last line of metrics */
     bool lead, terminal;
 } train_run;
 
@@ -142,15 +146,12 @@ static lh_status train_metrics(train_run *r, const lh_step_result *result, doubl
                                const lh_traffic *before)
 {
     const lh_session *s = r->session;
-    const lh_traffic *now = s->mesh->traffic;
     struct rusage usage = {0};
     int64_t peaks[2] = {lh_session_peak(s), 0};
-    double means[2] = {now->wait_s - before->wait_s,
-                       (double)(lh_traffic_step(now) - lh_traffic_step(before))};
+    lh_step_means mean;
     if (getrusage(RUSAGE_SELF, &usage) == 0) peaks[1] = (int64_t)usage.ru_maxrss * 1024;
     lh_max_i64(r->world, peaks, 2, LH_SEND_OTHER);
-    lh_sum_f64(r->world, means, 2, LH_SEND_OTHER);
-    double ranks = (double)lh_comm_size(r->world);
+    lh_step_means_of(r->world, &r->profile, before, s->mesh->traffic, &mean);
     lh_json *j = &r->json;
     lh_json_begin(j);
     lh_json_string(j, "event", "train");
@@ -163,10 +164,15 @@ static lh_status train_metrics(train_run *r, const lh_step_result *result, doubl
     lh_json_ints(j, "samples", r->sample_ids, r->config->data.batch);
     lh_json_real(j, "tokens_per_s", (double)result->labels / step_s);
     lh_json_real(j, "step_s", step_s);
-    lh_json_real(j, "comm_wait_s", means[0] / ranks);
-    lh_json_real(j, "sent_bytes", means[1] / ranks);
+    lh_json_real(j, "comm_wait_s", mean.wait_s);
+    lh_json_real(j, "data_s", mean.data_s);
+    lh_json_real(j, "optimizer_s", mean.optimizer_s);
+    lh_json_real(j, "checkpoint_s", r->checkpoint_s);
+    lh_json_real(j, "sent_bytes", mean.sent);
+    lh_json_reals(j, "sent_by_purpose", mean.purpose, LH_SEND_OTHER);
     lh_json_int(j, "peak_bytes", peaks[0]);
     lh_json_int(j, "rss_peak_bytes", peaks[1]);
+    r->checkpoint_s = 0.0;
     return lh_metrics_write(r->metrics, j);
 }
 
@@ -191,6 +197,7 @@ static lh_status train_eval(train_run *r, lh_eval_result *out)
     lh_status st = LH_OK;
     lh_eval_result e = {0};
     char text[256], unit[TRAIN_UNIT];
+    double begin = lh_wall();
     *out = e;
     if (lh_task_windows(r->session->task, LH_SPLIT_VALID) == 0) goto done;
     LH_TRY(lh_session_evaluate(r->session, LH_SPLIT_VALID, r->config->train.eval_tokens, &r->stop,
@@ -198,6 +205,7 @@ static lh_status train_eval(train_run *r, lh_eval_result *out)
     out->stopped = e.stopped;
     if (e.stopped) goto done; /* half an evaluation is none */
     train_eval_json(&r->json, r->step, NULL, &e);
+    lh_json_real(&r->json, "eval_s", lh_wall() - begin);
     LH_TRY(lh_agree(r->world, lh_metrics_write(r->metrics, &r->json)));
     if (isfinite(e.loss))
         (void)snprintf(text, sizeof text,
@@ -236,6 +244,7 @@ static lh_status train_checkpoint(train_run *r)
     /* Where the run's folder was taken away, the checkpoint has made it again: this state is safe. */
     LH_TRY(lh_agree(r->world, lh_metrics_look(r->metrics)));
     lh_stop_longest(&r->stop.checkpoint_s, begin);
+    r->checkpoint_s += lh_wall() - begin;
 done:
     return st;
 }
@@ -343,6 +352,8 @@ static lh_status train_open(train_run *r, bool resume)
     LH_TRY(lh_metrics_open(r->world, r->folder, from, &r->metrics));
     LH_TRY(lhi_path(path, r->folder, "config.yaml"));
     LH_TRY(lh_write_small(r->world, path, r->yaml, strlen(r->yaml)));
+    LH_TRY(lh_environment_write(r->world, r->session, r->folder, r->step));
+    lh_session_profile_step(r->session, &r->profile);
     r->started = lh_wall();
     r->started_at = r->step;
     train_limit(r);
@@ -387,6 +398,7 @@ static lh_status train_step(train_run *r, lh_step_result *result)
     double lr = lh_learning_rate(r->config, r->step + 1);
     bool stop =
         lh_stop_now(&r->stop, 2.0); /* this step is done, and before the next one it is late */
+    lh_profile_clear(&r->profile);
     LH_TRY(lh_session_step(r->session, r->samples, r->step + 1, lr, stop, result));
     double step_s = lh_wall() - begin;
     for (int64_t i = 0; i < r->config->data.batch; i++)

@@ -1,6 +1,7 @@
 #include "io/metrics.h"
 
 #include "core/tensor.h"
+#include "io/utf8.h"
 #include "io/yaml.h"
 
 #include <math.h>
@@ -29,28 +30,13 @@ static void json_put(lh_json *j, const char *text)
     json_add(j, text, strlen(text));
 }
 
-/* Length of the UTF-8 sequence at s, 0 when there is none (RFC 3629: no overlong forms, no
- * surrogates). */
-static size_t json_utf8(const unsigned char *s)
-{
-    static const unsigned least[5] = {0, 0, 0x80, 0x800, 0x10000};
-    size_t n = s[0] < 0x80 ? 1 : s[0] >> 5 == 6 ? 2 : s[0] >> 4 == 14 ? 3 : s[0] >> 3 == 30 ? 4 : 0;
-    if (n < 2) return n;
-    unsigned code = s[0] & (0x7Fu >> n);
-    for (size_t i = 1; i < n; i++) {
-        if (s[i] >> 6 != 2) return 0;
-        code = code << 6 | (s[i] & 0x3Fu);
-    }
-    return code < least[n] || code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF) ? 0 : n;
-}
-
 static void json_quote(lh_json *j, const char *value)
 {
     char code[8];
     const char *s = value;
     json_put(j, "\"");
     while (*s != '\0' && j->st == LH_OK) {
-        size_t n = json_utf8((const unsigned char *)s);
+        size_t n = lhi_utf8((const unsigned char *)s);
         if (*s == '"' || *s == '\\') {
             json_put(j, "\\");
             json_add(j, s, 1);

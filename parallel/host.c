@@ -127,3 +127,12 @@ bool lh_host_short(const lh_host *h, int threads, char *text, size_t bytes)
                    (long long)wanted, h->mask, h->online, h->online == 1 ? "" : "s", remedy);
     return true;
 }
+
+const char *lh_mpi_version(char *text, size_t bytes)
+{
+    char all[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+    int length = 0;
+    if (MPI_Get_library_version(all, &length) != MPI_SUCCESS) all[0] = '\0';
+    (void)snprintf(text, bytes, "%.*s", (int)strcspn(all, ",\r\n"), all);
+    return text;
+}

@@ -22,5 +22,9 @@ bool lh_host_short(const lh_host *h, int threads, char *text, size_t bytes);
 /* lh_host_sum - the sum over the ranks of this node. Collective on c. */
 int64_t lh_host_sum(lh_comm *c, int64_t mine);
 
+/* lh_mpi_version - name and version of the MPI library, its first line, cut where it is longer; into text,
+ * which it returns. Local, after lh_init. */
+const char *lh_mpi_version(char *text, size_t bytes);
+
 /* lh_host_processors - processors that this process may run on. Local, needs no MPI. */
 int lh_host_processors(void);

@@ -6,7 +6,8 @@
 #               makes HDF5 files of its own
 #   calls       exit, abort, assert and their like nowhere but in experiments/main.c and parallel/fatal.c
 #   shells      system, popen, exec.., posix_spawn, fork, wordexp, dlopen nowhere at all: what a user writes is never a
-#               command, and never code
+#               command, and never code. One exception: posix_spawnp in io/gnuplot.c, which starts gnuplot for longhaul
+#               report, without a shell, with fixed arguments and commands that hold numbers of ours alone
 #   elements    no sizeof(float), sizeof(lh_real) but in typed kernels and tests: element bytes come from the dtype
 #   sources     every .c file of a folder is named in CMakeLists.txt (or in registry.def)
 #
@@ -102,7 +103,10 @@ macro(check_line file line folder text)
             violation("${file}" ${line} "${call}() is allowed in experiments/main.c and parallel/fatal.c only")
         endif()
     elseif("${text}" MATCHES "(^|[^a-zA-Z0-9_])${shell_calls}[ \t]*\\(")
-        violation("${file}" ${line} "${CMAKE_MATCH_2}() is allowed nowhere: no program is started, no code is loaded")
+        set(call "${CMAKE_MATCH_2}")
+        if(NOT "${file}:${call}" STREQUAL "io/gnuplot.c:posix_spawnp")
+            violation("${file}" ${line} "${call}() is allowed nowhere: no program is started, no code is loaded")
+        endif()
     elseif("${text}" MATCHES "sizeof[ \t]*\\([ \t]*(float|lh_real)[ \t]*\\)")
         set(type "${CMAKE_MATCH_1}")
         if(NOT "${file}" MATCHES "^(core/(tensor|gemm|kernels|tiles)[a-z0-9_]*\\.[ch]|tests/.*)$")

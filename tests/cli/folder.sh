@@ -8,19 +8,19 @@ write_experiment tiny.yaml text.txt
 train 2 tiny --set schedule.steps=7 --set train.log_every=3 --set train.eval_every=2 --set checkpoint.every=2 \
     --set checkpoint.keep=2
 same "files of a run" "$(cd runs/tiny && find . -type f | sort | tr '\n' ' ')" \
-    './checkpoints/step-00000006.h5 ./checkpoints/step-00000007.h5 ./config.yaml ./log.txt ./metrics.jsonl '
+    './checkpoints/step-00000006.h5 ./checkpoints/step-00000007.h5 ./config.yaml ./environment.json ./log.txt ./metrics.jsonl '
 same "fields of train lines" \
     "$(grep '"event":"train"' runs/tiny/metrics.jsonl | keys | sort -u)" \
-    'event step loss grad_norm lr tokens samples tokens_per_s step_s comm_wait_s sent_bytes peak_bytes rss_peak_bytes'
+    'event step loss grad_norm lr tokens samples tokens_per_s step_s comm_wait_s data_s optimizer_s checkpoint_s sent_bytes sent_by_purpose peak_bytes rss_peak_bytes'
 same "fields of eval lines" "$(grep '"event":"eval"' runs/tiny/metrics.jsonl | keys | sort -u)" \
-    'event step loss bits_per_byte accuracy tokens'
+    'event step loss bits_per_byte accuracy tokens eval_s'
 same "train lines: the first step, every third, the last" \
     "$(grep '"event":"train"' runs/tiny/metrics.jsonl | value step /dev/stdin | tr '\n' ' ')" '1 3 6 7 '
 same "eval lines: every second step and the end" \
     "$(grep '"event":"eval"' runs/tiny/metrics.jsonl | value step /dev/stdin | tr '\n' ' ')" '2 4 6 7 '
 same "lines that are neither" "$(grep -cvE '^\{"event":"(train|eval)",.*\}$' runs/tiny/metrics.jsonl)" 0
 same "standard output: one line" "$(wc -l <out)" 1
-same "standard output: the last evaluation" "$(cat out)" "$(tail -n 1 runs/tiny/metrics.jsonl)"
+same "standard output: the last evaluation" "$(cat out)" "$(tail -n 1 runs/tiny/metrics.jsonl | sed 's/,"eval_s":[^,}]*//')"
 near "loss of step 1: ln 256" "$(metric runs/tiny train 1 loss)" 5.5451774 0.02
 near "bits per byte" "$(value bits_per_byte)" "$(awk -v l="$(value loss)" 'BEGIN { printf "%.9g", l / log(2) }')" 1e-7
 same "tokens of a step" "$(metric runs/tiny train 1 tokens)" 128

@@ -34,6 +34,9 @@ says err 'nothing was updated'
 same "lines of the run that stopped" "$(value step runs/stop/metrics.jsonl | tr '\n' ' ')" '1 '
 expect 0 0 inspect "$(checkpoint runs/stop 1)"
 missing "$(checkpoint runs/stop 2)"
+says runs/stop/log.txt 'failed: rank 0: step 2: the loss is not a number'
+expect 0 0 status runs/stop --json
+same "state of the run that stopped" "$(value state)" '"failed"'
 
 # Updates are left out, and the run goes on, but not for ever; who resumes does not begin to count anew.
 skip=(--set train.on_nonfinite=skip --set checkpoint.every=10 --set train.eval_every=0 "${wild[@]}")

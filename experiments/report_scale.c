@@ -1,0 +1,426 @@
+/* Scaling studies: the lines of longhaul scale. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "experiments/report_internal.h"
+#include "experiments/units.h"
+#include "io/files.h"
+
+enum { SCALE_NAME = 400, SCALE_ROWS = 24 };
+
+/* --- reading --- */
+
+static void scale_word(const lh_json_item *o, const char *key, char *to, size_t bytes)
+{
+    const char *word = lh_json_word(o, key);
+    (void)snprintf(to, bytes, "%s", word != NULL ? word : "");
+}
+
+/* false: it is no line of longhaul scale. */
+static bool scale_read(const lh_json_item *o, lhi_scale_line *l)
+{
+    const lh_json_item *seconds = lh_json_find(o, "seconds");
+    const lh_json_item *more = lh_json_find(o, "extrapolated"); /* false, or from what */
+    *l = (lhi_scale_line){.ranks = lh_json_number(o, "ranks"),
+                          .n = lh_json_number(o, "n"),
+                          .batch = lh_json_number(o, "batch"),
+                          .step_s = lh_json_number(o, "step_s"),
+                          .least_s = lh_json_number(o, "step_s_least"),
+                          .tokens_per_s = lh_json_number(o, "tokens_per_s"),
+                          .efficiency = lh_json_number(o, "efficiency"),
+                          .wait_s = lh_json_number(o, "comm_wait_s"),
+                          .sent = lh_json_number(o, "sent_bytes"),
+                          .predicted_sent = lh_json_number(o, "predicted_sent_bytes"),
+                          .peak = lh_json_number(o, "peak_bytes"),
+                          .predicted_peak = lh_json_number(o, "predicted_peak_bytes"),
+                          .exponent = lh_json_number(o, "exponent"),
+                          .low = lh_json_number(o, "low"),
+                          .high = lh_json_number(o, "high"),
+                          .simulated = lh_json_number(o, "simulated") == 1.0,
+                          .extrapolated = more != NULL &&
+                                          (more->kind == LH_JSON_OBJECT || more->number == 1.0)};
+    l->most_s = l->step_s;
+    for (int64_t i = 0; seconds != NULL && i < seconds->count; i++) /* the last is the longest */
+        l->most_s = lh_json_at(seconds, i)->number;
+    scale_word(o, "mode", l->mode, sizeof l->mode);
+    scale_word(o, "mechanism", l->mechanism, sizeof l->mechanism);
+    scale_word(o, "attention", l->attention, sizeof l->attention);
+    scale_word(o, "platform", l->platform, sizeof l->platform);
+    bool fit = lh_json_word(o, "fit") != NULL && isfinite(l->exponent);
+    return isfinite(l->ranks) &&
+           (fit || (l->mode[0] != '\0' && isfinite(l->step_s) && isfinite(l->n)));
+}
+
+static lh_status scale_take_line(lhi_report *r, lh_json_tree *tree, const char *line, size_t n)
+{
+    lh_status st = LH_OK;
+    LH_TRY(lh_grow(&r->scale, &r->scale_room, r->scales + 1, sizeof *r->scale));
+    st = lh_json_read(tree, line, n);
+    if (st == LH_ERR_FORMAT) {
+        lh_error_clear();
+        r->scale_torn++;
+        return LH_OK;
+    }
+    LH_TRY(st);
+    if (scale_read(tree->item, &r->scale[r->scales])) {
+        r->scale[r->scales].file = r->scale_files;
+        r->scales++;
+    } else {
+        r->scale_torn++;
+    }
+done:
+    return st;
+}
+
+lh_status lhi_report_take_scale(lhi_report *r, const char *path)
+{
+    lh_status st = LH_OK;
+    char *text = NULL;
+    size_t count = 0;
+    lh_json_tree tree = {0};
+    int64_t before = r->scales;
+    st = lh_read_small(NULL, path, &text, &count);
+    LH_TRY(st == LH_ERR_IO ? lh_error_context(LH_ERR_USAGE, "longhaul report") : st);
+    for (size_t at = 0, end = 0; at < count; at = end + 1) {
+        const char *newline = memchr(text + at, '\n', count - at);
+        end = newline != NULL ? (size_t)(newline - text) : count;
+        /* a last line without its end is being written */
+        if (end > at && newline != NULL) LH_TRY(scale_take_line(r, &tree, text + at, end - at));
+    }
+    LH_CHECK(r->scales > before, LH_ERR_USAGE,
+             "'%s' is no run folder, and has no line of longhaul scale: give run folders "
+             "(run.output/run.name) and files of what longhaul scale prints on standard output",
+             path);
+    r->scale_file[r->scale_files++] = path;
+done:
+    lh_json_tree_free(&tree);
+    lh_free(&text);
+    return st;
+}
+
+/* --- series: points that differ in ranks alone, or in lengths alone --- */
+
+static bool scale_alike(const lhi_scale_line *a, const lhi_scale_line *b)
+{
+    return a->file == b->file && a->simulated == b->simulated && strcmp(a->mode, b->mode) == 0 &&
+           strcmp(a->mechanism, b->mechanism) == 0 && strcmp(a->attention, b->attention) == 0 &&
+           strcmp(a->platform, b->platform) == 0;
+}
+
+static bool scale_point(const lhi_scale_line *l)
+{
+    return !isfinite(l->exponent);
+}
+
+/* The same study at other numbers of ranks: strong keeps n, weak keeps n / ranks. */
+static bool scale_same(const lhi_scale_line *a, const lhi_scale_line *b)
+{
+    if (!scale_point(a) || !scale_point(b) || !scale_alike(a, b)) return false;
+    return strcmp(a->mode, "weak") == 0
+               ? fabs(a->n * b->ranks - b->n * a->ranks) <= a->ranks * b->ranks
+               : a->n == b->n;
+}
+
+/* Is it the first of its series? */
+static bool scale_first(const lhi_report *r, int64_t i,
+                        bool (*same)(const lhi_scale_line *, const lhi_scale_line *))
+{
+    for (int64_t k = 0; k < i; k++)
+        if (same(&r->scale[k], &r->scale[i])) return false;
+    return true;
+}
+
+static int64_t scale_members(const lhi_report *r, int64_t i,
+                             bool (*same)(const lhi_scale_line *, const lhi_scale_line *))
+{
+    int64_t n = 0;
+    for (int64_t k = 0; k < r->scales; k++) n += same(&r->scale[k], &r->scale[i]);
+    return n;
+}
+
+/* Is there a line of another file that would have the same name? */
+static bool scale_twice(const lhi_report *r, const lhi_scale_line *l)
+{
+    for (int64_t k = 0; k < r->scales; k++) {
+        const lhi_scale_line *o = &r->scale[k];
+        if (o->file != l->file && o->simulated == l->simulated &&
+            strcmp(o->mechanism, l->mechanism) == 0 && strcmp(o->attention, l->attention) == 0 &&
+            strcmp(o->platform, l->platform) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* "sliding_window, window: 128", and what else tells series apart. */
+static const char *scale_label(const lhi_report *r, const lhi_scale_line *l, char *text)
+{
+    static const char begin[] = "{mechanism: ";
+    const char *name = r->scale_file[l->file];
+    const char *slash = strrchr(name, '/');
+    size_t length = strlen(l->attention);
+    int n = 0;
+    if (strncmp(l->attention, begin, strlen(begin)) == 0 && l->attention[length - 1] == '}')
+        n = snprintf(text, SCALE_NAME, "%.*s", (int)(length - strlen(begin) - 1),
+                     l->attention + strlen(begin));
+    else
+        n = snprintf(text, SCALE_NAME, "%s",
+                     l->attention[0] == '{' || l->attention[0] == '[' ? l->attention
+                                                                      : l->mechanism);
+    const char *platform =
+        strrchr(l->platform, '/') != NULL ? strrchr(l->platform, '/') + 1 : l->platform;
+    if (l->simulated && n < SCALE_NAME)
+        n += snprintf(text + n, (size_t)(SCALE_NAME - n), ", simulated%s%s",
+                      platform[0] != '\0' ? " on " : "", platform);
+    if (scale_twice(r, l) && n < SCALE_NAME)
+        (void)snprintf(text + n, (size_t)(SCALE_NAME - n), ", %.80s",
+                       slash != NULL ? slash + 1 : name);
+    return text;
+}
+
+static const char *scale_length(double n, char *text)
+{
+    if (n >= 1048576.0 && fmod(n, 1048576.0) == 0.0)
+        (void)snprintf(text, LH_UNITS_TEXT, "%gM", n / 1048576.0);
+    else if (n >= 1024.0 && fmod(n, 1024.0) == 0.0)
+        (void)snprintf(text, LH_UNITS_TEXT, "%gk", n / 1024.0);
+    else
+        (void)snprintf(text, LH_UNITS_TEXT, "%.0f", n);
+    return text;
+}
+
+/* --- plots over ranks --- */
+
+typedef enum scale_what { SCALE_TIME, SCALE_EFFICIENCY } scale_what;
+
+/* Least and largest number of ranks of the series of line i. */
+static void scale_range(const lhi_report *r, int64_t i, double *least, double *most)
+{
+    *least = *most = r->scale[i].ranks;
+    for (int64_t k = 0; k < r->scales; k++) {
+        if (!scale_same(&r->scale[k], &r->scale[i])) continue;
+        *least = fmin(*least, r->scale[k].ranks);
+        *most = fmax(*most, r->scale[k].ranks);
+    }
+}
+
+/* The ideal of a series of time: from its fewest ranks on, time x ranks stays (strong), time stays (weak: at
+ * the same work a rank; where work grows faster than n, efficiency tells more). */
+static void scale_ideal(const lhi_report *r, int64_t i, bool weak, bool named, lh_plot *p)
+{
+    double least = 0.0, most = 0.0, time = (double)NAN;
+    scale_range(r, i, &least, &most);
+    for (int64_t k = 0; k < r->scales; k++)
+        if (scale_same(&r->scale[k], &r->scale[i]) && r->scale[k].ranks == least)
+            time = r->scale[k].step_s;
+    lh_plot_series *s = lh_plot_series_add(p, named ? "ideal" : "", LH_PLOT_DASHED, 0);
+    lh_plot_point_add(p, s, (lh_plot_point){least, time, 0.0, 0.0});
+    lh_plot_point_add(p, s, (lh_plot_point){most, weak ? time : time * least / most, 0.0, 0.0});
+}
+
+static void scale_plot(lhi_report *r, const char *mode, scale_what what, lh_plot *p)
+{
+    char label[SCALE_NAME], length[LH_UNITS_TEXT];
+    bool weak = strcmp(mode, "weak") == 0, ideal = false;
+    int colour = 0;
+    double least = 0.0, most = 0.0, all_least = INFINITY, all_most = 0.0;
+    for (int64_t i = 0; i < r->scales; i++) {
+        const lhi_scale_line *first = &r->scale[i];
+        if (strcmp(first->mode, mode) != 0 || !scale_point(first) ||
+            !scale_first(r, i, scale_same) || scale_members(r, i, scale_same) < 2)
+            continue;
+        (void)scale_label(r, first, label);
+        size_t n = strlen(label);
+        (void)snprintf(label + n, sizeof label - n, ", n %s%s", scale_length(first->n, length),
+                       weak ? " at first" : "");
+        lh_plot_series *s = lh_plot_series_add(
+            p, label, what == SCALE_TIME ? LH_PLOT_ERRORS : LH_PLOT_POINTS, colour++);
+        for (int64_t k = 0; k < r->scales; k++) {
+            const lhi_scale_line *l = &r->scale[k];
+            if (!scale_same(l, first)) continue;
+            double y = what == SCALE_TIME ? l->step_s : l->efficiency;
+            lh_plot_point_add(
+                p, s, (lh_plot_point){l->ranks, y, fmin(l->least_s, y), fmax(l->most_s, y)});
+        }
+        scale_range(r, i, &least, &most);
+        all_least = fmin(all_least, least);
+        all_most = fmax(all_most, most);
+        if (what == SCALE_TIME) {
+            scale_ideal(r, i, weak, !ideal, p);
+            ideal = true;
+        }
+    }
+    if (what == SCALE_EFFICIENCY && all_most > 0.0) {
+        lh_plot_series *s = lh_plot_series_add(p, "ideal", LH_PLOT_DASHED, 0);
+        lh_plot_point_add(p, s, (lh_plot_point){all_least, 1.0, 0.0, 0.0});
+        lh_plot_point_add(p, s, (lh_plot_point){all_most, 1.0, 0.0, 0.0});
+    }
+    lh_plot_figure(p, &r->plotter, &r->h);
+}
+
+/* --- growth with the length --- */
+
+static bool scale_grows(const lhi_scale_line *a, const lhi_scale_line *b)
+{
+    return scale_point(a) && scale_point(b) && scale_alike(a, b) && a->ranks == b->ranks &&
+           strcmp(a->mode, "strong") == 0;
+}
+
+static const lhi_scale_line *scale_fit(const lhi_report *r, const lhi_scale_line *of)
+{
+    for (int64_t k = 0; k < r->scales; k++) {
+        const lhi_scale_line *l = &r->scale[k];
+        if (!scale_point(l) && l->file == of->file && l->ranks == of->ranks &&
+            strcmp(l->mechanism, of->mechanism) == 0 && strcmp(l->attention, of->attention) == 0 &&
+            strcmp(l->platform, of->platform) == 0)
+            return l;
+    }
+    return NULL;
+}
+
+static void scale_lengths(lhi_report *r)
+{
+    lh_plot p = {.id = "lengths",
+                 .title = "Step time against length",
+                 .x_label = "length",
+                 .y_label = "seconds a step",
+                 .log_x = true,
+                 .log_y = true,
+                 .ticks_at_x = true,
+                 .note = "bars: the fastest and the slowest repeat"};
+    char label[SCALE_NAME];
+    int colour = 0;
+    for (int64_t i = 0; i < r->scales; i++) {
+        if (!scale_point(&r->scale[i]) || !scale_first(r, i, scale_grows) ||
+            strcmp(r->scale[i].mode, "strong") != 0 || scale_members(r, i, scale_grows) < 2)
+            continue;
+        const lhi_scale_line *fit = scale_fit(r, &r->scale[i]);
+        (void)scale_label(r, &r->scale[i], label);
+        size_t n = strlen(label);
+        (void)snprintf(label + n, sizeof label - n, ", %.0f rank%s", r->scale[i].ranks,
+                       r->scale[i].ranks == 1.0 ? "" : "s");
+        n = strlen(label);
+        if (fit != NULL) (void)snprintf(label + n, sizeof label - n, ": n^%.2f", fit->exponent);
+        lh_plot_series *s = lh_plot_series_add(&p, label, LH_PLOT_ERRORS, colour++);
+        for (int64_t k = 0; k < r->scales; k++)
+            if (scale_grows(&r->scale[k], &r->scale[i]))
+                lh_plot_point_add(&p, s,
+                                  (lh_plot_point){r->scale[k].n, r->scale[k].step_s,
+                                                  fmin(r->scale[k].least_s, r->scale[k].step_s),
+                                                  r->scale[k].most_s});
+    }
+    lh_plot_figure(&p, &r->plotter, &r->h);
+}
+
+static void scale_fits(lhi_report *r)
+{
+    static const char *const head[] = {"mechanism", "#ranks", "#exponent", "#95 % confidence",
+                                       NULL};
+    char label[SCALE_NAME];
+    bool some = false;
+    for (int64_t i = 0; i < r->scales; i++) some = some || !scale_point(&r->scale[i]);
+    if (!some) return;
+    lh_html_put(&r->h,
+                "<h3>Growth of a step's time with the length</h3><div class=\"scroll\"><table>\n");
+    lh_html_head(&r->h, head);
+    lh_html_put(&r->h, "<tbody>\n");
+    for (int64_t i = 0; i < r->scales; i++) {
+        const lhi_scale_line *l = &r->scale[i];
+        if (scale_point(l)) continue;
+        lh_html_put(&r->h, "<tr>");
+        lh_html_cell(&r->h, scale_label(r, l, label));
+        lh_html_number(&r->h, 6, l->ranks);
+        lh_html_print(
+            &r->h, "<td class=\"n\">n<sup>%.3f</sup></td><td class=\"n\">%.3f to %.3f</td></tr>\n",
+            l->exponent, l->low, l->high);
+    }
+    lh_html_put(&r->h, "</tbody></table></div>\n");
+}
+
+/* --- the table of points --- */
+
+static void scale_row(lhi_report *r, const lhi_scale_line *l)
+{
+    char label[SCALE_NAME], text[LH_UNITS_TEXT];
+    lh_html *h = &r->h;
+    lh_html_put(h, "<tr>");
+    lh_html_cell(h, scale_label(r, l, label));
+    lh_html_print(h, "<td>%s%s</td>", strcmp(l->mode, "weak") == 0 ? "weak" : "strong",
+                  l->extrapolated ? ", extrapolated" : "");
+    lh_html_number(h, 8, l->ranks);
+    lh_html_print(h, "<td class=\"n\">%s</td>", scale_length(l->n, text));
+    lh_html_print(h, "<td class=\"n\">%s</td>", lhi_report_seconds(l->step_s, text));
+    lhi_report_count(h, l->tokens_per_s);
+    lh_html_number(h, 3, l->efficiency);
+    lh_html_print(h, "<td class=\"n\">%.1f</td>", 100.0 * l->wait_s / l->step_s);
+    lh_html_print(h, "<td class=\"n\">%s</td>", lhi_report_bytes(l->sent, text));
+    if (fabs(l->sent - l->predicted_sent) <= 1e-8 * fabs(l->predicted_sent))
+        lh_html_put(h, "<td class=\"n good\">equal</td>");
+    else
+        lh_html_print(h, "<td class=\"n bad\">%s</td>", lhi_report_bytes(l->predicted_sent, text));
+    lh_html_print(h, "<td class=\"n\">%s</td></tr>\n", lhi_report_bytes(l->peak, text));
+}
+
+void lhi_report_scaling(lhi_report *r)
+{
+    static const char *const head[] = {"attention", "mode",      "#ranks",       "#n",
+                                       "#a step",   "#tokens/s", "#efficiency",  "#waiting, %",
+                                       "#sent",     "#formula",  "#step memory", NULL};
+    static const char *const note = "bars: the fastest and the slowest repeat";
+    lh_plot strong = {.id = "strong",
+                      .title = "Strong scaling",
+                      .x_label = "ranks",
+                      .y_label = "seconds a step",
+                      .log_x = true,
+                      .log_y = true,
+                      .ticks_at_x = true};
+    lh_plot strong_e = {.id = "strong-efficiency",
+                        .title = "Efficiency, strong",
+                        .x_label = "ranks",
+                        .y_label = "efficiency",
+                        .log_x = true,
+                        .from_zero = true,
+                        .ticks_at_x = true,
+                        .note =
+                            "work of the model per second and rank, to that on the fewest ranks"};
+    lh_plot weak = {.id = "weak",
+                    .title = "Weak scaling",
+                    .x_label = "ranks",
+                    .y_label = "seconds a step",
+                    .log_x = true,
+                    .from_zero = true,
+                    .ticks_at_x = true};
+    lh_plot weak_e = {.id = "weak-efficiency",
+                      .title = "Efficiency, weak",
+                      .x_label = "ranks",
+                      .y_label = "efficiency",
+                      .log_x = true,
+                      .from_zero = true,
+                      .ticks_at_x = true,
+                      .note = "work of the model per second and rank, to that on the fewest ranks"};
+    if (r->scales == 0) return;
+    lhi_report_section(r, "scaling", "Scaling",
+                       "Steps on random tokens (longhaul scale): the median of the repeats.");
+    (void)snprintf(strong.note, sizeof strong.note, "the same sequence on all numbers of ranks; %s",
+                   note);
+    (void)snprintf(weak.note, sizeof weak.note, "the sequence grows with the ranks; %s", note);
+    lh_html_put(&r->h, "<div class=\"plots\">\n");
+    scale_plot(r, "strong", SCALE_TIME, &strong);
+    scale_plot(r, "strong", SCALE_EFFICIENCY, &strong_e);
+    scale_plot(r, "weak", SCALE_TIME, &weak);
+    scale_plot(r, "weak", SCALE_EFFICIENCY, &weak_e);
+    scale_lengths(r);
+    lh_html_put(&r->h, "</div>\n");
+    scale_fits(r);
+    int64_t points = 0;
+    for (int64_t i = 0; i < r->scales; i++) points += scale_point(&r->scale[i]);
+    lh_html_print(&r->h, "<details%s><summary>All %" PRId64 " points</summary>",
+                  points <= SCALE_ROWS ? " open=\"open\"" : "", points);
+    lh_html_put(&r->h, "<div class=\"scroll\"><table>\n");
+    lh_html_head(&r->h, head);
+    lh_html_put(&r->h, "<tbody>\n");
+    for (int64_t i = 0; i < r->scales; i++)
+        if (scale_point(&r->scale[i])) scale_row(r, &r->scale[i]);
+    lh_html_put(&r->h, "</tbody></table></div></details>\n");
+}

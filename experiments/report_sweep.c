@@ -1,0 +1,442 @@
+/* Sweeps: mean and spread over seeds. */
+#include <inttypes.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "experiments/report_internal.h"
+#include "io/files.h"
+
+enum { SWEEP_TEXT = LHI_REPORT_VALUES, SWEEP_POINTS = 1000, SWEEP_LAST = 10, SWEEP_LOG = 20 };
+
+/* --- reading --- */
+
+/* A value as people write it: 0.001, full, {mechanism: full, window: [1, 2]}. Returns the bytes used, at most
+ * bytes - 1. */
+static size_t sweep_value(const lh_json_item *v, char *text, size_t bytes)
+{
+    bool object = v->kind == LH_JSON_OBJECT;
+    size_t used = 0;
+    if (!object && v->kind != LH_JSON_LIST) {
+        (void)snprintf(text, bytes, "%s", v->text);
+        return strlen(text);
+    }
+    text[0] = '\0';
+    for (int64_t i = 0; i < v->count && used + 1 < bytes; i++) {
+        const lh_json_item *member = lh_json_at(v, i);
+        (void)snprintf(text + used, bytes - used, "%s%s%s",
+                       i > 0    ? ", "
+                       : object ? "{"
+                                : "[",
+                       object ? member->key : "", object ? ": " : "");
+        used += strlen(text + used);
+        used += sweep_value(member, text + used, bytes - used);
+    }
+    (void)snprintf(text + used, bytes - used, "%s", object ? "}" : "]");
+    return used + strlen(text + used);
+}
+
+static bool sweep_same(const lh_json_item *a, const lh_json_item *b)
+{
+    char one[SWEEP_TEXT], other[SWEEP_TEXT];
+    (void)sweep_value(a, one, sizeof one);
+    (void)sweep_value(b, other, sizeof other);
+    return strcmp(one, other) == 0;
+}
+
+static const lh_json_item *sweep_values(const lhi_sweep *s, int group)
+{
+    for (int64_t i = 0; i < s->points; i++)
+        if (s->point[i].group == group) return s->point[i].values;
+    return NULL;
+}
+
+/* All values but that of `key`, for the legend. */
+static void sweep_others(const lh_json_item *values, const char *key, char *text, size_t bytes)
+{
+    size_t used = 0;
+    text[0] = '\0';
+    for (int64_t i = 0; i < values->count && used + 1 < bytes; i++) {
+        const lh_json_item *v = lh_json_at(values, i);
+        if (key != NULL && strcmp(v->key, key) == 0) continue;
+        (void)snprintf(text + used, bytes - used, "%s%s: ", used > 0 ? ", " : "", v->key);
+        used += strlen(text + used);
+        used += sweep_value(v, text + used, bytes - used);
+    }
+}
+
+/* Keys of one more point. */
+static void sweep_keys(lhi_sweep *s, const lh_json_item *values)
+{
+    for (int64_t i = 0; i < values->count; i++) {
+        const char *key = lh_json_at(values, i)->key;
+        int k = 0;
+        while (k < s->keys && strcmp(s->key[k], key) != 0) k++;
+        if (k == s->keys && k < LHI_SWEEP_KEYS) s->key[s->keys++] = key;
+    }
+}
+
+/* Point i: its values, and the group of those that have the same. */
+static lh_status sweep_point(lhi_sweep *s, int64_t i, const char *path)
+{
+    lh_status st = LH_OK;
+    const lh_json_item *item = lh_json_at(lh_json_find(s->tree.item, "points"), i);
+    lhi_sweep_point *p = &s->point[i];
+    double seed = lh_json_number(item, "seed");
+    *p = (lhi_sweep_point){.run = -1, .seed = isfinite(seed) ? (int64_t)seed : 0};
+    p->values = lh_json_find(item, "values");
+    LH_CHECK(p->values != NULL && p->values->kind == LH_JSON_OBJECT &&
+                 lh_json_word(item, "dir") != NULL,
+             LH_ERR_USAGE, "'%s': point %" PRId64 " has no values or no dir", path, i + 1);
+    p->group = s->groups;
+    for (int64_t k = 0; k < i && p->group == s->groups; k++)
+        if (sweep_same(s->point[k].values, p->values)) p->group = s->point[k].group;
+    if (p->group == s->groups) sweep_keys(s, p->values);
+    s->groups += p->group == s->groups;
+done:
+    return st;
+}
+
+static lh_status sweep_runs(lhi_report *r, int index)
+{
+    lh_status st = LH_OK;
+    char folder[LH_PATH_MAX], path[LH_PATH_MAX];
+    bool planned = true;
+    for (int64_t i = 0; i < r->sweep[index].points; i++) {
+        lhi_sweep *s = &r->sweep[index];
+        const lh_json_item *item = lh_json_at(lh_json_find(s->tree.item, "points"), i);
+        LH_TRY(lhi_path(folder, s->folder, lh_json_word(item, "dir")));
+        LH_TRY(lhi_path(path, folder, "config.yaml"));
+        if (!lh_file_exists(NULL, path)) continue;
+        LH_TRY(lhi_report_take_run(r, folder, planned));
+        planned = false; /* one stands for all: a plan takes its time */
+        s->point[i].run = r->runs - 1;
+        r->run[r->runs - 1].sweep = index;
+        r->run[r->runs - 1].group = s->point[i].group;
+    }
+done:
+    return st;
+}
+
+lh_status lhi_report_take_sweep(lhi_report *r, const char *folder)
+{
+    lh_status st = LH_OK;
+    char path[LH_PATH_MAX];
+    char *text = NULL;
+    size_t count = 0;
+    LH_TRY(lh_grow(&r->sweep, &r->sweep_room, r->sweeps + 1, sizeof *r->sweep));
+    lhi_sweep *s = &r->sweep[r->sweeps++];
+    *s = (lhi_sweep){.points = 0};
+    LH_TRY(lh_new(strlen(folder) + 1, &s->folder));
+    memcpy(s->folder, folder, strlen(folder) + 1);
+    LH_TRY(lhi_path(path, folder, "sweep.json"));
+    LH_TRY(lh_read_small(NULL, path, &text, &count));
+    st = lh_json_read(&s->tree, text, count);
+    LH_TRY(st == LH_ERR_FORMAT ? lh_error_context(LH_ERR_USAGE, "'%s'", path) : st);
+    const lh_json_item *points = lh_json_find(s->tree.item, "points");
+    LH_CHECK(points != NULL && points->kind == LH_JSON_LIST && points->count > 0 &&
+                 points->count <= SWEEP_POINTS,
+             LH_ERR_USAGE, "'%s' is no sweep: it has no list 'points' of 1 to %d", path,
+             (int)SWEEP_POINTS);
+    LH_TRY(lh_new((size_t)points->count * sizeof *s->point, &s->point));
+    for (s->points = 0; s->points < points->count; s->points++)
+        LH_TRY(sweep_point(s, s->points, path));
+    LH_TRY(lh_new((size_t)s->groups * sizeof *s->name, &s->name));
+    for (int g = 0; g < s->groups; g++)
+        sweep_others(sweep_values(s, g), NULL, s->name[g], sizeof s->name[g]);
+    LH_TRY(sweep_runs(r, (int)r->sweeps - 1));
+done:
+    lh_free(&text);
+    return st;
+}
+
+/* --- figures of a group --- */
+
+typedef enum sweep_metric {
+    SWEEP_MEASURE,
+    SWEEP_VALID,
+    SWEEP_TRAIN,
+    SWEEP_SPEED,
+    SWEEP_METRICS
+} sweep_metric;
+
+typedef struct sweep_stat {
+    double mean, spread; /* spread: sample standard deviation; NaN below two */
+    int64_t n;
+} sweep_stat;
+
+/* Mean loss over the last tenth of the lines. */
+static double sweep_train_loss(const lh_report_run *run)
+{
+    double sum = 0.0;
+    int64_t from = run->n_train - run->n_train / SWEEP_LAST - 1, n = 0;
+    for (int64_t i = from < 0 ? 0 : from; i < run->n_train; i++, n++) sum += run->train[i].loss;
+    return sum / (double)n;
+}
+
+static double sweep_metric_of(const lh_report_run *run, sweep_metric m)
+{
+    const lh_eval_line *e = lh_report_last_eval(run);
+    if (m == SWEEP_TRAIN) return sweep_train_loss(run);
+    if (m == SWEEP_SPEED) return lh_report_median(run, offsetof(lh_train_line, tokens_per_s));
+    if (e == NULL) return (double)NAN;
+    if (m == SWEEP_VALID) return e->loss;
+    return run->unit == LH_UNIT_BYTE    ? e->bits
+           : run->unit == LH_UNIT_TOKEN ? e->perplexity
+                                        : e->accuracy;
+}
+
+static const lh_report_run *sweep_finished(const lhi_report *r, const lhi_sweep_point *p)
+{
+    const lh_report_run *run = p->run >= 0 ? &r->run[p->run] : NULL;
+    return run != NULL && strcmp(run->state, "finished") == 0 ? run : NULL;
+}
+
+/* Over the finished points of a group. */
+static sweep_stat sweep_stat_of(const lhi_report *r, const lhi_sweep *s, int group, sweep_metric m)
+{
+    sweep_stat stat = {0.0, 0.0, 0};
+    for (int pass = 0; pass < 2; pass++) {
+        double sum = 0.0;
+        stat.n = 0;
+        for (int64_t i = 0; i < s->points; i++) {
+            const lh_report_run *run =
+                s->point[i].group == group ? sweep_finished(r, &s->point[i]) : NULL;
+            double x = run != NULL ? sweep_metric_of(run, m) : (double)NAN;
+            if (!isfinite(x)) continue;
+            sum += pass == 0 ? x : (x - stat.mean) * (x - stat.mean);
+            stat.n++;
+        }
+        if (pass == 0) stat.mean = sum / (double)stat.n;
+        if (pass == 1) stat.spread = stat.n > 1 ? sqrt(sum / (double)(stat.n - 1)) : (double)NAN;
+    }
+    return stat;
+}
+
+/* What names the measure: the unit of the first run. */
+static lh_unit sweep_unit(const lhi_report *r, const lhi_sweep *s)
+{
+    for (int64_t i = 0; i < s->points; i++)
+        if (s->point[i].run >= 0) return r->run[s->point[i].run].unit;
+    return LH_UNIT_ANSWER;
+}
+
+static const char *sweep_measure_name(lh_unit unit)
+{
+    return unit == LH_UNIT_BYTE    ? "bits per byte"
+           : unit == LH_UNIT_TOKEN ? "perplexity"
+                                   : "accuracy";
+}
+
+/* --- the plot --- */
+
+/* Has every point a number of this key? *differ: and not all the same. */
+static bool sweep_numbers(const lhi_sweep *s, const char *key, bool *differ)
+{
+    double first = lh_json_number(sweep_values(s, 0), key);
+    *differ = false;
+    for (int g = 0; g < s->groups; g++) {
+        const lh_json_item *v = lh_json_find(sweep_values(s, g), key);
+        if (v == NULL || v->kind != LH_JSON_NUMBER) return false;
+        *differ = *differ || v->number != first;
+    }
+    return true;
+}
+
+/* The key along x: the first one with numbers alone, and more than one; NULL: none. */
+static const char *sweep_axis(const lhi_sweep *s)
+{
+    bool differ = false;
+    for (int k = 0; k < s->keys; k++)
+        if (sweep_numbers(s, s->key[k], &differ) && differ) return s->key[k];
+    return NULL;
+}
+
+static int sweep_by_x(const void *a, const void *b)
+{
+    double x = ((const lh_plot_point *)a)->x, y = ((const lh_plot_point *)b)->x;
+    return (x > y) - (x < y);
+}
+
+/* The series of group g and of all that differ from it in `key` alone. */
+static void sweep_series(const lhi_report *r, const lhi_sweep *s, int g, const char *key,
+                         lh_plot *p)
+{
+    char mine[SWEEP_TEXT], other[SWEEP_TEXT];
+    sweep_others(sweep_values(s, g), key, mine, sizeof mine);
+    for (int before = 0; before < g; before++) {
+        sweep_others(sweep_values(s, before), key, other, sizeof other);
+        if (strcmp(mine, other) == 0) return;
+    }
+    lh_plot_series *series = lh_plot_series_add(
+        p, mine[0] != '\0' ? mine : "mean and spread over seeds", LH_PLOT_ERRORS, p->count);
+    for (int h = g; h < s->groups; h++) {
+        sweep_others(sweep_values(s, h), key, other, sizeof other);
+        if (strcmp(mine, other) != 0) continue;
+        sweep_stat stat = sweep_stat_of(r, s, h, SWEEP_MEASURE);
+        double x = key != NULL ? lh_json_number(sweep_values(s, h), key) : (double)(h + 1);
+        double spread = isfinite(stat.spread) ? stat.spread : 0.0;
+        if (stat.n > 0)
+            lh_plot_point_add(
+                p, series, (lh_plot_point){x, stat.mean, stat.mean - spread, stat.mean + spread});
+    }
+    if (series != NULL && series->n > 1)
+        qsort(series->point, (size_t)series->n, sizeof *series->point, sweep_by_x);
+}
+
+static void sweep_plot(lhi_report *r, const lhi_sweep *s)
+{
+    lh_plot p = {.id = "sweep",
+                 .title = "Validation over the sweep",
+                 .y_label = sweep_measure_name(sweep_unit(r, s)),
+                 .ticks_at_x = true};
+    const char *key = sweep_axis(s);
+    double least = INFINITY, most = 0.0;
+    p.x_label = key != NULL ? "value" : "row of the table";
+    if (key != NULL)
+        (void)snprintf(p.note, sizeof p.note,
+                       "along x: %.100s; bars: standard deviation over seeds", key);
+    else
+        (void)snprintf(p.note, sizeof p.note, "bars: standard deviation over seeds");
+    for (int g = 0; g < s->groups && key != NULL; g++) {
+        double x = lh_json_number(sweep_values(s, g), key);
+        least = fmin(least, x);
+        most = fmax(most, x);
+    }
+    p.log_x = least > 0.0 && most >= SWEEP_LOG * least && isfinite(least);
+    if (key != NULL)
+        for (int g = 0; g < s->groups; g++) sweep_series(r, s, g, key, &p);
+    else { /* each group its own point, in one series */
+        lh_plot_series *series =
+            lh_plot_series_add(&p, "mean and spread over seeds", LH_PLOT_ERRORS, 0);
+        for (int g = 0; g < s->groups; g++) {
+            sweep_stat stat = sweep_stat_of(r, s, g, SWEEP_MEASURE);
+            double spread = isfinite(stat.spread) ? stat.spread : 0.0;
+            lh_plot_point_add(
+                &p, series,
+                (lh_plot_point){g + 1, stat.mean, stat.mean - spread, stat.mean + spread});
+        }
+    }
+    lh_html_put(&r->h, "<div class=\"plots one\">");
+    lh_plot_figure(&p, &r->plotter, &r->h);
+    lh_html_put(&r->h, "</div>");
+}
+
+/* --- the table --- */
+
+static void sweep_cell(lh_html *h, sweep_stat stat, int digits)
+{
+    if (stat.n == 0)
+        lh_html_put(h, "<td class=\"n\">–</td>");
+    else if (stat.n == 1)
+        lh_html_print(h, "<td class=\"n\">%.*g</td>", digits, stat.mean);
+    else
+        lh_html_print(h,
+                      stat.spread < 100.0
+                          ? "<td class=\"n\">%.*g <span class=\"unit\">± %.2g</span></td>"
+                          : "<td class=\"n\">%.*g <span class=\"unit\">± %.0f</span></td>",
+                      digits, stat.mean, stat.spread);
+}
+
+/* Group of the best mean: the least loss. -1: none. */
+static int sweep_best(const lhi_report *r, const lhi_sweep *s)
+{
+    int best = -1;
+    double least = INFINITY;
+    for (int g = 0; g < s->groups; g++) {
+        sweep_stat valid = sweep_stat_of(r, s, g, SWEEP_VALID);
+        sweep_stat stat = valid.n > 0 ? valid : sweep_stat_of(r, s, g, SWEEP_TRAIN);
+        if (stat.n == 0 || !(stat.mean < least)) continue;
+        best = g;
+        least = stat.mean;
+    }
+    return best;
+}
+
+/* How many of a group's points are finished, and what the others are. */
+static void sweep_states(lhi_report *r, const lhi_sweep *s, int group)
+{
+    int64_t all = 0, finished = 0;
+    for (int64_t i = 0; i < s->points; i++) {
+        all += s->point[i].group == group;
+        finished += s->point[i].group == group && sweep_finished(r, &s->point[i]) != NULL;
+    }
+    lh_html_print(&r->h, "<td class=\"n%s\">%" PRId64 " of %" PRId64, finished < all ? " bad" : "",
+                  finished, all);
+    for (int64_t i = 0; i < s->points; i++) {
+        const lhi_sweep_point *p = &s->point[i];
+        if (p->group != group || sweep_finished(r, p) != NULL) continue;
+        lh_html_print(&r->h, "<div class=\"said\">seed %" PRId64 ": %s</div>", p->seed,
+                      p->run >= 0 ? r->run[p->run].state : "not begun");
+    }
+    lh_html_put(&r->h, "</td>");
+}
+
+static void sweep_row(lhi_report *r, const lhi_sweep *s, int group, bool best)
+{
+    static const int digits[SWEEP_METRICS] = {5, 5, 5, 5};
+    const lh_json_item *values = sweep_values(s, group);
+    char text[SWEEP_TEXT];
+    lh_html_print(&r->h, "<tr%s><th scope=\"row\" class=\"n\">%d</th>",
+                  best ? " class=\"best\"" : "", group + 1);
+    for (int k = 0; k < s->keys; k++) {
+        const lh_json_item *v = lh_json_find(values, s->key[k]);
+        text[0] = '\0';
+        if (v != NULL) (void)sweep_value(v, text, sizeof text);
+        lh_html_put(&r->h, v != NULL && v->kind == LH_JSON_NUMBER ? "<td class=\"n\">" : "<td>");
+        lh_html_text(&r->h, text);
+        lh_html_put(&r->h, "</td>");
+    }
+    for (int m = 0; m < SWEEP_METRICS; m++)
+        sweep_cell(&r->h, sweep_stat_of(r, s, group, (sweep_metric)m), digits[m]);
+    sweep_states(r, s, group);
+    lh_html_put(&r->h, "</tr>\n");
+}
+
+static void sweep_table(lhi_report *r, const lhi_sweep *s)
+{
+    bool differ = false;
+    int best = sweep_best(r, s);
+    lh_html_put(&r->h,
+                "<div class=\"scroll\"><table>\n<thead><tr><th scope=\"col\" class=\"n\">row</th>");
+    for (int k = 0; k < s->keys; k++) {
+        lh_html_put(&r->h, sweep_numbers(s, s->key[k], &differ) ? "<th scope=\"col\" class=\"n\">"
+                                                                : "<th scope=\"col\">");
+        lh_html_text(&r->h, s->key[k]);
+        lh_html_put(&r->h, "</th>");
+    }
+    lh_html_print(
+        &r->h,
+        "<th scope=\"col\" class=\"n\">%s</th><th scope=\"col\" class=\"n\">validation loss</th>"
+        "<th scope=\"col\" class=\"n\">training loss</th><th scope=\"col\" "
+        "class=\"n\">tokens/s</th>"
+        "<th scope=\"col\" class=\"n\">finished</th></tr></thead>\n<tbody>\n",
+        sweep_measure_name(sweep_unit(r, s)));
+    for (int g = 0; g < s->groups; g++) sweep_row(r, s, g, g == best);
+    lh_html_put(
+        &r->h,
+        "</tbody></table></div>\n<p class=\"foot\">Mean ± sample standard deviation over the "
+        "finished seeds; "
+        "marked: the least loss. Training loss: over the last tenth of the logged steps.</p>\n");
+}
+
+void lhi_report_sweeps(lhi_report *r)
+{
+    int64_t left = 0;
+    if (r->sweeps == 0) return;
+    lhi_report_section(r, "sweep", r->sweeps == 1 ? "Sweep" : "Sweeps", NULL);
+    for (int64_t i = 0; i < r->sweeps; i++) {
+        const lhi_sweep *s = &r->sweep[i];
+        left = 0;
+        for (int64_t k = 0; k < s->points; k++) left += sweep_finished(r, &s->point[k]) == NULL;
+        lh_html_put(&r->h, "<h3>");
+        lh_html_text(&r->h, s->folder);
+        lh_html_print(&r->h, ": %" PRId64 " points, %d combinations", s->points, s->groups);
+        if (left > 0) lh_html_print(&r->h, ", <b>%" PRId64 " not finished</b>", left);
+        lh_html_put(&r->h, "</h3>\n");
+        sweep_plot(r, s);
+        sweep_table(r, s);
+    }
+}
