@@ -67,10 +67,18 @@ typedef struct features_options {
         .min = 1, .max = most                                                                      \
     }
 
+/* Inputs of one draw, and softmax attention of them. */
+typedef struct features_truth {
+    lh_real *host[FEATURES_INPUTS]; /* [n, head_width] */
+    double *exact;                  /* [n, head_width] */
+    double variance;                /* of exact, sum over draws */
+} features_truth;
+
 /* One arm made ready. */
 typedef struct features_run {
     const features_options *o;
     const features_arm *arm;
+    int64_t features;
     const lh_attn_ops *ops;
     void *settings, *state;
     lh_attn_desc desc;
@@ -82,8 +90,8 @@ typedef struct features_run {
     lh_tape *tape;
     lh_memory *memory;
     void *arena[LH_SPACES], *value[FEATURES_INPUTS];
-    lh_real *host[FEATURES_INPUTS], *out; /* [n, head_width] */
-    double *exact, *score;                /* [head_width]; [n] */
+    lh_real *out; /* [n, head_width] */
+    double *mse;  /* [draws] */
 } features_run;
 
 /* --- the command line --- */
@@ -203,21 +211,18 @@ done:
     return st;
 }
 
-static lh_status features_open(features_run *r, int64_t rows)
+static lh_status features_open(features_run *r)
 {
     lh_status st = LH_OK;
     lh_var out = {0};
     size_t bytes = (size_t)(r->o->n * r->o->head_width) * lh_dtype_bytes(LH_REAL);
-    LH_TRY(features_mechanism(r, rows));
+    LH_TRY(features_mechanism(r, r->features / r->arm->numbers));
     LH_TRY(lh_tape_create(r->mesh->size, r->mesh->coord, &r->tape));
     LH_TRY(lh_memory_create(&r->memory));
-    for (int i = 0; i < FEATURES_INPUTS; i++) {
+    for (int i = 0; i < FEATURES_INPUTS; i++)
         LH_TRY(lh_device_alloc(r->device, bytes, &r->value[i]));
-        LH_TRY(lh_new(bytes, &r->host[i]));
-    }
     LH_TRY(lh_new(bytes, &r->out));
-    LH_TRY(lh_new((size_t)r->o->head_width * sizeof *r->exact, &r->exact));
-    LH_TRY(lh_new((size_t)r->o->n * sizeof *r->score, &r->score));
+    LH_TRY(lh_new((size_t)r->o->draws * sizeof *r->mse, &r->mse));
     LH_TRY(lh_memory_count_begin(r->memory));
     LH_TRY(features_forward(r, r->counting, &out));
     const void *data = NULL;
@@ -232,15 +237,12 @@ done:
 
 static void features_close(features_run *r)
 {
-    for (int i = 0; i < FEATURES_INPUTS; i++) {
-        if (r->device != NULL) lh_device_release(r->device, &r->value[i]);
-        lh_free(&r->host[i]);
-    }
+    for (int i = 0; i < FEATURES_INPUTS && r->device != NULL; i++)
+        lh_device_release(r->device, &r->value[i]);
     if (r->device != NULL) lh_device_release(r->device, &r->arena[LH_SPACE_DEVICE]);
     lh_host_release(&r->arena[LH_SPACE_HOST]);
     lh_free(&r->out);
-    lh_free(&r->exact);
-    lh_free(&r->score);
+    lh_free(&r->mse);
     if (r->state != NULL) r->ops->destroy(&r->state);
     lh_params_destroy(&r->params);
     if (r->settings != NULL) lh_settings_free(r->ops->settings, r->settings);
@@ -253,90 +255,121 @@ static void features_close(features_run *r)
     lh_mesh_destroy(&r->mesh);
 }
 
-/* Inputs and projection number `draw`. */
-static lh_status features_draw(features_run *r, int64_t draw)
-{
-    lh_status st = LH_OK;
-    int64_t count = r->o->n * r->o->head_width;
-    uint64_t number = (uint64_t)draw << 32 | lh_name_number(r->projection->name);
-    LH_TRY(lh_params_draw(r->params, r->projection, (uint64_t)r->o->seed, number));
-    for (int i = 0; i < FEATURES_INPUTS; i++) {
-        double scale = i == FEATURES_V ? 1.0 : r->o->scale;
-        for (int64_t e = 0; e < count; e++)
-            r->host[i][e] =
-                (lh_real)(scale * lh_random_normal((uint64_t)r->o->seed,
-                                                   lh_stream_id(LH_STREAM_TEST, (uint32_t)i),
-                                                   (uint64_t)(draw * count + e)));
-        lh_copy_in(r->device, r->value[i], r->host[i], (size_t)count * lh_dtype_bytes(LH_REAL));
-    }
-done:
-    return st;
-}
-
 /* Softmax attention of query i, in double. */
-static void features_exact(features_run *r, int64_t i)
+static void truth_row(const features_options *o, features_truth *truth, int64_t i)
 {
-    int64_t d = r->o->head_width;
-    const lh_real *q = r->host[FEATURES_Q] + i * d;
+    int64_t d = o->head_width;
+    const lh_real *q = truth->host[FEATURES_Q] + i * d;
+    double *exact = truth->exact + i * d;
     double sum = 0.0;
-    memset(r->exact, 0, (size_t)d * sizeof *r->exact);
-    for (int64_t j = 0; j < r->o->n; j++) {
+    memset(exact, 0, (size_t)d * sizeof *exact);
+    for (int64_t j = 0; j < o->n; j++) {
         double score = 0.0;
         for (int64_t e = 0; e < d; e++)
-            score += (double)q[e] * (double)r->host[FEATURES_K][j * d + e];
+            score += (double)q[e] * (double)truth->host[FEATURES_K][j * d + e];
         double p = exp(score / sqrt((double)d));
         sum += p;
-        for (int64_t e = 0; e < d; e++) r->exact[e] += p * (double)r->host[FEATURES_V][j * d + e];
+        for (int64_t e = 0; e < d; e++) exact[e] += p * (double)truth->host[FEATURES_V][j * d + e];
     }
-    for (int64_t e = 0; e < d; e++) r->exact[e] /= sum;
+    for (int64_t e = 0; e < d; e++) exact[e] /= sum;
 }
 
-/* Adds the mean square of the error, and of the exact output, of one draw. */
-static lh_status features_measure(features_run *r, int64_t draw, double sums[2])
+/* Draw number `draw`: all arms estimate the same. */
+static void truth_draw(const features_options *o, features_truth *truth, int64_t draw)
+{
+    int64_t count = o->n * o->head_width;
+    for (int i = 0; i < FEATURES_INPUTS; i++) {
+        double scale = i == FEATURES_V ? 1.0 : o->scale;
+        for (int64_t e = 0; e < count; e++)
+            truth->host[i][e] =
+                (lh_real)(scale * lh_random_normal((uint64_t)o->seed,
+                                                   lh_stream_id(LH_STREAM_TEST, (uint32_t)i),
+                                                   (uint64_t)(draw * count + e)));
+    }
+    for (int64_t i = 0; i < o->n; i++) truth_row(o, truth, i);
+    for (int64_t e = 0; e < count; e++)
+        truth->variance += truth->exact[e] * truth->exact[e] / (double)count;
+}
+
+/* The mean square of the error of one draw, with projection number `draw`. */
+static lh_status features_measure(features_run *r, const features_truth *truth, int64_t draw)
 {
     lh_status st = LH_OK;
     lh_var out = {0};
     const void *data = NULL;
-    int64_t d = r->o->head_width;
-    double count = (double)(r->o->n * d);
-    LH_TRY(features_draw(r, draw));
+    int64_t count = r->o->n * r->o->head_width;
+    size_t bytes = (size_t)count * sizeof *r->out;
+    uint64_t number = (uint64_t)draw << 32 | lh_name_number(r->projection->name);
+    LH_TRY(lh_params_draw(r->params, r->projection, (uint64_t)r->o->seed, number));
+    for (int i = 0; i < FEATURES_INPUTS; i++)
+        lh_copy_in(r->device, r->value[i], truth->host[i], bytes);
     lh_memory_replay(r->memory, r->device, r->arena[LH_SPACE_DEVICE], r->arena[LH_SPACE_HOST]);
     LH_TRY(features_forward(r, r->device, &out));
     LH_TRY(lh_var_data(r->tape, out, &data));
-    lh_copy_out(r->device, r->out, data, (size_t)(r->o->n * d) * sizeof *r->out);
-    for (int64_t i = 0; i < r->o->n; i++) {
-        features_exact(r, i);
-        for (int64_t e = 0; e < d; e++) {
-            double off = (double)r->out[i * d + e] - r->exact[e];
-            sums[0] += off * off / count;
-            sums[1] += r->exact[e] * r->exact[e] / count;
-        }
+    lh_copy_out(r->device, r->out, data, bytes);
+    r->mse[draw] = 0.0;
+    for (int64_t e = 0; e < count; e++) {
+        double off = (double)r->out[e] - truth->exact[e];
+        r->mse[draw] += off * off / (double)count;
     }
 done:
     return st;
 }
 
-static lh_status features_case(const features_options *o, const features_arm *arm, int64_t features)
+static lh_status features_print(features_run *r, const features_truth *truth)
 {
     lh_status st = LH_OK;
-    features_run r = {.o = o, .arm = arm};
     lh_json j = {0};
-    double sums[2] = {0.0, 0.0};
-    LH_TRY(features_open(&r, features / arm->numbers));
-    for (int64_t i = 0; i < o->draws; i++) LH_TRY(features_measure(&r, i, sums));
+    const features_options *o = r->o;
+    int draws = (int)o->draws;
+    double mean = 0.0, squares = 0.0;
+    for (int i = 0; i < draws; i++) mean += r->mse[i] / draws;
+    for (int i = 0; i < draws; i++) squares += (r->mse[i] - mean) * (r->mse[i] - mean);
     lh_json_begin(&j);
-    lh_json_string(&j, "arm", arm->name);
-    lh_json_int(&j, "features", features);
+    lh_json_string(&j, "arm", r->arm->name);
+    lh_json_int(&j, "features", r->features);
     lh_json_int(&j, "n", o->n);
     lh_json_int(&j, "head_dim", o->head_width);
     lh_json_real(&j, "scale", o->scale);
-    lh_json_int(&j, "draws", o->draws);
-    lh_json_real(&j, "mse", sums[0] / (double)o->draws);
-    lh_json_real(&j, "output_variance", sums[1] / (double)o->draws);
+    lh_json_int(&j, "draws", draws);
+    lh_json_real(&j, "mse", mean);
+    lh_json_real(&j, "mse_sd", sqrt(squares / (draws - 1))); /* of one draw: null */
+    lh_json_real(&j, "mse_median", lhi_bench_median(r->mse, draws));
+    lh_json_real(&j, "output_variance", truth->variance / draws);
     LH_TRY(lh_json_print(&j, stdout));
 done:
     lh_json_free(&j);
-    features_close(&r);
+    return st;
+}
+
+/* All arms with all numbers of features, draw by draw: exact attention, which costs most, once for each. */
+static lh_status features_arms_all(const features_options *o)
+{
+    lh_status st = LH_OK;
+    features_truth truth = {.variance = 0.0};
+    features_run *run = NULL;
+    size_t count = (size_t)(o->n * o->head_width);
+    const int runs = o->count * FEATURES_ARMS;
+    LH_TRY(lh_new((size_t)runs * sizeof *run, &run));
+    for (int i = 0; i < FEATURES_INPUTS; i++)
+        LH_TRY(lh_new(count * sizeof *truth.host[i], &truth.host[i]));
+    LH_TRY(lh_new(count * sizeof *truth.exact, &truth.exact));
+    for (int i = 0; i < runs; i++) {
+        run[i] = (features_run){.o = o,
+                                .arm = &features_arms[i % FEATURES_ARMS],
+                                .features = o->features[i / FEATURES_ARMS]};
+        LH_TRY(features_open(&run[i]));
+    }
+    for (int64_t draw = 0; draw < o->draws; draw++) {
+        truth_draw(o, &truth, draw);
+        for (int i = 0; i < runs; i++) LH_TRY(features_measure(&run[i], &truth, draw));
+    }
+    for (int i = 0; i < runs; i++) LH_TRY(features_print(&run[i], &truth));
+done:
+    for (int i = 0; run != NULL && i < runs; i++) features_close(&run[i]);
+    lh_free(&run);
+    for (int i = 0; i < FEATURES_INPUTS; i++) lh_free(&truth.host[i]);
+    lh_free(&truth.exact);
     return st;
 }
 
@@ -494,9 +527,7 @@ done:
 static lh_status features_all(const features_options *o)
 {
     lh_status st = LH_OK;
-    for (int m = 0; m < o->count; m++)
-        for (int a = 0; a < FEATURES_ARMS; a++)
-            LH_TRY(features_case(o, &features_arms[a], o->features[m]));
+    LH_TRY(features_arms_all(o));
     for (int a = 0; a < FEATURES_KERNELS; a++)
         LH_TRY(features_kernel_case(o, &features_kernels[a]));
 done:
@@ -523,7 +554,9 @@ void lhi_bench_features_help(FILE *out)
         "queries and keys with entries scale N(0, 1). One object per estimator and number of\n"
         "features: arm, features, n, head_dim, scale, draws, mse (of the output, mean over draws "
         "of\n"
-        "inputs and projections), output_variance. Then the error of the estimated kernel for one\n"
+        "inputs and projections), mse_sd and mse_median (over draws: of one draw, its sample "
+        "standard\n"
+        "deviation), output_variance. Then the error of the estimated kernel for one\n"
         "fixed pair and head_dim rows: kernel, rows, scale, draws, truth, mse, and its formula, "
         "or\n"
         "bound for orthogonal rows.\n");
