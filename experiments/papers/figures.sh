@@ -2,26 +2,29 @@
 # All figures of papers, and the scaling studies: measures them again, one after the other, and prints their tables. About ten minutes
 # on two cores that do nothing else; where they do, times mean little. Raw lines, objects, tables and plots go to runs/figures.
 #
-#   bash experiments/papers/figures.sh [--write] [--only NAME,NAME] [--quick] [--redo] [--out DIR] [--program FILE]
+#   bash experiments/papers/figures.sh [--write] [--into DIR] [--only NAME,NAME] [--quick] [--redo] [--out DIR]
+#        [--program FILE]
 #
 #   --write  puts the tables into experiments/RESULTS.md, between their marks, and the plots into experiments/plots/
+#   --into   these two in another folder
 #   --only   linformer-speed, longformer-growth, performer-speed, performer-features, scaling-lengths, scaling-ranks
 #   --quick  tiny sizes: shows that everything runs, and no figures worth keeping
 #   --redo   measures nothing: tables and plots again, from the raw lines of the last time
-set -eu
+set -eu -o pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 all=linformer-speed,longformer-growth,performer-speed,performer-features,scaling-lengths,scaling-ranks
-only=$all write='' options=() out=runs/figures quick=
+only=$all write='' into=experiments options=() out=runs/figures quick=
 while [ $# -gt 0 ]; do
     case $1 in
     --write) write=1 ;;
+    --into) into=${2:?'--into wants a folder'} && shift ;;
     --only) only=${2:?'--only wants names'} && shift ;;
     --quick) quick=1 && options+=(--quick) ;;
     --redo) options+=(--redo) ;;
     --out) out=${2:?'--out wants a folder'} && options+=(--out "$2") && shift ;;
     --program) options+=(--program "${2:?'--program wants a file'}") && shift ;;
-    --help) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit ;;
-    *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+    --help) sed -n '2,13s/^# \{0,1\}//p' "$0" && exit ;;
+    *) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
     esac
     shift
 done
@@ -50,11 +53,11 @@ for name in ${only//,/ }; do
         $0 == "<!-- " name " -->" { print; print ""; while ((getline line <table) > 0) print line; print ""; skip = found = 1; next }
         $0 == "<!-- end -->" { skip = 0 }
         !skip { print }
-        END { exit !found || skip }' experiments/RESULTS.md >"$out/RESULTS.md.new" || {
-        echo "$0: experiments/RESULTS.md has no marks '<!-- $name -->' and '<!-- end -->'" >&2
+        END { exit !found || skip }' "$into/RESULTS.md" >"$out/RESULTS.md.new" || {
+        echo "$0: $into/RESULTS.md has no marks '<!-- $name -->' and '<!-- end -->'" >&2
         exit 1
     }
-    cat "$out/RESULTS.md.new" >experiments/RESULTS.md
+    cat "$out/RESULTS.md.new" >"$into/RESULTS.md"
     rm "$out/RESULTS.md.new"
-    if [ -f "$out/$name.svg" ]; then mkdir -p experiments/plots && cp "$out/$name.svg" experiments/plots/; fi
+    if [ -f "$out/$name.svg" ]; then mkdir -p "$into/plots" && cp "$out/$name.svg" "$into/plots/"; fi
 done

@@ -39,7 +39,7 @@ done
 }
 mkdir -p "$out"
 
-# All processors in one process, unless THREADS says otherwise.
+# All processors in one process, unless THREADS says otherwise. GNUPLOT names gnuplot.
 export OMP_NUM_THREADS=${THREADS:-$(nproc)}
 
 # figure_begin NAME: whose raw lines start anew.
@@ -110,11 +110,11 @@ figure_table() {
 
 # figure_end: draws, and prints.
 figure_end() {
-    if command -v gnuplot >/dev/null; then
-        gnuplot -e "data='$out/$name.dat'; svg='$out/$name.svg'" "$figures/style.gp" "$here/$name.gp"
+    if command -v "${GNUPLOT:-gnuplot}" >/dev/null; then
+        "${GNUPLOT:-gnuplot}" -e "data='$out/$name.dat'; svg='$out/$name.svg'" "$figures/style.gp" "$here/$name.gp"
     else
         rm -f "$out/$name.svg"
-        echo "$name: no plot, since there is no gnuplot (Debian: gnuplot-nox)" >&2
+        echo "$name: no plot, since there is no ${GNUPLOT:-gnuplot} (Debian: gnuplot-nox)" >&2
     fi
     cat "$out/$name.jsonl" "$out/$name.md"
 }
