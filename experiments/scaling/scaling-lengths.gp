@@ -1,7 +1,9 @@
 # Columns: number of the mechanism, n, seconds on 1 rank, on 2, its name.
 of(a, x) = int(column(1)) == a ? x : NaN
 names = '"full" "window 256" "window 256, dilation 2" "window 256, first global" "performer 256" "linformer 256"'
-set terminal svg size 560,400
+set terminal svg size 700,380
+set key outside right top
+set xrange [1700:20000]
 set logscale xy
 eval 'set xtics '.lengths
 set xlabel 'n'

@@ -1,5 +1,6 @@
 # Columns: n, seconds of full, relu, softmax, OPT.
-set terminal svg size 560,400
+set terminal svg size 620,400
+set xrange [430:40000]
 set logscale xy
 eval 'set xtics '.lengths
 set xlabel 'n'
