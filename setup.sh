@@ -14,10 +14,11 @@ packages=(
     libcmocka-dev                           # tests
     bible-kjv gzip                          # the quickstart's text, and what it is compared with
 )
-optional=(                                  # tests; not in every release, parts that miss them are left out
+optional=(                                  # tests and plots; not in every release, parts that miss them are left out
     clang-format-14                         # the format check
     clang-14 libclang-rt-14-dev             # fuzzing
     hdf5-tools                              # h5dump, which reads a checkpoint
+    gnuplot-nox                             # plots
 )
 
 case ${1-} in
