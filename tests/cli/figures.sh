@@ -65,8 +65,8 @@ printf 'before\n<!-- linformer-speed -->\nold\n<!-- end -->\nafter\n' >document/
 GNUPLOT=there-is-none figure --redo --only linformer-speed --write --into "$PWD/document"
 says err 'no plot, since there is no there-is-none'
 missing "$out/linformer-speed.svg" document/plots
-same_file "$out/linformer-speed.md" <(sed -n '4,7p' document/RESULTS.md)
-same "around it" "$(sed -n '1,3p;8,$p' document/RESULTS.md | tr '\n' '|')" 'before|<!-- linformer-speed -->|||<!-- end -->|after|'
+same_file "$out/linformer-speed.md" <(sed -n '4,9p' document/RESULTS.md)
+same "around it" "$(sed -n '1,3p;10,$p' document/RESULTS.md | tr '\n' '|')" 'before|<!-- linformer-speed -->|||<!-- end -->|after|'
 cp document/RESULTS.md first
 GNUPLOT=there-is-none figure --redo --only linformer-speed --write --into "$PWD/document"
 same_file document/RESULTS.md first

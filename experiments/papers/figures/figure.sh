@@ -39,8 +39,9 @@ done
 }
 mkdir -p "$out"
 
-# All processors in one process, unless THREADS says otherwise. GNUPLOT names gnuplot.
-export OMP_NUM_THREADS=${THREADS:-$(nproc)}
+# All processors in one process, unless THREADS says otherwise (nproc would give OMP_NUM_THREADS back). GNUPLOT names gnuplot.
+processors=$(env -u OMP_NUM_THREADS nproc)
+export OMP_NUM_THREADS=${THREADS:-$processors}
 
 # figure_begin NAME: whose raw lines start anew.
 figure_begin() {
@@ -54,7 +55,7 @@ figure_begin() {
     else
         : >"$raw"
     fi
-    echo "$name: $(nproc) processors, OMP_NUM_THREADS $OMP_NUM_THREADS" >&2
+    echo "$name: $processors processors, $OMP_NUM_THREADS threads a process" >&2
 }
 
 # figure_run RANKS ARGUMENTS...: the program, whose lines join the raw ones. 1 rank: without a launcher. What it says while it
