@@ -2,8 +2,8 @@
 # Time of a training step against the length for every mechanism, on 1 and 2 ranks of one thread, and the exponents that
 # `longhaul scale` fits, with their 95 % confidence. Two minutes on two cores.
 . "$(dirname "${BASH_SOURCE[0]}")/../papers/figures/figure.sh"
-figure_begin scaling-lengths
 export OMP_NUM_THREADS=1
+figure_begin scaling-lengths
 lengths=2k,4k,8k,16k repeats=5
 if [ -n "$quick" ]; then lengths=512,1024 repeats=2; fi
 figure_run 2 scale experiments/scaling/scaling.yaml --ranks 1,2 --mode strong --lengths $lengths --repeats $repeats --warmup 1 \

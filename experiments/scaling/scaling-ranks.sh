@@ -3,8 +3,8 @@
 # of three. Bytes and memory of 1, 2, 4 and 8 ranks, which depend on no clock; on fewer than 8 processors their times
 # would mean nothing and are left out. Two minutes on two cores.
 . "$(dirname "${BASH_SOURCE[0]}")/../papers/figures/figure.sh"
-figure_begin scaling-ranks
 export OMP_NUM_THREADS=1
+figure_begin scaling-ranks
 n=4096 least=1024 rounds=3 repeats=3 chunk=512
 if [ -n "$quick" ]; then n=512 least=128 rounds=1 repeats=1 chunk=64; fi
 causal=(--set model.kind=decoder --set data.task=text)

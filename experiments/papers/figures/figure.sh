@@ -33,7 +33,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[ -x "$program" ] || {
+[ -n "$redo" ] || [ -x "$program" ] || {
     echo "$0: there is no program '$program': build it (cmake --preset release && cmake --build --preset release), or give --program" >&2
     exit 2
 }
