@@ -10,6 +10,7 @@
 #   --out DIR      where files go (runs/figures)
 #   --program FILE the program (build/release/longhaul)
 #   --redo         measures nothing: makes tables and plots again from OUT/NAME.raw.jsonl
+# LENGTHS='512 1024' in the environment: of the papers' speeds these lengths alone.
 set -eu
 set -- "$(cd "$(dirname "$0")" && pwd)" "$@"
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."

@@ -10,7 +10,6 @@
 figure_begin linformer-speed
 
 lengths='512 1024 2048 4096 8192 16384 32768 65536' ks='128 256 512 1024 2048' heads=12 small=()
-lengths=${LENGTHS:-$lengths}
 if [ -n "$quick" ]; then
     lengths='512 1024' heads=1 small=(--set model.width=64 --set model.heads=1 --set model.mlp_width=128)
 fi
@@ -24,7 +23,7 @@ measure() {
         --warmup "$warmup" "${words[@]}" ${small[@]+"${small[@]}"}
 }
 
-for n in $lengths; do
+for n in ${LENGTHS:-$lengths}; do
     those=()
     for k in $ks; do
         if [ $((2 * k)) -le "$n" ]; then those+=("{mechanism: linformer, k: $k, sharing: layerwise}"); fi

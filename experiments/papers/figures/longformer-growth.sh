@@ -13,7 +13,7 @@ if [ -n "$quick" ]; then full='512 1024' more=2048; fi
 measure() { # N REPEATS MECHANISM [OPTIONS]
     figure_run 1 bench attention --threads "$OMP_NUM_THREADS" --n "$1" --repeats "$2" --mechanism "${@:3}"
 }
-for n in $full $more; do
+for n in ${LENGTHS:-$full $more}; do
     rounds=$((n <= 8192 ? 3 : n == 16384 ? 2 : 1))
     if [ -n "$quick" ]; then rounds=1; fi
     for _ in $(seq $rounds); do

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Performer's figure 3: time of a training step against the length, beside exact attention, and beside "OPT", attention that returns
-# its values (here a window of 0, in which each position sees itself alone), which no mechanism can beat. A layer of the regular size
+# its values (here a window of 0, in which each position sees itself alone), what all else of a step takes, and little more. A layer of the regular size
 # (performer-speed.yaml). All take turns. Two minutes on two cores.
 #
 # The paper has the curves alone, no numbers; that on one V100 of 16 GB Performer reaches 2^15 positions is said in words.
@@ -18,7 +18,7 @@ measure() { # N REPEATS [OPTIONS]
     figure_run 1 scale $figures/performer-speed.yaml --ranks 1 --mode strong --lengths "$1" --repeats "$2" --warmup 1 \
         "${@:3}" ${small[@]+"${small[@]}"}
 }
-for n in $exact $more; do
+for n in ${LENGTHS:-$exact $more}; do
     rounds=$((n <= 4096 ? 5 : n == 8192 ? 2 : 1))
     if [ -n "$quick" ]; then rounds=1; fi
     for _ in $(seq $rounds); do
