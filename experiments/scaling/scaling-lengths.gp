@@ -3,7 +3,7 @@ of(a, x) = int(column(1)) == a ? x : NaN
 names = '"full" "window 256" "window 256, dilation 2" "window 256, first global" "performer 256" "linformer 256"'
 set terminal svg size 700,380
 set key outside right top
-set xrange [1700:20000]
+set xrange [*:*] noextend
 set logscale xy
 eval 'set xtics '.lengths
 set xlabel 'n'
