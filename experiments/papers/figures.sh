@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All figures of papers, and the scaling studies: measures them again, one after the other, and prints their tables. About ten minutes
-# on two cores that do nothing else; where they do, times mean little. Raw lines, objects, tables and plots go to runs/figures.
+# All figures of papers, and the scaling studies: measures them again, one after the other, and prints their tables. About twelve
+# minutes on two cores that do nothing else; where they do, times mean little. Raw lines, objects, tables and plots go to runs/figures.
 #
 #   bash experiments/papers/figures.sh [--write] [--into DIR] [--only NAME,NAME] [--quick] [--redo] [--out DIR]
 #        [--program FILE]

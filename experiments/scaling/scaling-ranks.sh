@@ -5,7 +5,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/../papers/figures/figure.sh"
 export OMP_NUM_THREADS=1
 figure_begin scaling-ranks
-n=4096 least=1024 rounds=3 repeats=3 chunk=512
+n=4096 least=1024 rounds=3 repeats=2 chunk=512
 if [ -n "$quick" ]; then n=512 least=128 rounds=1 repeats=1 chunk=64; fi
 causal=(--set model.kind=decoder --set data.task=text)
 

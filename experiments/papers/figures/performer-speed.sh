@@ -19,10 +19,10 @@ measure() { # N REPEATS [OPTIONS]
         "${@:3}" ${small[@]+"${small[@]}"}
 }
 for n in ${LENGTHS:-$exact $more}; do
-    rounds=$((n <= 4096 ? 5 : n == 8192 ? 2 : 1))
+    rounds=$((n <= 4096 ? 3 : n == 8192 ? 2 : 1))
     if [ -n "$quick" ]; then rounds=1; fi
     for _ in $(seq $rounds); do
-        case " $exact " in *" $n "*) measure "$n" $((n <= 8192 ? 2 : 1)) --attention full "${those[@]}" ;; *) measure "$n" 1 "${those[@]}" ;; esac
+        case " $exact " in *" $n "*) measure "$n" $((n <= 4096 ? 2 : 1)) --attention full "${those[@]}" ;; *) measure "$n" 1 "${those[@]}" ;; esac
     done
 done
 
