@@ -7,12 +7,12 @@ set xrange [400:80000]
 eval 'set xtics '.lengths
 set xlabel 'n'
 set ylabel 'times as fast as full attention'
-set title 'Time: ours (lines), published (dots)'
+set title 'Time (dots: published)'
 set yrange [0.8:100]
 plot for [i=1:5] data using (of(i, $2)):3 with linespoints linetype i title 'k '.word(ks, i), \
      for [i=1:5] data using (of(i, $2)):4 with lines linetype i dashtype 3 notitle
 set ylabel 'memory of full attention, times'
-set title 'Memory: ours (lines), keeping scores (dashes), published (dots)'
+set title 'Memory (dashes: scores kept; dots: published)'
 set yrange [0.8:1000]
 plot for [i=1:5] data using (of(i, $2)):5 with linespoints linetype i notitle, \
      for [i=1:5] data using (of(i, $2)):6 with lines linetype i dashtype 2 notitle, \
