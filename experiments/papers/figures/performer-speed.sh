@@ -38,7 +38,7 @@ figure_table '
     add(what n, get("step_s")); bytes[what, n] = get("peak_bytes")
 }
 END {
-    printf "| n | full, s | Performer, relu, s | Performer, softmax, s | OPT, s | times as fast as full: relu | softmax | OPT | relu, of OPT | step memory, MiB: full, relu |\n|---|---|---|---|---|---|---|---|---|---|\n" >table
+    printf "| n | full, s | Performer, relu, s | Performer, softmax, s | OPT, s | times as fast as full: relu | softmax | OPT | time of OPT to relu | step memory, MiB: full, relu |\n|---|---|---|---|---|---|---|---|---|---|\n" >table
     for (i = 1; i <= count; i++) {
         n = order[i]; there = ("full", n) in bytes
         f = median("full" n); r = median("relu" n); s = median("softmax" n); o = median("opt" n)
