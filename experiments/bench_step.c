@@ -55,8 +55,10 @@ void lhi_bench_step_help(FILE *out)
         "Runs training steps of an experiment on random tokens; no data file is opened. Without a\n"
         "file: a decoder of 12 layers, width 512, 8 heads, window 512, data.length 8192, one "
         "thread.\n"
+        "Where model.head has no loss (none, pooler) a step is one forward pass.\n"
         "Before each step come --products products of two 2048 x 2048 matrices, and before the\n"
         "first --warmup steps that are not measured. One object:\n"
+        "  pass                    step or forward\n"
         "  kind, layers, width, heads, n, batch, parameters\n"
         "                          the model, and sequences of n tokens in a step\n"
         "  ranks, threads (of each rank), isa, precision, recompute, repeats\n"
@@ -111,7 +113,7 @@ static lh_status step_config(lh_comm *world, const step_options *o, lh_config **
                                      .overrides = o->overrides.word,
                                      .n_overrides = o->overrides.count,
                                      .flags = LH_CONFIG_PLAN};
-    return lh_step_times_config(world, "bench step", &source, out);
+    return lh_step_times_config(world, &source, out);
 }
 
 /* --- saying it --- */
@@ -149,12 +151,13 @@ static void step_json_model(const lh_config *c, const lh_step_times *r, int rank
                             lh_json *j)
 {
     char buf[STEP_WORD];
+    lh_json_string(j, "pass", r->forward_only ? "forward" : "step");
     lh_json_string(j, "kind", c->model.kind == LH_MODEL_DECODER ? "decoder" : "encoder");
     lh_json_int(j, "layers", c->model.layers);
     lh_json_int(j, "width", c->model.width);
     lh_json_int(j, "heads", c->model.heads);
     lh_json_int(j, "n", c->data.length);
-    lh_json_int(j, "batch", c->data.batch);
+    lh_json_int(j, "batch", r->sequences);
     lh_json_int(j, "parameters", r->parameters);
     lh_json_int(j, "ranks", ranks);
     lh_json_int(j, "threads", r->threads);
@@ -173,7 +176,7 @@ static void step_json(const lh_config *c, const lh_step_times *r, int ranks, int
     lh_json_real(j, "step_s", r->step_s);
     lh_json_real(j, "step_s_least", r->least_s);
     lh_json_real(j, "step_s_mean", r->mean_s);
-    lh_json_real(j, "tokens_per_s", (double)(c->data.batch * c->data.length) / r->step_s);
+    lh_json_real(j, "tokens_per_s", (double)(r->sequences * c->data.length) / r->step_s);
     lh_json_real(j, "model_flops", r->model_flops);
     lh_json_real(j, "step_flops", r->step_flops);
     lh_json_real(j, "predicted_flops", r->predicted_flops);

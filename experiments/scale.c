@@ -65,6 +65,7 @@ void lh_scale_help(FILE *out)
         "a\n"
         "               step's time with the length is fitted for every number of ranks\n"
         "  --attention  in place of model.attention, may be repeated: a name, or {mechanism: ...}\n"
+        "Where model.head has no loss (--set model.head=none) a step is one forward pass.\n"
         "Standard output: one object a point.\n"
         "  ranks, n, mode, mechanism, attention (as given, or null)\n"
         "  step_s, step_s_least, step_s_mean, seconds\n"
@@ -78,6 +79,7 @@ void lh_scale_help(FILE *out)
         "                       of a step, mean over ranks\n"
         "  peak_bytes, predicted_peak_bytes, parameter_bytes\n"
         "                       of the rank that needs most\n"
+        "  pass, loss           step or forward; of the last step, which every run repeats\n"
         "  model_flops, parameters, batch, threads, isa, precision, repeats\n"
         "and with --lengths one a fit, step_s = c n^exponent by least squares over all repeats:\n"
         "  fit, ranks, mechanism, attention, exponent, low, high (95 %% confidence), lengths, "
@@ -134,7 +136,6 @@ typedef struct scale_point {
     int64_t n;
     lh_step_times times; /* on rank 0 */
     char mechanism[SCALE_NAME];
-    int64_t batch;
 } scale_point;
 
 typedef struct scale_study {
@@ -191,10 +192,9 @@ static lh_status scale_measure(const scale_study *s, lh_comm *comm, scale_point 
                                      .overrides = set.word,
                                      .n_overrides = set.count,
                                      .flags = LH_CONFIG_PLAN};
-    LH_TRY(lh_step_times_config(comm, "longhaul scale", &source, &config));
+    LH_TRY(lh_step_times_config(comm, &source, &config));
     LH_TRY(lh_step_times_measure(comm, config, &wish, &p->times));
     scale_mechanism(config, p->mechanism);
-    p->batch = config->data.batch;
 done:
     lh_config_destroy(&config);
     return st;
@@ -255,7 +255,7 @@ static lh_status scale_print(scale_study *s, const char *mode, const scale_point
     lh_json_real(j, "step_s", t->step_s);
     lh_json_real(j, "step_s_least", t->least_s);
     lh_json_real(j, "step_s_mean", t->mean_s);
-    lh_json_real(j, "tokens_per_s", (double)(p->batch * p->n) / t->step_s);
+    lh_json_real(j, "tokens_per_s", (double)(t->sequences * p->n) / t->step_s);
     lh_json_real(j, "efficiency", scale_rate(p) / scale_rate(first));
     lh_json_real(j, "comm_wait_s", t->wait_s);
     lhi_bench_json_mean(j, "sent_bytes", t->sent / repeats, p->ranks);
@@ -263,9 +263,11 @@ static lh_status scale_print(scale_study *s, const char *mode, const scale_point
     lh_json_int(j, "peak_bytes", t->peak);
     lh_json_int(j, "predicted_peak_bytes", t->predicted_peak);
     lh_json_int(j, "parameter_bytes", t->parameter_bytes);
+    lh_json_string(j, "pass", t->forward_only ? "forward" : "step");
+    lh_json_real(j, "loss", t->loss);
     lh_json_real(j, "model_flops", t->model_flops);
     lh_json_int(j, "parameters", t->parameters);
-    lh_json_int(j, "batch", p->batch);
+    lh_json_int(j, "batch", t->sequences);
     lh_json_int(j, "threads", t->threads);
     lh_json_string(j, "isa", t->isa);
     lh_json_string(j, "precision", LH_REAL_NAME);
@@ -372,7 +374,7 @@ static lh_status scale_length(scale_study *s)
                                      .overrides = s->o->overrides.word,
                                      .n_overrides = s->o->overrides.count,
                                      .flags = LH_CONFIG_PLAN};
-    LH_TRY(lh_step_times_config(s->world, "longhaul scale", &source, &config));
+    LH_TRY(lh_step_times_config(s->world, &source, &config));
     s->lengths = (scale_list){.item = {config->data.length}, .count = 1};
 done:
     lh_config_destroy(&config);

@@ -112,6 +112,11 @@ typedef struct lh_step_result {
 LH_NODISCARD lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double lr,
                                        bool stop, lh_step_result *out);
 
+/* lh_session_forward - one forward pass over samples first_sample .. of training, without gradients and
+ * dropout, of a session that is not trainable and whose model has no loss: what its plan counts. For
+ * measurements: nobody reads what comes out. Collective on world. Errors: agreed. */
+LH_NODISCARD lh_status lh_session_forward(lh_session *s, int64_t first_sample);
+
 /* lh_session_again - the passes of the step that has just been run, on the same batch, with gradients that stay
  * this rank's own; the inspector sees every value and gradient. labels: the step's. Collective on world. */
 void lh_session_again(lh_session *s, int64_t first_sample, int64_t labels, lh_inspector *inspector);

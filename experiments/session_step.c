@@ -55,14 +55,9 @@ static void session_between(void *session)
     session_mark(s, &at, "gradient_reduction");
 }
 
-/* Runs pass number `pass` of the host buffers; a failure in here is our own bug and cannot be
- * agreed on. Gradients that are final in the last pass of a step are reduced behind it. */
-static void session_pass(lh_session *s, int64_t pass, bool gradients, lh_batch batch, double *loss,
-                         double *correct)
+/* The batch of pass number `pass` lies on the device, and the tape is empty. */
+static void session_feed(lh_session *s, int64_t pass, bool gradients)
 {
-    lh_status st = LH_OK;
-    lh_var vars[2] = {{0}};
-    const void *data[2] = {NULL};
     size_t bytes = (size_t)(s->batch * s->rows) * sizeof(int32_t);
     for (int64_t b = 0; b < s->batch; b++) s->valid[b] = s->valid_all[pass * s->batch + b];
     lh_copy_in(s->device, s->device_tokens, s->tokens + pass * s->batch * s->rows, bytes);
@@ -73,6 +68,17 @@ static void session_pass(lh_session *s, int64_t pass, bool gradients, lh_batch b
     lh_memory_replay(s->memory[gradients], s->device, s->arena[LH_SPACE_DEVICE],
                      s->arena[LH_SPACE_HOST]);
     lh_tape_reset(s->tape, s->device, s->memory[gradients], gradients);
+}
+
+/* Runs pass number `pass` of the host buffers; a failure in here is our own bug and cannot be
+ * agreed on. Gradients that are final in the last pass of a step are reduced behind it. */
+static void session_pass(lh_session *s, int64_t pass, bool gradients, lh_batch batch, double *loss,
+                         double *correct)
+{
+    lh_status st = LH_OK;
+    lh_var vars[2] = {{0}};
+    const void *data[2] = {NULL};
+    session_feed(s, pass, gradients);
     LH_TRY(lh_model_loss(s->model, s->tape, s->mesh, &batch, &vars[0], &vars[1]));
     for (int i = 0; i < 2; i++) LH_TRY(lh_var_data(s->tape, vars[i], &data[i]));
     *loss += lh_read_scalar(s->device, data[0], LH_F64);
@@ -196,6 +202,25 @@ lh_status lh_session_step(lh_session *s, int64_t first_sample, int64_t t, double
     if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
 done:
     return st;
+}
+
+lh_status lh_session_forward(lh_session *s, int64_t first_sample)
+{
+    lh_var out = {0};
+    int64_t counted = 0; /* labels, for which nobody asks */
+    int64_t sample = first_sample + s->mesh->coord[LH_AXIS_DATA] * s->batch;
+    lh_profile_mark at = lh_profile_begin(s->profile, s->device);
+    s->trouble = LH_OK;
+    lh_pulse_phase(s->pulse, "forward pass", 0);
+    for (int64_t b = 0; b < s->batch; b++)
+        session_read(s, b, LH_SPLIT_TRAIN, lh_task_order(s->task, sample + b), sample + b,
+                     &counted);
+    session_mark(s, &at, "data");
+    lh_batch batch = lhi_session_batch(s, 0, 1.0, sample, false);
+    session_feed(s, 0, false);
+    lh_status st = lh_model_output(s->model, s->tape, s->mesh, &batch, &out);
+    if (st != LH_OK) lh_fatal(s->world, "%s (%s)", lh_error_text(), lh_error_where());
+    return lh_agree(s->world, s->trouble);
 }
 
 /* Was any rank asked to stop? Collective on world. */

@@ -19,6 +19,8 @@ typedef struct step_run {
     lh_config *config;
     lh_session *session;
     int repeats, products;
+    bool forward_only;
+    double loss; /* of the last step */
     lhi_bench_gemm gemm;
     double *seconds;      /* [repeats]; the slowest rank */
     double *gemm_seconds; /* [repeats, products] */
@@ -30,16 +32,11 @@ typedef struct step_run {
 
 /* --- setting up --- */
 
-lh_status lh_step_times_config(lh_comm *comm, const char *command, const lh_config_source *source,
-                               lh_config **out)
+lh_status lh_step_times_config(lh_comm *comm, const lh_config_source *source, lh_config **out)
 {
     lh_status st = LH_OK;
     LH_TRY(lh_config_load_all(comm, source, out));
     lh_config *c = *out;
-    LH_CHECK(lh_model_has_loss(&c->model), LH_ERR_USAGE,
-             "%s: the model's head has no loss, so there are no training steps: set "
-             "model.head to lm or class",
-             command);
     /* random tokens take the place of files */
     c->data.path[0] = c->data.valid_path[0] = c->data.test_path[0] = '\0';
 done:
@@ -60,12 +57,23 @@ done:
 
 /* --- measuring --- */
 
+/* Step number t, from 1. */
+static lh_status step_once(step_run *b, int64_t t)
+{
+    const lh_config *c = b->config;
+    lh_step_result result = {.loss = (double)NAN};
+    int64_t sample = (t - 1) * c->data.batch;
+    lh_status st = b->forward_only ? lh_session_forward(b->session, sample)
+                                   : lh_session_step(b->session, sample, t, lh_learning_rate(c, t),
+                                                     false, &result);
+    b->loss = result.loss;
+    return st;
+}
+
 /* Products and steps take turns: on a machine with other work both have the same luck. */
 static lh_status step_measure(step_run *b, int warmup)
 {
     lh_status st = LH_OK;
-    const lh_config *c = b->config;
-    lh_step_result result = {0};
     lh_traffic before = *b->session->mesh->traffic;
     for (int i = -warmup; i < b->repeats; i++) {
         int64_t t = i + warmup + 1;
@@ -77,8 +85,7 @@ static lh_status step_measure(step_run *b, int warmup)
         if (i == 0) before = *b->session->mesh->traffic;
         lh_barrier(b->world);
         double start = lh_wall();
-        LH_TRY(lh_session_step(b->session, (t - 1) * c->data.batch, t, lh_learning_rate(c, t),
-                               false, &result));
+        LH_TRY(step_once(b, t));
         if (i < 0) continue;
         b->seconds[i] = lh_wall() - start;
     }
@@ -150,6 +157,9 @@ static lh_status step_reduce(step_run *b, lh_step_times *r)
     for (int i = 0; i < n; i++) r->mean_s += b->seconds[i] / n;
     r->step_s = lhi_bench_median(b->seconds, n);
     r->least_s = b->seconds[0];
+    r->loss = b->loss;
+    r->forward_only = b->forward_only;
+    r->sequences = b->config->data.batch / (b->forward_only ? b->config->train.accumulate : 1);
     r->gemm_rate = (double)NAN;
     if (b->products > 0)
         r->gemm_rate =
@@ -217,9 +227,10 @@ static void step_announce(const step_run *b)
 {
     const lh_config *c = b->config;
     (void)fprintf(stderr,
-                  "longhaul: training step of %" PRId64 " layers, width %" PRId64 ", n %" PRId64
+                  "longhaul: %s of %" PRId64 " layers, width %" PRId64 ", n %" PRId64
                   ", %s, ranks %d x threads %d, repeats %d\n",
-                  c->model.layers, c->model.width, c->data.length, b->session->device->kernels->isa,
+                  b->forward_only ? "forward pass" : "training step", c->model.layers,
+                  c->model.width, c->data.length, b->session->device->kernels->isa,
                   lh_comm_size(b->world), b->session->device->threads, b->repeats);
 }
 
@@ -238,10 +249,11 @@ lh_status lh_step_times_measure(lh_comm *comm, lh_config *config, const lh_step_
     step_run b = {.world = comm,
                   .config = config,
                   .repeats = wish->repeats,
+                  .forward_only = !lh_model_has_loss(&config->model),
                   .products = wish->products,
                   .rss_start = step_rss()};
     *out = (lh_step_times){0};
-    LH_TRY(lh_session_open(comm, config, true, &b.session));
+    LH_TRY(lh_session_open(comm, config, !b.forward_only, &b.session));
     LH_TRY(lh_agree(comm, step_buffers(&b)));
     lhi_bench_warn(comm, b.session->device->threads);
     if (first) step_announce(&b);

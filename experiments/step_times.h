@@ -1,6 +1,6 @@
 #pragma once
 /* Training steps of an experiment on random tokens, timed, and where their time goes: what bench step
- * and scale share. */
+ * and scale share. Of a model whose head has no loss a step is one forward pass. */
 #include "core/profile.h"
 #include "experiments/config.h"
 #include "parallel/comm.h"
@@ -18,7 +18,8 @@ typedef struct lh_step_wish {
 typedef struct lh_step_times {
     double *seconds; /* [repeats], ascending: of the slowest rank of each step; owned */
     double step_s, least_s, mean_s; /* of these: median, least, mean */
-    double gemm_rate;               /* flops per second of all ranks; NaN without products */
+    double loss; /* of the last step: the same in every run of the same steps; NaN: forward pass */
+    double gemm_rate; /* flops per second of all ranks; NaN without products */
     double model_flops,
         step_flops;               /* of all ranks: without and with recomputation; model: rank 0 */
     double wait_s, wait_max_s;    /* max: of the rank that waits longest */
@@ -31,15 +32,16 @@ typedef struct lh_step_times {
     lh_profile_item item[LH_STEP_ITEMS];
     int count;
     int64_t parameters; /* numbers */
+    int64_t sequences;  /* of a step, over all ranks */
+    bool forward_only;  /* a step was one forward pass */
     int threads;        /* of each rank */
     const char *isa;    /* static */
 } lh_step_times;
 
 /* lh_step_times_config - the experiment of a source (its reader included; no file is opened for data),
- * checked: it must have a loss. command: how messages call the caller. Collective on comm. The caller
- * destroys *out. Errors: agreed, as lh_config_load_all; LH_ERR_USAGE. */
-LH_NODISCARD lh_status lh_step_times_config(lh_comm *comm, const char *command,
-                                            const lh_config_source *source, lh_config **out);
+ * checked. Collective on comm. The caller destroys *out. Errors: agreed, as lh_config_load_all. */
+LH_NODISCARD lh_status lh_step_times_config(lh_comm *comm, const lh_config_source *source,
+                                            lh_config **out);
 
 /* lh_step_times_measure - open a session on comm, run the steps, close it. Says on standard error what
  * runs, and where counted and planned differ, which is a bug. Collective on comm. The caller frees *out

@@ -421,6 +421,47 @@ static bool study_holds(const char *text, int ranks)
     return ok && *line == '\0';
 }
 
+/* The text of a field, up to the next comma. */
+static bool field_same(const char *a, const char *b, const char *name)
+{
+    size_t n = strcspn(field(a, name), ",}");
+    return n > 0 && strncmp(field(a, name), field(b, name), n + 1) == 0;
+}
+
+/* The same study twice: the same losses, bytes and memory. A study without labels: forward passes alone. */
+static void test_scale_again(void **state)
+{
+    static const char *const list[] = {"1", "2", "3"};
+    static const char *const kept[] = {"loss", "sent_bytes", "peak_bytes", "model_flops"};
+    lh_comm *c = *state;
+    char text[2][OUTPUT], words[WORDS], name[64];
+    int ranks = lh_comm_size(c);
+    bool ok = true;
+    lh_assert_all(c, ranks <= 3 && scale_write(c, name) != NULL);
+    for (int i = 0; i < 3; i++) {
+        const char *more = i < 2 ? ""
+                                 : " --set model.head=none --set data.batch=2 --set "
+                                   "train.accumulate=2";
+        (void)snprintf(words, sizeof words, "%s --ranks %s --mode strong --repeats 2%s", name,
+                       list[ranks - 1], more);
+        lh_assert_all_ok(c, run_command(c, lh_scale_main, words, text[i > 0]));
+        if (lh_comm_rank(c) > 0 || i == 0) continue;
+        ok = ok && point_holds(text[1], ranks, "\"strong\"", 96.0);
+        for (size_t k = 0; k < sizeof kept / sizeof kept[0] && i == 1; k++)
+            ok = ok && field_same(text[0], text[1], kept[k]);
+        ok = ok && (number(text[1], "loss") > 0.0) == (i == 1) && number(text[1], "batch") == 1.0;
+        ok = ok && field_is(text[1], "pass", i == 1 ? "\"step\"" : "\"forward\"");
+        /* neither gradients nor moments, less than a third of the work */
+        ok = ok && (i == 1 ||
+                    4.0 * number(text[1], "parameter_bytes") == number(text[0], "parameter_bytes"));
+        ok =
+            ok && (i == 1 || number(text[1], "model_flops") < number(text[0], "model_flops") / 3.0);
+    }
+    if (!ok) print_error("%s%s\n", text[0], text[1]);
+    lh_assert_all(c, ok);
+    if (lh_comm_rank(c) == 0) (void)remove(name);
+}
+
 static void test_scale(void **state)
 {
     lh_comm *c = *state;
@@ -488,7 +529,6 @@ static void test_bench_refuses(void **state)
         {"stepp", "did you mean 'step'"},
         {"step a.yaml b.yaml", "takes one name"},
         {"step nowhere.yaml", "cannot read 'nowhere.yaml'"},
-        {"step --set model.head=none", "no loss"},
         {"step --set data.task=tokens", "key 'model.vocab' is missing"},
         {"step --set model.layer=3", "did you mean 'layers'"},
         {"exchange --heads 3 --kv-heads 2", "does not divide"},
@@ -525,7 +565,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_bench_by_heads), cmocka_unit_test(test_bench_features),
         cmocka_unit_test(test_bench_step),     cmocka_unit_test(test_bench_exchange),
         cmocka_unit_test(test_bench_refuses),  cmocka_unit_test(test_scale),
-        cmocka_unit_test(test_scale_refuses),
+        cmocka_unit_test(test_scale_again),    cmocka_unit_test(test_scale_refuses),
     };
     return lh_test_mpi_main(argc, argv, "bench", tests, sizeof tests / sizeof tests[0]);
 }
