@@ -28,11 +28,11 @@ for n in ${LENGTHS:-$lengths}; do
     for k in $ks; do
         if [ $((2 * k)) -le "$n" ]; then those+=("{mechanism: linformer, k: $k, sharing: layerwise}"); fi
     done
-    rounds=$((n <= 4096 ? 3 : n == 8192 ? 2 : 1))
+    rounds=$((n <= 4096 ? 3 : 1))
     if [ -n "$quick" ]; then rounds=1; fi
     for _ in $(seq $rounds); do
         if [ "$n" -lt 16384 ]; then
-            measure "$n" $((n < 8192 ? 3 : 2)) 1 full "${those[@]}"
+            measure "$n" $((n <= 2048 ? 3 : 2)) 1 full "${those[@]}"
         else # seconds that no warm-up changes
             measure "$n" 1 0 full
             measure "$n" 1 1 "${those[@]}"

@@ -18,7 +18,7 @@ get("arm") != "" {
     if (!((scale, m) in known)) { known[scale, m] = 1; order[++count] = m; of[count] = scale }
     mse[scale, m, arm] = get("mse_median"); mean[scale, m, arm] = get("mse"); sd[scale, m, arm] = get("mse_sd"); variance[scale] = get("output_variance"); draws = get("draws")
 }
-function word(below, above) { return below < above ? "yes" : "no" }
+function word(below, above) { return below + 0 < above + 0 ? "yes" : "no" }
 END {
     n = split("trig iid,trig orthogonal,positive iid,positive orthogonal,hyperbolic orthogonal,regularised orthogonal", arms, ",")
     printf "| inputs | features |" >table
