@@ -117,6 +117,11 @@ static void plot_ticks(const lh_plot *p, lh_html *h)
     lh_html_put(h, ")\n");
 }
 
+static bool plot_spreads(const lh_plot_series *s)
+{
+    return s->style == LH_PLOT_ERRORS || s->style == LH_PLOT_SPREAD;
+}
+
 /* Least and largest value of an axis, with the bars of errors; false: there is none. */
 static bool plot_range(const lh_plot *p, bool along_x, double *least, double *most)
 {
@@ -125,7 +130,7 @@ static bool plot_range(const lh_plot *p, bool along_x, double *least, double *mo
     for (int k = 0; k < p->count; k++)
         for (int64_t i = 0; i < p->series[k].n; i++) {
             const lh_plot_point *a = &p->series[k].point[i];
-            bool bars = p->series[k].style == (along_x ? LH_PLOT_BOXES : LH_PLOT_ERRORS);
+            bool bars = along_x ? p->series[k].style == LH_PLOT_BOXES : plot_spreads(&p->series[k]);
             if (!plot_shown(p, a)) continue;
             *least = fmin(*least, bars && a->low > 0.0 ? a->low : along_x ? a->x : a->y);
             *most = fmax(*most, bars ? a->high : along_x ? a->x : a->y);
@@ -245,10 +250,11 @@ static void plot_series(const lh_plot *p, int k, lh_html *h)
         lh_html_print(h, "($1/ux):($2/uy) with points pt 7 ps 0.7 lc rgb \"#0100%02x\"", colour);
         break;
     case LH_PLOT_ERRORS:
+    case LH_PLOT_SPREAD:
         lh_html_print(h,
-                      "($1/ux):($2/uy):($3/uy):($4/uy) with yerrorlines pt 7 ps 0.6 lw 1.5 lc rgb "
+                      "($1/ux):($2/uy):($3/uy):($4/uy) with %s pt 7 ps 0.6 lw 1.5 lc rgb "
                       "\"#0100%02x\"%s",
-                      colour, dash);
+                      s->style == LH_PLOT_ERRORS ? "yerrorlines" : "yerrorbars", colour, dash);
         break;
     case LH_PLOT_BOXES:
         lh_html_print(
@@ -282,7 +288,7 @@ static void plot_legend(const lh_plot *p, lh_html *h)
     static const char *const kind[] = {
         [LH_PLOT_LINE] = "line",     [LH_PLOT_FAINT] = "faint", [LH_PLOT_DASHED] = "dashed",
         [LH_PLOT_POINTS] = "points", [LH_PLOT_DOTS] = "points", [LH_PLOT_ERRORS] = "points",
-        [LH_PLOT_BOXES] = "box"};
+        [LH_PLOT_SPREAD] = "points", [LH_PLOT_BOXES] = "box"};
     lh_html_put(h, "<ul class=\"legend\">");
     for (int k = 0; k < p->count; k++) {
         const lh_plot_series *s = &p->series[k];
@@ -314,7 +320,7 @@ static void plot_table(const lh_plot *p, bool open, lh_html *h)
             lh_html_put(h, "<tr>");
             lh_html_cell(h, s->name);
             lh_html_number(h, 6, p->rows > 0 ? a->y : a->x);
-            if (s->style == LH_PLOT_ERRORS && a->high > a->low)
+            if (plot_spreads(s) && a->high > a->low)
                 lh_html_print(h, "<td class=\"n\">%.5g ± %.2g</td>", a->y,
                               (a->high - a->low) / 2.0);
             else

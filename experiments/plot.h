@@ -16,6 +16,7 @@ typedef enum lh_plot_style {
     LH_PLOT_POINTS, /* with a line between */
     LH_PLOT_DOTS,   /* without one */
     LH_PLOT_ERRORS, /* points with bars from low to high, and a line between */
+    LH_PLOT_SPREAD, /* the same without a line: x is no quantity */
     LH_PLOT_BOXES   /* boxes from low to high along x, at y */
 } lh_plot_style;
 

@@ -265,9 +265,9 @@ static void report_title(const lhi_report *r, lh_html *h)
 
 static void report_body(lhi_report *r)
 {
+    lhi_report_sweeps(r);
     lhi_report_overview(r);
     lhi_report_curves(r);
-    lhi_report_sweeps(r);
     lhi_report_time(r);
     lhi_report_traffic(r);
     lhi_report_memory(r);

@@ -310,7 +310,7 @@ static void sweep_plot(lhi_report *r, const lhi_sweep *s)
         for (int g = 0; g < s->groups; g++) sweep_series(r, s, g, key, &p);
     else { /* each group its own point, in one series */
         lh_plot_series *series =
-            lh_plot_series_add(&p, "mean and spread over seeds", LH_PLOT_ERRORS, 0);
+            lh_plot_series_add(&p, "mean and spread over seeds", LH_PLOT_SPREAD, 0);
         for (int g = 0; g < s->groups; g++) {
             sweep_stat stat = sweep_stat_of(r, s, g, SWEEP_MEASURE);
             double spread = isfinite(stat.spread) ? stat.spread : 0.0;
@@ -383,7 +383,7 @@ static void sweep_row(lhi_report *r, const lhi_sweep *s, int group, bool best)
                   best ? " class=\"best\"" : "", group + 1);
     for (int k = 0; k < s->keys; k++) {
         const lh_json_item *v = lh_json_find(values, s->key[k]);
-        text[0] = '\0';
+        (void)snprintf(text, sizeof text, "–"); /* as the file has it */
         if (v != NULL) (void)sweep_value(v, text, sizeof text);
         lh_html_put(&r->h, v != NULL && v->kind == LH_JSON_NUMBER ? "<td class=\"n\">" : "<td>");
         lh_html_text(&r->h, text);

@@ -33,6 +33,9 @@ config | set)
     printf -- '\n--set\n%0200d.%0400d=%0400d' 0 0 0 >seeds/long
     options+=(-dict=dictionary -max_len=4096) ;;
 text) options+=(-max_len=512) ;;
+json)
+    printf '{"event":"train","step":1,"loss":-1.5e-3,"x":[1,{"a":null},true,false],"text":"\\u00e9\\ud83d\\ude00\\n"}' >seeds/line
+    options+=(-max_len=512) ;;
 *)
     # one change of every kind to every item (tests/fuzz/shape.c), with small and with large numbers behind it; those of
     # type, shape and value for two ways of reading
