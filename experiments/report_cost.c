@@ -228,28 +228,32 @@ static void traffic_plot(lhi_report *r)
 void lhi_report_traffic(lhi_report *r)
 {
     static const char *const head[] = {"run", "purpose", "#bytes", "#", "#formula", "", NULL};
-    int64_t some = 0, left = 0;
+    int64_t some = 0, left = 0, without = 0;
     for (int64_t i = 0; i < r->runs; i++) {
-        some += cost_planned(&r->run[i]);
-        left += r->run[i].plan == NULL && r->run[i].unplanned == NULL && r->run[i].n_train > 0;
+        const lh_report_run *run = &r->run[i];
+        some += cost_planned(run);
+        without += run->n_train > 0 && run->plan == NULL && run->unplanned != NULL;
+        left += run->n_train > 0 && run->plan == NULL && run->unplanned == NULL;
     }
-    if (some == 0) return;
+    if (some + without == 0) return;
     lhi_report_section(
         r, "bytes", "Bytes sent, and the formula",
         "Payload handed to MPI in one step, mean over ranks: as the run counted it in its last "
         "logged step, and as longhaul plan predicts it from the configuration alone.");
     traffic_plot(r);
-    lh_html_put(&r->h, "<div class=\"scroll\"><table>\n");
-    lh_html_head(&r->h, head);
-    lh_html_put(&r->h, "<tbody>\n");
-    for (int64_t i = 0; i < r->runs; i++)
-        if (cost_planned(&r->run[i])) traffic_run(r, i);
-    lh_html_put(&r->h, "</tbody></table></div>\n");
+    if (some > 0) {
+        lh_html_put(&r->h, "<div class=\"scroll\"><table>\n");
+        lh_html_head(&r->h, head);
+        lh_html_put(&r->h, "<tbody>\n");
+        for (int64_t i = 0; i < r->runs; i++)
+            if (cost_planned(&r->run[i])) traffic_run(r, i);
+        lh_html_put(&r->h, "</tbody></table></div>\n");
+    }
     cost_unplanned(r);
     if (left > 0)
-        lh_html_print(
-            &r->h, "<p class=\"foot\">%" PRId64 " more runs are not compared with the plan.</p>\n",
-            left);
+        lh_html_print(&r->h,
+                      "<p class=\"foot\">%" PRId64 " more run%s not compared with the plan.</p>\n",
+                      left, left == 1 ? " is" : "s are");
 }
 
 /* --- memory --- */

@@ -132,6 +132,12 @@ report wild
 whole page.html
 says page.html 'class="state failed"'
 says page.html 'failed: no &lt;memory&gt;'
+cp -r runs/other old # of a version without environment.json
+rm old/environment.json
+report old
+whole page.html
+says page.html '#1 is not planned: the folder has no environment.json'
+says_not page.html '<section id="environment">'
 cp -r runs/other broken
 echo '<oops>' >>broken/config.yaml
 report broken

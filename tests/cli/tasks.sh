@@ -46,7 +46,7 @@ trees=(--set data.task=listops --set model.kind=encoder --set model.head=class -
     --set data.tree_args=4 --set data.longer_than=12 --set data.shorter_than=60)
 check_same listops 4 64 "${trees[@]}"
 same "baselines" "$(keys <runs/listops-3/metrics.jsonl | tail -n 1)" \
-    'event step loss accuracy baseline_majority baseline_first_token baseline_one_level baseline_two_levels tokens'
+    'event step loss accuracy baseline_majority baseline_first_token baseline_one_level baseline_two_levels tokens eval_s'
 holds "two levels are more than one" \
     "$(metric runs/listops-1 eval 2 baseline_two_levels) > $(metric runs/listops-1 eval 2 baseline_one_level)"
 train 1 seed --set run.seed=4
