@@ -18,6 +18,8 @@ optional=(                                  # tests; not in every release, parts
     clang-format-14                         # the format check
     clang-14 libclang-rt-14-dev             # fuzzing
     hdf5-tools                              # h5dump, which reads a checkpoint
+    libsimgrid-dev                          # longhaul-sim: simulated clusters
+    gnuplot-nox                             # plots of studies
 )
 
 case ${1-} in

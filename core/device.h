@@ -25,7 +25,7 @@ typedef struct lh_device_ops {
     void (*open)(lh_device *d);
     void (*close)(lh_device *d);
     void (*fresh)(lh_device *d, void *ptr,
-                  size_t bytes);   /* memory that starts a new life: poison fills it with NaN */
+                  size_t bytes); /* memory that starts a new life: poison fills it with NaN */
     /* in place of a kernel, on devices that count */
     void (*skip)(lh_device *d, lh_kernel kernel, const void *args);
     void (*destroy)(lh_device *d); /* releases state */

@@ -266,8 +266,8 @@ static lh_status scale_print(scale_study *s, const char *mode, const scale_point
     (void)fprintf(stderr,
                   "%s: %s, %s, ranks %d, n %" PRId64 ": step %.4f s, efficiency %.3f, "
                   "waiting %.1f %%\n",
-                  s->kind->command, p->mechanism, mode, p->ranks, p->n, t->step_s, scale_rate(p) / scale_rate(first),
-                  100.0 * t->wait_s / t->mean_s);
+                  s->kind->command, p->mechanism, mode, p->ranks, p->n, t->step_s,
+                  scale_rate(p) / scale_rate(first), 100.0 * t->wait_s / t->mean_s);
     return lh_json_print(j, stdout);
 }
 
@@ -316,7 +316,8 @@ static lh_status scale_fit(scale_study *s, const int64_t *index, int count)
     lh_json_int(j, "lengths", count);
     lh_json_int(j, "samples", m);
     (void)fprintf(stderr, "%s: %s, ranks %d: time grows as n^%.3f (%.3f to %.3f)\n",
-                  s->kind->command, first->mechanism, first->ranks, slope, slope - margin, slope + margin);
+                  s->kind->command, first->mechanism, first->ranks, slope, slope - margin,
+                  slope + margin);
     return lh_json_print(j, stdout);
 }
 
@@ -404,13 +405,15 @@ static lh_status scale_read(scale_study *s, scale_options *o, int argc, char **a
     s->strong = o->mode == NULL || strcmp(o->mode, "weak") != 0;
     s->weak = o->mode == NULL || strcmp(o->mode, "strong") != 0;
     LH_CHECK(!s->strong || !s->weak || o->mode == NULL || strcmp(o->mode, "both") == 0,
-             LH_ERR_USAGE, "%s: --mode '%s': expected strong, weak or both", s->kind->command, o->mode);
+             LH_ERR_USAGE, "%s: --mode '%s': expected strong, weak or both", s->kind->command,
+             o->mode);
     LH_TRY(scale_read_list(s->kind->command, "--ranks", o->ranks, INT32_MAX, &s->ranks));
     LH_CHECK(s->ranks.item[s->ranks.count - 1] <= world, LH_ERR_USAGE,
              "%s: --ranks %s, but the job has %d: start it with mpirun -n %" PRId64,
              s->kind->command, o->ranks, world, s->ranks.item[s->ranks.count - 1]);
     if (o->lengths != NULL)
-        LH_TRY(scale_read_list(s->kind->command, "--lengths", o->lengths, INT32_MAX - 1, &s->lengths));
+        LH_TRY(
+            scale_read_list(s->kind->command, "--lengths", o->lengths, INT32_MAX - 1, &s->lengths));
 done:
     return st;
 }

@@ -118,7 +118,8 @@ lh_status lh_rates_read(const char *path, lh_rates *out)
              "rates '%s' cannot be read: make them by 'mpirun -n 1 longhaul bench step FILE.yaml', "
              "one line for each mechanism",
              path);
-    for (ssize_t length = getline(&line, &size, f); length >= 0; length = getline(&line, &size, f)) {
+    for (ssize_t length = getline(&line, &size, f); length >= 0;
+         length = getline(&line, &size, f)) {
         number++;
         LH_CHECK(length < RATES_MAX, LH_ERR_USAGE, "%s:%lld: too long", path, (long long)number);
         if (strspn(line, " \t\r\n") < (size_t)length)

@@ -1,6 +1,7 @@
 /* Between parallel/ and SMPI: see smpi.h. The functions MPI_... below take the place of SMPI's, which are
  * called by their profiling names, as MPI means it. */
 #define _GNU_SOURCE /* mkstemp with the POSIX names */
+#include "parallel/comm_internal.h"
 #include "parallel/smpi_internal.h"
 
 #include <inttypes.h>
@@ -54,7 +55,8 @@ void lhi_smpi_pass(double seconds)
 {
     /* asleep: SimGrid 3.32 goes through all messages an actor ever sent whenever a computation ends */
     if (seconds > 0.0)
-        sg_actor_sleep_for(seconds * smpi_speed / sg_host_get_speed(sg_actor_get_host(sg_actor_self())));
+        sg_actor_sleep_for(seconds * smpi_speed /
+                           sg_host_get_speed(sg_actor_get_host(sg_actor_self())));
 }
 
 void lhi_smpi_flush(smpi_rank *r)
@@ -202,9 +204,9 @@ int MPI_Iallreduce(const void *x, void *sum, int count, MPI_Datatype type, MPI_O
 {
     double start = 0.0;
     smpi_rank *r = smpi_enter(&start);
-    if (r == NULL || type != MPI_FLOAT)
+    if (r == NULL || type != lhi_mpi_real())
         return PMPI_Iallreduce(x, sum, count, type, op, comm, request);
-    int64_t bytes = (int64_t)count * (int64_t)sizeof(float);
+    int64_t bytes = (int64_t)count * (int64_t)lh_dtype_bytes(LH_REAL);
     r->ledger.bytes += bytes;
     return smpi_leave(r, start, lhi_smpi_sum_start(r, bytes, comm, request));
 }
@@ -214,7 +216,7 @@ int MPI_Allreduce(const void *x, void *sum, int count, MPI_Datatype type, MPI_Op
     double start = 0.0;
     MPI_Request request = MPI_REQUEST_NULL;
     smpi_rank *r = smpi_enter(&start);
-    if (r == NULL || type != MPI_FLOAT) {
+    if (r == NULL || type != lhi_mpi_real()) {
         return smpi_leave(r, start, PMPI_Allreduce(x, sum, count, type, op, comm));
     }
     int code = MPI_Iallreduce(x, sum, count, type, op, comm, &request);
@@ -252,8 +254,8 @@ int MPI_Init_thread(int *argc, char ***argv, int required, int *provided)
 /* lh_fatal ends the process, and with it all ranks. */
 int MPI_Abort(MPI_Comm comm, int code)
 {
-    (void)comm;
-    _Exit(code);
+    (void)comm, (void)code;
+    lh_fatal_end();
 }
 
 /* --- the host --- */

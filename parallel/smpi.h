@@ -14,7 +14,8 @@
 typedef struct lh_smpi_job {
     const char *platform; /* SimGrid's description of the cluster */
     int ranks;
-    double add_s_per_byte; /* what a sum of numbers costs the processor, for each byte that arrives */
+    double
+        add_s_per_byte; /* what a sum of numbers costs the processor, for each byte that arrives */
     /* what each rank runs; the lowest one's status is the job's */
     lh_status (*run)(void *user);
     void *user;

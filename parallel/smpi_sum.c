@@ -127,8 +127,7 @@ smpi_sum *lhi_smpi_sum_find(const smpi_rank *r, MPI_Request request)
 int lhi_smpi_sum_advance(const smpi_rank *r)
 {
     int code = MPI_SUCCESS;
-    for (smpi_sum *s = r->sums; s != NULL && code == MPI_SUCCESS; s = s->next)
-        code = sum_move(s);
+    for (smpi_sum *s = r->sums; s != NULL && code == MPI_SUCCESS; s = s->next) code = sum_move(s);
     return code;
 }
 

@@ -198,7 +198,8 @@ static void spread_pack(const spread_run *r, bool to_heads, int peer, char *host
         lh_span all;
         int64_t n = to_heads ? spread_count(r, i, me, peer) : spread_count(r, i, peer, me);
         if (n == 0) continue;
-        lh_rows_args a = to_heads ? spread_position(r, i, peer, &all) : spread_by_heads(r, i, peer, &all);
+        lh_rows_args a =
+            to_heads ? spread_position(r, i, peer, &all) : spread_by_heads(r, i, peer, &all);
         a.host = host;
         if (!r->device->counting) host += n * (int64_t)lh_dtype_bytes(r->wire);
         lh_run_pack_rows(r->device, &a);
@@ -212,7 +213,8 @@ static void spread_unpack(const spread_run *r, bool to_heads, int peer, char *ho
         lh_span all;
         int64_t n = to_heads ? spread_count(r, i, peer, me) : spread_count(r, i, me, peer);
         if (n == 0) continue;
-        lh_rows_args a = to_heads ? spread_by_heads(r, i, peer, &all) : spread_position(r, i, peer, &all);
+        lh_rows_args a =
+            to_heads ? spread_by_heads(r, i, peer, &all) : spread_position(r, i, peer, &all);
         a.host = host;
         if (!r->device->counting) host += n * (int64_t)lh_dtype_bytes(r->wire);
         if (r->add)
