@@ -18,6 +18,7 @@ optional=(                                  # plots and tests; not in every rele
     clang-format-14                         # the format check
     clang-14 libclang-rt-14-dev             # fuzzing
     hdf5-tools                              # h5dump, which reads a checkpoint
+    libsimgrid-dev                          # longhaul-sim: simulated clusters
     gnuplot-nox                             # plots: longhaul report, figures (without it there are tables)
     chromium                                # the test that looks at a report in a browser
 )

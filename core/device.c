@@ -250,13 +250,22 @@ static void no_tiles(lh_device *d, const void *args)
     _Generic((args), const lh_gemm_args *: lh_gemm_flops, const lh_attend_args *: lh_attend_flops, \
              const lh_attend_grad_args *: lh_attend_grad_flops, default: no_flops)(args)
 
+static void device_skip(lh_device *d, lh_kernel kernel, const void *args)
+{
+    if (d->ops->skip != NULL) d->ops->skip(d, kernel, args);
+}
+
 #define DEVICE_CALL(name)                                                                          \
     void lh_run_##name(lh_device *d, const lh_##name##_args *args)                                 \
     {                                                                                              \
         d->flops += DEVICE_FLOPS(args);                                                            \
+        d->bytes += lh_kernel_bytes(LH_KERNEL_##name, args);                                       \
         DEVICE_TILES(d, args);                                                                     \
         lh_pulse_beat(d->pulse);                                                                   \
-        if (d->counting) return;                                                                   \
+        if (d->counting) {                                                                         \
+            device_skip(d, LH_KERNEL_##name, args);                                                \
+            return;                                                                                \
+        }                                                                                          \
         device_open(d);                                                                            \
         d->kernels->name(args, d->threads);                                                        \
         device_close(d);                                                                           \

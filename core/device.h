@@ -5,6 +5,7 @@
  *   poison  a cpu device that behaves like a GPU: its memory is unreadable outside device calls and fresh memory is NaN,
  *           so that a missing copy is found without a GPU
  *   count   no data at all: kernels only add their flops; pointers it hands out must never be read
+ *   simulate  as count, and somebody is told of every kernel and copy, so that its time can pass
  *
  * Tensor data is touched only through the calls below. Messages use host buffers (lh_host_alloc);
  * pack_rows, unpack_rows and add_rows move rows between them and tensors. */
@@ -24,7 +25,9 @@ typedef struct lh_device_ops {
     void (*open)(lh_device *d);
     void (*close)(lh_device *d);
     void (*fresh)(lh_device *d, void *ptr,
-                  size_t bytes);   /* memory that starts a new life: poison fills it with NaN */
+                  size_t bytes); /* memory that starts a new life: poison fills it with NaN */
+    /* in place of a kernel, on devices that count */
+    void (*skip)(lh_device *d, lh_kernel kernel, const void *args);
     void (*destroy)(lh_device *d); /* releases state */
 } lh_device_ops;
 
@@ -40,7 +43,8 @@ struct lh_device {
     const lh_kernels *kernels;
     int threads;
     bool counting; /* no data: host decisions must not depend on values */
-    double flops;  /* counted by the calls below on every device; reset by the owner */
+    /* counted by the calls below on every device; reset by the owner. bytes: lh_kernel_bytes */
+    double flops, bytes;
     /* blocks that lh_run_attend was given, of all its heads and sequences (empty: 0); likewise */
     lh_tile_count tiles;
     struct lh_pulse *pulse; /* beats with every call below; NULL: nobody watches; borrowed */
@@ -61,6 +65,19 @@ LH_NODISCARD lh_status lh_device_create_poison(const char *isa, int threads, lh_
 /* lh_device_create_count - no data; needs the kernel table (of the same isa) only for scratch
  * sizes. Local. */
 LH_NODISCARD lh_status lh_device_create_count(const char *isa, int threads, lh_device **out);
+
+/* Who lets the time of work pass that is not done. kernel: its arguments as the device got them;
+ * copied: bytes between host and device. Both are called in place of the work. */
+typedef struct lh_simulated {
+    void (*kernel)(void *user, lh_device *d, lh_kernel kernel, const void *args);
+    void (*copied)(void *user, lh_device *d, size_t bytes);
+    void *user;
+} lh_simulated;
+
+/* lh_device_create_simulate - as count, for steps whose messages are sent. Borrows by. What comes out of
+ * it is zero in a few numbers, and not written in more: messages, which nobody reads. Local. */
+LH_NODISCARD lh_status lh_device_create_simulate(const char *isa, int threads,
+                                                 const lh_simulated *by, lh_device **out);
 
 /* lh_device_destroy - nulls the handle. Local. Memory handed out must have been released. */
 void lh_device_destroy(lh_device **device);
@@ -94,6 +111,10 @@ size_t lh_attend_scratch(const lh_device *d, const lh_attend_room *room);
 double lh_gemm_flops(const lh_gemm_args *a);
 double lh_attend_flops(const lh_attend_args *a);
 double lh_attend_grad_flops(const lh_attend_grad_args *a);
+
+/* lh_kernel_bytes - bytes that a call reads and writes if each operand goes through memory once; of
+ * attend and attend_grad, which live in cache, 0. Local, pure. */
+double lh_kernel_bytes(lh_kernel kernel, const void *args);
 
 /* lh_tiles_count - adds the blocks of a list of tiles to *n, as the kernel takes them: each tile's
  * keys from its first one on, LH_TILE_K at a time. What data hides (lh_sight) does not count. Local,

@@ -498,6 +498,14 @@ typedef struct lh_tril_args {
     X(divide_grad)                                                                                 \
     X(tril)
 
+/* Every kernel by number: LH_KERNEL_gemm, ... */
+typedef enum lh_kernel {
+#define LH_KERNEL_NUMBER(name) LH_KERNEL_##name,
+    LH_KERNEL_LIST(LH_KERNEL_NUMBER)
+#undef LH_KERNEL_NUMBER
+        LH_KERNELS
+} lh_kernel;
+
 typedef lh_bf16_args lh_to_bf16_args;
 typedef lh_bf16_args lh_from_bf16_args;
 typedef lh_bf16_args lh_round_bf16_args;

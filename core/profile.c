@@ -15,7 +15,7 @@ static double profile_waited(const lh_profile *p)
 
 lh_profile_mark lh_profile_begin(const lh_profile *p, const lh_device *d)
 {
-    lh_profile_mark m = {.flops = d->flops};
+    lh_profile_mark m = {.flops = d->flops, .bytes = d->bytes};
     if (p == NULL) return m;
     m.waited = profile_waited(p);
     m.seconds = p->clock();
@@ -41,6 +41,7 @@ void lh_profile_end(lh_profile *p, const lh_device *d, lh_profile_mark begin, co
     item->seconds += seconds;
     item->waited += profile_waited(p) - begin.waited;
     item->flops += d->flops - begin.flops;
+    item->bytes += d->bytes - begin.bytes;
 }
 
 void lh_profile_clear(lh_profile *p)

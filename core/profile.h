@@ -18,7 +18,7 @@ typedef struct lh_profile_item {
     lh_direction direction;
     int64_t calls;
     double seconds, waited; /* waited: of these, for messages */
-    double flops;
+    double flops, bytes;    /* of the device */
 } lh_profile_item;
 
 enum { LH_PROFILE_ITEMS = 192 };
@@ -31,7 +31,7 @@ typedef struct lh_profile {
 
 /* Where something begins. */
 typedef struct lh_profile_mark {
-    double seconds, waited, flops;
+    double seconds, waited, flops, bytes;
 } lh_profile_mark;
 
 /* lh_direction_name - "forward", ... Local. */

@@ -59,7 +59,7 @@ void lhi_bench_step_help(FILE *out)
         "Before each step come --products products of two 2048 x 2048 matrices, and before the\n"
         "first --warmup steps that are not measured. One object:\n"
         "  pass                    step or forward\n"
-        "  kind, layers, width, heads, n, batch, parameters\n"
+        "  mechanism, kind, layers, width, heads, n, batch, parameters\n"
         "                          the model, and sequences of n tokens in a step\n"
         "  ranks, threads (of each rank), isa, precision, recompute, repeats\n"
         "  step_s, step_s_least, step_s_mean\n"
@@ -88,7 +88,8 @@ void lhi_bench_step_help(FILE *out)
         "and\n"
         "                          step), seconds (without waiting), wait_s, share (of "
         "step_s_mean),\n"
-        "                          gflops (null where none are counted), ratio (to gemm_gflops).\n"
+        "                          gflops (null where none are counted), ratio (to gemm_gflops),\n"
+        "                          flops and bytes (of all ranks: kernels' operands, each once).\n"
         "                          messages is all waiting, other what no operation has\n");
 }
 
@@ -142,6 +143,8 @@ static void step_json_items(const lh_step_times *r, lh_json *j)
         lh_json_real(j, "share", item->seconds / r->mean_s);
         lh_json_real(j, "gflops", rate * 1e-9);
         lh_json_real(j, "ratio", rate / r->gemm_rate);
+        lh_json_real(j, "flops", item->flops);
+        lh_json_real(j, "bytes", item->bytes);
         lh_json_close(j);
     }
     lh_json_close(j);
@@ -150,7 +153,9 @@ static void step_json_items(const lh_step_times *r, lh_json *j)
 static void step_json_model(const lh_config *c, const lh_step_times *r, int ranks, int repeats,
                             lh_json *j)
 {
-    char buf[STEP_WORD];
+    char buf[STEP_WORD], mechanism[LH_STEP_NAME];
+    lh_step_mechanism(c, mechanism);
+    lh_json_string(j, "mechanism", mechanism);
     lh_json_string(j, "pass", r->forward_only ? "forward" : "step");
     lh_json_string(j, "kind", c->model.kind == LH_MODEL_DECODER ? "decoder" : "encoder");
     lh_json_int(j, "layers", c->model.layers);

@@ -116,6 +116,8 @@ typedef struct lh_config_device {
     int64_t threads; /* LH_AUTO: by environment and mask */
     int isa;         /* lh_isa_kind; lh_config_isa names it */
     int store;       /* lh_store_kind; lh_config_store is its type */
+    /* set by a simulator, never by a file: nothing is computed, time passes; borrowed; NULL: none */
+    const lh_simulated *simulated;
 } lh_config_device;
 
 typedef struct lh_config {

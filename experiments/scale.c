@@ -106,8 +106,8 @@ static int64_t scale_number(const char **text)
 }
 
 /* Ascending numbers with commas between. */
-static lh_status scale_read_list(const char *option, const char *text, int64_t most,
-                                 scale_list *out)
+static lh_status scale_read_list(const char *command, const char *option, const char *text,
+                                 int64_t most, scale_list *out)
 {
     lh_status st = LH_OK;
     const char *at = text;
@@ -117,11 +117,11 @@ static lh_status scale_read_list(const char *option, const char *text, int64_t m
         LH_CHECK(value > 0 && value <= most && (*at == ',' || *at == '\0') &&
                      out->count < SCALE_LIST,
                  LH_ERR_USAGE,
-                 "longhaul scale: %s '%s': expected at most %d whole numbers from 1 to %" PRId64
+                 "%s: %s '%s': expected at most %d whole numbers from 1 to %" PRId64
                  " with commas between, such as 1,2,4k",
-                 option, text, (int)SCALE_LIST, most);
+                 command, option, text, (int)SCALE_LIST, most);
         LH_CHECK(out->count == 0 || value > out->item[out->count - 1], LH_ERR_USAGE,
-                 "longhaul scale: %s '%s': numbers must ascend", option, text);
+                 "%s: %s '%s': numbers must ascend", command, option, text);
         out->item[out->count++] = value;
     } while (*at != '\0');
 done:
@@ -135,11 +135,12 @@ typedef struct scale_point {
     int ranks, attention;
     int64_t n;
     lh_step_times times; /* on rank 0 */
-    char mechanism[SCALE_NAME];
+    char mechanism[LH_STEP_NAME];
 } scale_point;
 
 typedef struct scale_study {
     lh_comm *world;
+    const lh_scale_kind *kind;
     const scale_options *o;
     scale_list ranks, lengths;
     bool strong, weak;
@@ -147,18 +148,6 @@ typedef struct scale_study {
     int64_t points, capacity;
     lh_json json;
 } scale_study;
-
-/* The mechanisms of the layers, each once. */
-static void scale_mechanism(const lh_config *c, char name[SCALE_NAME])
-{
-    name[0] = '\0';
-    for (int64_t l = 0; l < c->model.layers; l++) {
-        const char *word = c->model.attention[l].ops->name;
-        size_t n = strlen(name);
-        if (strstr(name, word) != NULL) continue;
-        (void)snprintf(name + n, SCALE_NAME - n, "%s%s", n > 0 ? "+" : "", word);
-    }
-}
 
 /* The mechanism that --attention names; NULL: the file's. */
 static const char *scale_attention(const scale_study *s, int attention)
@@ -175,7 +164,7 @@ static lh_status scale_measure(const scale_study *s, lh_comm *comm, scale_point 
     char length[SCALE_NAME], attention[SCALE_TEXT];
     const char *word = scale_attention(s, p->attention);
     const lh_step_wish wish = {(int)s->o->repeats, (int)s->o->warmup, 0};
-    LH_CHECK(set.count + 2 <= LH_OPTION_MANY, LH_ERR_USAGE, "longhaul scale: too many --set");
+    LH_CHECK(set.count + 2 <= LH_OPTION_MANY, LH_ERR_USAGE, "%s: too many --set", s->kind->command);
     (void)snprintf(length, sizeof length, "data.length=%" PRId64, p->n);
     set.word[set.count++] = length;
     if (word != NULL) {
@@ -184,7 +173,7 @@ static lh_status scale_measure(const scale_study *s, lh_comm *comm, scale_point 
                                                           : "model.attention={mechanism: %s}",
                          word);
         LH_CHECK(n > 0 && n < (int)sizeof attention, LH_ERR_USAGE,
-                 "longhaul scale: --attention '%.40s...' is too long", word);
+                 "%s: --attention '%.40s...' is too long", s->kind->command, word);
         set.word[set.count++] = attention;
     }
     const lh_config_source source = {.read = lh_read_small,
@@ -193,8 +182,10 @@ static lh_status scale_measure(const scale_study *s, lh_comm *comm, scale_point 
                                      .n_overrides = set.count,
                                      .flags = LH_CONFIG_PLAN};
     LH_TRY(lh_step_times_config(comm, &source, &config));
+    if (s->kind->begin != NULL) LH_TRY(lh_agree(comm, s->kind->begin(s->kind->user, comm, config)));
     LH_TRY(lh_step_times_measure(comm, config, &wish, &p->times));
-    scale_mechanism(config, p->mechanism);
+    if (s->kind->end != NULL) LH_TRY(s->kind->end(s->kind->user, comm, config, &p->times));
+    lh_step_mechanism(config, p->mechanism);
 done:
     lh_config_destroy(&config);
     return st;
@@ -273,11 +264,12 @@ static lh_status scale_print(scale_study *s, const char *mode, const scale_point
     lh_json_string(j, "precision", LH_REAL_NAME);
     lh_json_int(j, "repeats", repeats);
     lh_json_reals(j, "seconds", t->seconds, repeats);
+    if (s->kind->say != NULL) s->kind->say(s->kind->user, t, j);
     (void)fprintf(stderr,
-                  "longhaul scale: %s, %s, ranks %d, n %" PRId64 ": step %.4f s, efficiency %.3f, "
+                  "%s: %s, %s, ranks %d, n %" PRId64 ": step %.4f s, efficiency %.3f, "
                   "waiting %.1f %%\n",
-                  p->mechanism, mode, p->ranks, p->n, t->step_s, scale_rate(p) / scale_rate(first),
-                  100.0 * t->wait_s / t->mean_s);
+                  s->kind->command, p->mechanism, mode, p->ranks, p->n, t->step_s,
+                  scale_rate(p) / scale_rate(first), 100.0 * t->wait_s / t->mean_s);
     return lh_json_print(j, stdout);
 }
 
@@ -325,8 +317,9 @@ static lh_status scale_fit(scale_study *s, const int64_t *index, int count)
     lh_json_real(j, "high", slope + margin);
     lh_json_int(j, "lengths", count);
     lh_json_int(j, "samples", m);
-    (void)fprintf(stderr, "longhaul scale: %s, ranks %d: time grows as n^%.3f (%.3f to %.3f)\n",
-                  first->mechanism, first->ranks, slope, slope - margin, slope + margin);
+    (void)fprintf(stderr, "%s: %s, ranks %d: time grows as n^%.3f (%.3f to %.3f)\n",
+                  s->kind->command, first->mechanism, first->ranks, slope, slope - margin,
+                  slope + margin);
     return lh_json_print(j, stdout);
 }
 
@@ -401,7 +394,7 @@ done:
 static lh_status scale_read(scale_study *s, scale_options *o, int argc, char **argv)
 {
     lh_status st = LH_OK;
-    lh_options options = {.command = "longhaul scale",
+    lh_options options = {.command = s->kind->command,
                           .table = scale_table,
                           .into = o,
                           .name = &o->file,
@@ -409,27 +402,29 @@ static lh_status scale_read(scale_study *s, scale_options *o, int argc, char **a
     int world = lh_comm_size(s->world);
     LH_TRY(lh_options_read(&options, argc, argv));
     LH_CHECK(o->file != NULL && o->ranks != NULL, LH_ERR_USAGE,
-             "'longhaul scale' wants an experiment file and numbers of ranks: mpirun -n 8 longhaul "
-             "scale FILE.yaml --ranks 1,2,4,8");
+             "'%s' wants an experiment file and numbers of ranks: %s FILE.yaml --ranks 1,2,4,8",
+             s->kind->command, s->kind->example);
     s->strong = o->mode == NULL || strcmp(o->mode, "weak") != 0;
     s->weak = o->mode == NULL || strcmp(o->mode, "strong") != 0;
     LH_CHECK(!s->strong || !s->weak || o->mode == NULL || strcmp(o->mode, "both") == 0,
-             LH_ERR_USAGE, "longhaul scale: --mode '%s': expected strong, weak or both", o->mode);
-    LH_TRY(scale_read_list("--ranks", o->ranks, INT32_MAX, &s->ranks));
+             LH_ERR_USAGE, "%s: --mode '%s': expected strong, weak or both", s->kind->command,
+             o->mode);
+    LH_TRY(scale_read_list(s->kind->command, "--ranks", o->ranks, INT32_MAX, &s->ranks));
     LH_CHECK(s->ranks.item[s->ranks.count - 1] <= world, LH_ERR_USAGE,
-             "longhaul scale: --ranks %s, but the job has %d: start it with mpirun -n %" PRId64,
-             o->ranks, world, s->ranks.item[s->ranks.count - 1]);
+             "%s: --ranks %s, but the job has %d: start it with mpirun -n %" PRId64,
+             s->kind->command, o->ranks, world, s->ranks.item[s->ranks.count - 1]);
     if (o->lengths != NULL)
-        LH_TRY(scale_read_list("--lengths", o->lengths, INT32_MAX - 1, &s->lengths));
+        LH_TRY(
+            scale_read_list(s->kind->command, "--lengths", o->lengths, INT32_MAX - 1, &s->lengths));
 done:
     return st;
 }
 
-lh_status lh_scale_main(lh_comm *world, int argc, char **argv)
+lh_status lh_scale_run(lh_comm *world, int argc, char **argv, const lh_scale_kind *kind)
 {
     lh_status st = LH_OK;
-    scale_options o = {.repeats = 5, .warmup = 2};
-    scale_study s = {.world = world, .o = &o};
+    scale_options o = {.repeats = kind->repeats, .warmup = kind->warmup};
+    scale_study s = {.world = world, .kind = kind, .o = &o};
     LH_TRY(lh_agree(world, scale_read(&s, &o, argc, argv)));
     LH_TRY(scale_run(&s));
 done:
@@ -437,4 +432,13 @@ done:
     lh_free(&s.point);
     lh_json_free(&s.json);
     return st;
+}
+
+lh_status lh_scale_main(lh_comm *world, int argc, char **argv)
+{
+    const lh_scale_kind kind = {.command = "longhaul scale",
+                                .example = "mpirun -n 8 longhaul scale",
+                                .repeats = 5,
+                                .warmup = 2};
+    return lh_scale_run(world, argc, argv, &kind);
 }

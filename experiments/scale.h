@@ -1,6 +1,7 @@
 #pragma once
 /* longhaul scale: training steps of one experiment on several numbers of ranks, in one launch. */
-#include "parallel/comm.h"
+#include "experiments/step_times.h"
+#include "io/metrics.h"
 
 #include <stdio.h>
 
@@ -10,6 +11,22 @@
  * arguments and the experiment file, LH_ERR_UNSUP for what a mechanism refuses, LH_ERR_MEMORY,
  * LH_ERR_IO when standard output takes no more. */
 LH_NODISCARD lh_status lh_scale_main(lh_comm *world, int argc, char **argv);
+
+/* How a study is made: by running steps, or, in another program, by simulating them. */
+typedef struct lh_scale_kind {
+    const char *command, *example; /* for messages */
+    int repeats, warmup;           /* unless the command line says others */
+    /* Optional. A point begins on comm, and has ended there: what it took may be changed, the same on all
+     * ranks. Its object, on rank 0, gets members of its own. begin: errors of this rank; end: agreed. */
+    lh_status (*begin)(void *user, lh_comm *comm, lh_config *config);
+    lh_status (*end)(void *user, lh_comm *comm, const lh_config *config, lh_step_times *times);
+    void (*say)(void *user, const lh_step_times *times, lh_json *j);
+    void *user;
+} lh_scale_kind;
+
+/* lh_scale_run - as lh_scale_main, in this way. */
+LH_NODISCARD lh_status lh_scale_run(lh_comm *world, int argc, char **argv,
+                                    const lh_scale_kind *kind);
 
 /* lh_scale_help - options and the fields of the output. Local. */
 void lh_scale_help(FILE *out);

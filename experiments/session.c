@@ -50,7 +50,9 @@ static lh_status session_devices(lh_session *s, const char *isa)
         s->device = s->counting_device;
         goto done;
     }
-    if (s->config->device.kind == LH_DEVICE_POISON)
+    if (s->config->device.simulated != NULL)
+        LH_TRY(lh_device_create_simulate(isa, threads, s->config->device.simulated, &s->device));
+    else if (s->config->device.kind == LH_DEVICE_POISON)
         LH_TRY(lh_device_create_poison(isa, threads, &s->device));
     else
         LH_TRY(lh_device_create_cpu(isa, threads, &s->device));

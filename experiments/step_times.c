@@ -107,7 +107,7 @@ static int step_longer(const void *a, const void *b)
 static lh_status step_items(step_run *b, lh_step_times *r)
 {
     lh_status st = LH_OK;
-    double sum[3 * LH_PROFILE_ITEMS];
+    double sum[4 * LH_PROFILE_ITEMS];
     double steps = (double)b->repeats;
     double all = (double)lh_comm_size(b->world) * steps; /* rank steps */
     double left = r->mean_s;
@@ -117,17 +117,19 @@ static lh_status step_items(step_run *b, lh_step_times *r)
              "ranks recorded %" PRId64 " to %" PRId64 " operations", -count[1], count[0]);
     for (int i = 0; i < b->profile.count; i++) {
         const lh_profile_item *item = &b->profile.item[i];
-        sum[3 * i] = item->seconds - item->waited;
-        sum[3 * i + 1] = item->waited;
-        sum[3 * i + 2] = item->flops;
+        sum[4 * i] = item->seconds - item->waited;
+        sum[4 * i + 1] = item->waited;
+        sum[4 * i + 2] = item->flops;
+        sum[4 * i + 3] = item->bytes;
     }
-    lh_sum_f64(b->world, sum, 3 * (int64_t)b->profile.count, LH_SEND_OTHER);
+    lh_sum_f64(b->world, sum, 4 * (int64_t)b->profile.count, LH_SEND_OTHER);
     for (int i = 0; i < b->profile.count; i++) {
         lh_profile_item item = b->profile.item[i];
         item.calls /= b->repeats;
-        item.seconds = sum[3 * i] / all;
-        item.waited = sum[3 * i + 1] / all;
-        item.flops = sum[3 * i + 2] / steps;
+        item.seconds = sum[4 * i] / all;
+        item.waited = sum[4 * i + 1] / all;
+        item.flops = sum[4 * i + 2] / steps;
+        item.bytes = sum[4 * i + 3] / steps;
         r->step_flops += item.flops;
         left -= item.seconds;
         r->item[r->count++] = item;
@@ -195,6 +197,7 @@ static lh_status step_plan(step_run *b, lh_step_times *r)
     b->config->train.recompute = recompute;
     if (st != LH_OK) goto done;
     r->model_flops = plan->flops;
+    for (int l = 0; l < plan->layers; l++) r->layers_flops += plan->layer[l].flops;
     lh_step_plan_destroy(&plan);
     LH_TRY(lh_step_plan_create(b->config, lh_comm_size(b->world), &plan));
     r->predicted_peak = plan->peak_bytes;
@@ -236,6 +239,17 @@ static void step_announce(const step_run *b)
 
 /* --- the whole --- */
 
+void lh_step_mechanism(const lh_config *config, char name[LH_STEP_NAME])
+{
+    name[0] = '\0';
+    for (int64_t l = 0; l < config->model.layers; l++) {
+        const char *word = config->model.attention[l].ops->name;
+        size_t n = strlen(name);
+        if (strstr(name, word) != NULL) continue;
+        (void)snprintf(name + n, LH_STEP_NAME - n, "%s%s", n > 0 ? "+" : "", word);
+    }
+}
+
 void lh_step_times_free(lh_step_times *r)
 {
     lh_free(&r->seconds);
@@ -261,6 +275,7 @@ lh_status lh_step_times_measure(lh_comm *comm, lh_config *config, const lh_step_
     LH_TRY(step_reduce(&b, out));
     LH_TRY(lh_agree(comm, first ? step_plan(&b, out) : LH_OK));
     if (first) step_compare(&b, out);
+    out->steps = wish->warmup + wish->repeats;
     out->seconds = b.seconds;
     b.seconds = NULL;
 done:

@@ -28,12 +28,17 @@ typedef struct lh_step_times {
     /* as planned, on rank 0: of the rank that needs most; sent: mean over ranks; flops: of all ranks */
     int64_t predicted_peak, parameter_bytes;
     double predicted_sent, predicted_flops;
+    double layers_flops; /* of model_flops, those of the layers */
+    /* where step_s is not of what ran: layers that did, and their step; 0: it is */
+    int64_t ran_layers;
+    double ran_step_s;
     /* by time, the longest first; flops of all ranks; waiting is an item of its own */
     lh_profile_item item[LH_STEP_ITEMS];
     int count;
     int64_t parameters; /* numbers */
     int64_t sequences;  /* of a step, over all ranks */
     bool forward_only;  /* a step was one forward pass */
+    int steps;          /* that ran: warm-up and repeats */
     int threads;        /* of each rank */
     const char *isa;    /* static */
 } lh_step_times;
@@ -49,3 +54,7 @@ LH_NODISCARD lh_status lh_step_times_config(lh_comm *comm, const lh_config_sourc
 LH_NODISCARD lh_status lh_step_times_measure(lh_comm *comm, lh_config *config,
                                              const lh_step_wish *wish, lh_step_times *out);
 void lh_step_times_free(lh_step_times *r);
+
+/* lh_step_mechanism - the mechanisms of the layers, each once: "full", "full+performer". Local. */
+enum { LH_STEP_NAME = 128 };
+void lh_step_mechanism(const lh_config *config, char name[LH_STEP_NAME]);

@@ -24,13 +24,6 @@ int64_t lh_traffic_step(const lh_traffic *t)
     return sum;
 }
 
-double lh_wall(void)
-{
-    struct timespec now = {0, 0};
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 /* --- life --- */
 
 lh_status lh_init(int *argc, char ***argv)

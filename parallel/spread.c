@@ -169,7 +169,7 @@ static lh_rows_args spread_position(const spread_run *r, int i, int holder, lh_s
 }
 
 /* Value i by heads, the rows that `owner` has by position. */
-static lh_rows_args spread_by_heads(const spread_run *r, int i, int owner)
+static lh_rows_args spread_by_heads(const spread_run *r, int i, int owner, lh_span *all)
 {
     const lh_spread *s = r->a->spread;
     int64_t first = 0;
@@ -177,11 +177,12 @@ static lh_rows_args spread_by_heads(const spread_run *r, int i, int owner)
     const lh_run *run = lh_layout_runs(s->from, r->a->ring * s->ways + owner, &n);
     for (int64_t k = 0; k < n && !r->device->counting; k++)
         r->spans[k] = (lh_span){lh_layout_row(s->to, r->a->ring, run[k].start), run[k].count, 1};
+    *all = (lh_span){0, spread_rows(r->a, owner), 1}; /* as many, where there is no data */
     return (lh_rows_args){.batch = r->batch,
                           .tensor_rows = s->to->rows[r->a->ring],
                           .width = spread_part(r->a, i, spread_member(r->a), &first) * r->width,
-                          .n_spans = n,
-                          .spans = r->spans,
+                          .n_spans = r->device->counting ? 1 : n,
+                          .spans = r->device->counting ? all : r->spans,
                           .element_bytes = lh_dtype_bytes(LH_REAL),
                           .wire = r->wire,
                           .tensor = r->by_heads[i]};
@@ -197,7 +198,8 @@ static void spread_pack(const spread_run *r, bool to_heads, int peer, char *host
         lh_span all;
         int64_t n = to_heads ? spread_count(r, i, me, peer) : spread_count(r, i, peer, me);
         if (n == 0) continue;
-        lh_rows_args a = to_heads ? spread_position(r, i, peer, &all) : spread_by_heads(r, i, peer);
+        lh_rows_args a =
+            to_heads ? spread_position(r, i, peer, &all) : spread_by_heads(r, i, peer, &all);
         a.host = host;
         if (!r->device->counting) host += n * (int64_t)lh_dtype_bytes(r->wire);
         lh_run_pack_rows(r->device, &a);
@@ -211,7 +213,8 @@ static void spread_unpack(const spread_run *r, bool to_heads, int peer, char *ho
         lh_span all;
         int64_t n = to_heads ? spread_count(r, i, peer, me) : spread_count(r, i, me, peer);
         if (n == 0) continue;
-        lh_rows_args a = to_heads ? spread_by_heads(r, i, peer) : spread_position(r, i, peer, &all);
+        lh_rows_args a =
+            to_heads ? spread_by_heads(r, i, peer, &all) : spread_position(r, i, peer, &all);
         a.host = host;
         if (!r->device->counting) host += n * (int64_t)lh_dtype_bytes(r->wire);
         if (r->add)
