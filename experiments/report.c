@@ -367,7 +367,7 @@ static void report_free(lhi_report *r)
 {
     for (int64_t i = 0; i < r->runs; i++) lh_report_run_free(&r->run[i]);
     for (int64_t i = 0; i < r->sweeps; i++) {
-        lh_json_tree_free(&r->sweep[i].tree);
+        lh_sweep_destroy(&r->sweep[i].told);
         lh_free(&r->sweep[i].point);
         lh_free(&r->sweep[i].name);
         lh_free(&r->sweep[i].folder);

@@ -263,13 +263,12 @@ static const lh_json_item *memory_list(const lh_report_run *run, const char *lis
 {
     if (run->sweep >= 0 && run->plan == NULL && run->unplanned == NULL)
         return NULL; /* its first point stands for it */
-    return run->environment.count > 0 ? lh_json_find(run->environment.item, list) : NULL;
+    return lh_json_find(run->environment, list);
 }
 
 static double memory_of(const lh_report_run *run, const char *list, int64_t rank)
 {
-    const lh_json_item *item = lh_json_at(memory_list(run, list), rank);
-    return item != NULL ? item->number : (double)NAN;
+    return lh_json_item_number(lh_json_at(memory_list(run, list), rank));
 }
 
 static bool memory_same(const lh_report_run *run, int64_t a, int64_t b)
@@ -295,11 +294,11 @@ static void memory_pair(lh_html *h, double counted, double planned)
 static void memory_run(lhi_report *r, int64_t i)
 {
     const lh_report_run *run = &r->run[i];
-    const lh_json_item *list = memory_list(run, "rank_peak_bytes");
+    const int64_t ranks = lh_json_count(memory_list(run, "rank_peak_bytes"));
     char text[LH_UNITS_TEXT];
     int64_t rows = 0;
-    for (int64_t rank = 0, end = 0; rank < list->count && rows < COST_RANKS; rank = end, rows++) {
-        for (end = rank + 1; end < list->count && memory_same(run, rank, end);) end++;
+    for (int64_t rank = 0, end = 0; rank < ranks && rows < COST_RANKS; rank = end, rows++) {
+        for (end = rank + 1; end < ranks && memory_same(run, rank, end);) end++;
         const lh_rank_plan *plan =
             run->plan != NULL ? &run->plan->rank[rank % run->plan->sequence] : NULL;
         lh_html_put(&r->h, "<tr>");
@@ -333,7 +332,7 @@ static void memory_plot(lhi_report *r)
         if (list == NULL || run->plan == NULL) continue;
         lh_plot_series *s = lh_plot_series_add(&p, planned ? "" : "planned", LH_PLOT_DASHED, 0);
         planned = true;
-        for (int64_t rank = 0; rank < list->count; rank++)
+        for (int64_t rank = 0; rank < lh_json_count(list); rank++)
             lh_plot_point_add(
                 &p, s,
                 (lh_plot_point){(double)rank,
@@ -347,7 +346,7 @@ static void memory_plot(lhi_report *r)
         if (list == NULL) continue;
         lh_plot_series *s =
             lh_plot_series_add(&p, run->label, LH_PLOT_DOTS, lhi_report_colour(r, i));
-        for (int64_t rank = 0; rank < list->count; rank++)
+        for (int64_t rank = 0; rank < lh_json_count(list); rank++)
             lh_plot_point_add(&p, s,
                               (lh_plot_point){(double)rank,
                                               memory_of(run, "rank_peak_bytes", rank) / COST_MIB,

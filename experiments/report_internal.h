@@ -2,6 +2,7 @@
 /* Shared by the report_*.c files: the page, and what it is made of. */
 #include "experiments/plot.h"
 #include "experiments/report_run.h"
+#include "experiments/sweep.h"
 
 enum { LHI_SWEEP_KEYS = 64, LHI_REPORT_NAME = 128, LHI_REPORT_VALUES = 160 };
 
@@ -20,18 +21,15 @@ typedef struct lhi_scale_line {
 typedef struct lhi_sweep_point {
     int64_t run; /* in lhi_report.run; -1: not begun */
     int group;
-    int64_t seed;
-    const lh_json_item *values; /* in the sweep's tree */
 } lhi_sweep_point;
 
 typedef struct lhi_sweep {
     char *folder;
-    lh_json_tree tree;
-    lhi_sweep_point *point;
-    int64_t points;
+    lh_sweep *told;         /* by sweep.json */
+    lhi_sweep_point *point; /* [told->count] */
     int groups, keys;
-    const char *
-        key[LHI_SWEEP_KEYS]; /* swept keys, in the tree; points of a list may have different ones */
+    const char
+        *key[LHI_SWEEP_KEYS]; /* swept keys, of told; points of a list may have different ones */
     char (*name)[LHI_REPORT_VALUES]; /* [groups]: their values; owned */
 } lhi_sweep;
 

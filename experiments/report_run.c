@@ -58,10 +58,8 @@ static lh_status run_train_line(lh_report_run *run, const lh_json_item *o)
                          .peak = lh_json_number(o, "peak_bytes"),
                          .rss = lh_json_number(o, "rss_peak_bytes"),
                          .skipped = lh_json_number(o, "skipped") == 1.0};
-    for (int k = 0; k < LH_SEND_OTHER; k++) {
-        const lh_json_item *bytes = lh_json_at(purpose, k);
-        l->purpose[k] = bytes != NULL ? bytes->number : (double)NAN;
-    }
+    for (int k = 0; k < LH_SEND_OTHER; k++)
+        l->purpose[k] = lh_json_item_number(lh_json_at(purpose, k));
     if (isfinite(l->step)) run->n_train++; /* else it is no line of ours */
 done:
     return st;
@@ -85,25 +83,26 @@ static lh_status run_metrics(lh_report_run *run)
 {
     lh_status st = LH_OK;
     char *text = NULL;
-    lh_json_tree tree = {0};
+    lh_json_item *o = NULL;
     LH_TRY(lh_run_tail(run->folder, "metrics.jsonl", RUN_METRICS, &text, &run->age_s));
     for (const char *line = text, *end = NULL; *line != '\0'; line = end + 1) {
         end = strchr(line, '\n');
         if (end == NULL) break;
-        st = lh_json_read(&tree, line, (size_t)(end - line));
+        lh_json_release(&o);
+        st = lh_json_read(line, (size_t)(end - line), &o);
         if (st == LH_ERR_FORMAT) {
             lh_error_clear();
             run->torn += end > line;
             continue;
         }
         LH_TRY(st);
-        const char *event = lh_json_word(tree.item, "event");
-        if (event != NULL && strcmp(event, "train") == 0) LH_TRY(run_train_line(run, tree.item));
-        if (event != NULL && strcmp(event, "eval") == 0) LH_TRY(run_eval_line(run, tree.item));
+        const char *event = lh_json_word(o, "event");
+        if (event != NULL && strcmp(event, "train") == 0) LH_TRY(run_train_line(run, o));
+        if (event != NULL && strcmp(event, "eval") == 0) LH_TRY(run_eval_line(run, o));
     }
     st = LH_OK;
 done:
-    lh_json_tree_free(&tree);
+    lh_json_release(&o);
     lh_free(&text);
     return st;
 }
@@ -141,10 +140,10 @@ static lh_status run_environment(lh_report_run *run)
     LH_TRY(lhi_path(path, run->folder, "environment.json"));
     if (!lh_file_exists(NULL, path)) goto done; /* a run of an earlier version */
     LH_TRY(lh_read_small(NULL, path, &text, &count));
-    st = lh_json_read(&run->environment, text, count);
+    st = lh_json_read(text, count, &run->environment);
     if (st != LH_OK) st = lh_error_context(st, "%s", path);
     LH_TRY(st);
-    const char *unit = lh_json_word(run->environment.item, "unit");
+    const char *unit = lh_json_word(run->environment, "unit");
     for (size_t i = 0; unit != NULL && i < sizeof units / sizeof units[0]; i++) {
         if (strcmp(unit, units[i]) != 0) continue;
         run->unit = (lh_unit)i;
@@ -174,7 +173,7 @@ static lh_status run_plan(lh_report_run *run, const char *path)
     lh_status st = LH_OK;
     char threads[RUN_TEXT], isa[RUN_TEXT];
     const char *overrides[] = {threads, isa};
-    const char *kernels = lh_json_word(run->environment.item, "isa");
+    const char *kernels = lh_json_word(run->environment, "isa");
     double ranks = lh_report_environment(run, "ranks");
     double count = lh_report_environment(run, "threads");
     if (!(ranks >= 1.0) || !(count >= 1.0) || kernels == NULL)
@@ -224,7 +223,7 @@ void lh_report_run_free(lh_report_run *run)
     lh_step_plan_destroy(&run->plan);
     lh_config_destroy(&run->plan_config);
     lh_config_destroy(&run->config);
-    lh_json_tree_free(&run->environment);
+    lh_json_release(&run->environment);
     lh_free(&run->folder);
     lh_free(&run->label);
     lh_free(&run->yaml);
@@ -249,7 +248,7 @@ const lh_eval_line *lh_report_last_eval(const lh_report_run *run)
 
 double lh_report_environment(const lh_report_run *run, const char *key)
 {
-    return run->environment.count > 0 ? lh_json_number(run->environment.item, key) : (double)NAN;
+    return lh_json_number(run->environment, key);
 }
 
 static int run_less(const void *a, const void *b)

@@ -30,7 +30,7 @@ typedef struct lh_report_run {
     lh_eval_line *eval;
     int64_t n_train, train_room, n_eval, eval_room, torn; /* torn: lines that are none */
     char *said;                                           /* the last line of log.txt; owned */
-    lh_json_tree environment;                             /* count 0: there is none */
+    lh_json_item *environment;                            /* NULL: there is none */
     lh_step_plan *plan;                                   /* NULL: `unplanned` says why */
     lh_config *plan_config;                               /* with the run's threads and kernels */
     char *unplanned;

@@ -39,11 +39,11 @@ static bool scale_read(const lh_json_item *o, lhi_scale_line *l)
                           .low = lh_json_number(o, "low"),
                           .high = lh_json_number(o, "high"),
                           .simulated = lh_json_number(o, "simulated") == 1.0,
-                          .extrapolated = more != NULL &&
-                                          (more->kind == LH_JSON_OBJECT || more->number == 1.0)};
+                          .extrapolated = (lh_json_item_kind(more) == LH_JSON_OBJECT ||
+                                           lh_json_item_number(more) == 1.0)};
     l->most_s = l->step_s;
-    for (int64_t i = 0; seconds != NULL && i < seconds->count; i++) /* the last is the longest */
-        l->most_s = lh_json_at(seconds, i)->number;
+    if (lh_json_count(seconds) > 0) /* the last is the longest */
+        l->most_s = lh_json_item_number(lh_json_at(seconds, lh_json_count(seconds) - 1));
     scale_word(o, "mode", l->mode, sizeof l->mode);
     scale_word(o, "mechanism", l->mechanism, sizeof l->mechanism);
     scale_word(o, "attention", l->attention, sizeof l->attention);
@@ -53,24 +53,26 @@ static bool scale_read(const lh_json_item *o, lhi_scale_line *l)
            (fit || (l->mode[0] != '\0' && isfinite(l->step_s) && isfinite(l->n)));
 }
 
-static lh_status scale_take_line(lhi_report *r, lh_json_tree *tree, const char *line, size_t n)
+static lh_status scale_take_line(lhi_report *r, const char *line, size_t n)
 {
     lh_status st = LH_OK;
+    lh_json_item *o = NULL;
     LH_TRY(lh_grow(&r->scale, &r->scale_room, r->scales + 1, sizeof *r->scale));
-    st = lh_json_read(tree, line, n);
+    st = lh_json_read(line, n, &o);
     if (st == LH_ERR_FORMAT) {
         lh_error_clear();
         r->scale_torn++;
         return LH_OK;
     }
     LH_TRY(st);
-    if (scale_read(tree->item, &r->scale[r->scales])) {
+    if (scale_read(o, &r->scale[r->scales])) {
         r->scale[r->scales].file = r->scale_files;
         r->scales++;
     } else {
         r->scale_torn++;
     }
 done:
+    lh_json_release(&o);
     return st;
 }
 
@@ -79,7 +81,6 @@ lh_status lhi_report_take_scale(lhi_report *r, const char *path)
     lh_status st = LH_OK;
     char *text = NULL;
     size_t count = 0;
-    lh_json_tree tree = {0};
     int64_t before = r->scales;
     st = lh_read_small(NULL, path, &text, &count);
     LH_TRY(st == LH_ERR_IO ? lh_error_context(LH_ERR_USAGE, "longhaul report") : st);
@@ -87,7 +88,7 @@ lh_status lhi_report_take_scale(lhi_report *r, const char *path)
         const char *newline = memchr(text + at, '\n', count - at);
         end = newline != NULL ? (size_t)(newline - text) : count;
         /* a last line without its end is being written */
-        if (end > at && newline != NULL) LH_TRY(scale_take_line(r, &tree, text + at, end - at));
+        if (end > at && newline != NULL) LH_TRY(scale_take_line(r, text + at, end - at));
     }
     LH_CHECK(r->scales > before, LH_ERR_USAGE,
              "'%s' is no run folder, and has no line of longhaul scale: give run folders "
@@ -95,7 +96,6 @@ lh_status lhi_report_take_scale(lhi_report *r, const char *path)
              path);
     r->scale_file[r->scale_files++] = path;
 done:
-    lh_json_tree_free(&tree);
     lh_free(&text);
     return st;
 }

@@ -218,7 +218,7 @@ void lhi_report_machines(lhi_report *r)
 {
     char text[SETUP_TEXT];
     int64_t some = 0;
-    for (int64_t i = 0; i < r->runs; i++) some += r->run[i].environment.count > 0;
+    for (int64_t i = 0; i < r->runs; i++) some += r->run[i].environment != NULL;
     if (some == 0) return;
     lhi_report_section(r, "environment", "Environment", "Of each run's last start.");
     lh_html_put(&r->h,
@@ -229,12 +229,13 @@ void lhi_report_machines(lhi_report *r)
     for (size_t f = 0; f < sizeof setup_facts / sizeof setup_facts[0]; f++) {
         lh_html_print(&r->h, "<tr><th scope=\"row\">%s</th>", setup_facts[f].name);
         for (int64_t i = 0; i < r->runs && i < SETUP_COLUMNS; i++) {
-            const lh_json_tree *tree = &r->run[i].environment;
-            const lh_json_item *item =
-                tree->count > 0 ? lh_json_find(tree->item, setup_facts[f].key) : NULL;
-            (void)snprintf(text, sizeof text, "%s", item != NULL ? item->text : "–");
-            if (item != NULL && strcmp(setup_facts[f].key, "memory_bytes") == 0)
-                (void)lhi_report_bytes(item->number, text);
+            const lh_json_item *item = lh_json_find(r->run[i].environment, setup_facts[f].key);
+            if (item == NULL)
+                (void)snprintf(text, sizeof text, "–");
+            else if (strcmp(setup_facts[f].key, "memory_bytes") == 0)
+                (void)lhi_report_bytes(lh_json_item_number(item), text);
+            else
+                (void)lh_json_show(item, text, sizeof text);
             lh_html_cell(&r->h, text);
         }
         lh_html_put(&r->h, "</tr>\n");

@@ -7,96 +7,40 @@
 #include <string.h>
 
 #include "experiments/report_internal.h"
+#include "experiments/sweep_status.h"
 #include "io/files.h"
 
-enum { SWEEP_TEXT = LHI_REPORT_VALUES, SWEEP_POINTS = 1000, SWEEP_LAST = 10, SWEEP_LOG = 20 };
+enum { SWEEP_TEXT = LHI_REPORT_VALUES, SWEEP_LAST = 10, SWEEP_LOG = 20 };
 
 /* --- reading --- */
 
-/* A value as people write it: 0.001, full, {mechanism: full, window: [1, 2]}. Returns the bytes used, at most
- * bytes - 1. */
-static size_t sweep_value(const lh_json_item *v, char *text, size_t bytes)
-{
-    bool object = v->kind == LH_JSON_OBJECT;
-    size_t used = 0;
-    if (!object && v->kind != LH_JSON_LIST) {
-        (void)snprintf(text, bytes, "%s", v->text);
-        return strlen(text);
-    }
-    text[0] = '\0';
-    for (int64_t i = 0; i < v->count && used + 1 < bytes; i++) {
-        const lh_json_item *member = lh_json_at(v, i);
-        (void)snprintf(text + used, bytes - used, "%s%s%s",
-                       i > 0    ? ", "
-                       : object ? "{"
-                                : "[",
-                       object ? member->key : "", object ? ": " : "");
-        used += strlen(text + used);
-        used += sweep_value(member, text + used, bytes - used);
-    }
-    (void)snprintf(text + used, bytes - used, "%s", object ? "}" : "]");
-    return used + strlen(text + used);
-}
-
-static bool sweep_same(const lh_json_item *a, const lh_json_item *b)
-{
-    char one[SWEEP_TEXT], other[SWEEP_TEXT];
-    (void)sweep_value(a, one, sizeof one);
-    (void)sweep_value(b, other, sizeof other);
-    return strcmp(one, other) == 0;
-}
-
 static const lh_json_item *sweep_values(const lhi_sweep *s, int group)
 {
-    for (int64_t i = 0; i < s->points; i++)
-        if (s->point[i].group == group) return s->point[i].values;
+    for (int64_t i = 0; i < s->told->count; i++)
+        if (s->point[i].group == group) return s->told->point[i].values;
     return NULL;
-}
-
-/* All values but that of `key`, for the legend. */
-static void sweep_others(const lh_json_item *values, const char *key, char *text, size_t bytes)
-{
-    size_t used = 0;
-    text[0] = '\0';
-    for (int64_t i = 0; i < values->count && used + 1 < bytes; i++) {
-        const lh_json_item *v = lh_json_at(values, i);
-        if (key != NULL && strcmp(v->key, key) == 0) continue;
-        (void)snprintf(text + used, bytes - used, "%s%s: ", used > 0 ? ", " : "", v->key);
-        used += strlen(text + used);
-        used += sweep_value(v, text + used, bytes - used);
-    }
 }
 
 /* Keys of one more point. */
 static void sweep_keys(lhi_sweep *s, const lh_json_item *values)
 {
-    for (int64_t i = 0; i < values->count; i++) {
-        const char *key = lh_json_at(values, i)->key;
+    for (lh_json_member m = {0}; lh_json_next(values, &m);) {
         int k = 0;
-        while (k < s->keys && strcmp(s->key[k], key) != 0) k++;
-        if (k == s->keys && k < LHI_SWEEP_KEYS) s->key[s->keys++] = key;
+        while (k < s->keys && strcmp(s->key[k], m.key) != 0) k++;
+        if (k == s->keys && k < LHI_SWEEP_KEYS) s->key[s->keys++] = m.key;
     }
 }
 
-/* Point i: its values, and the group of those that have the same. */
-static lh_status sweep_point(lhi_sweep *s, int64_t i, const char *path)
+/* The group of point i: those before it that have the same values, or a new one. */
+static void sweep_group(lhi_sweep *s, int64_t i)
 {
-    lh_status st = LH_OK;
-    const lh_json_item *item = lh_json_at(lh_json_find(s->tree.item, "points"), i);
+    const lh_sweep_point *told = s->told->point;
     lhi_sweep_point *p = &s->point[i];
-    double seed = lh_json_number(item, "seed");
-    *p = (lhi_sweep_point){.run = -1, .seed = isfinite(seed) ? (int64_t)seed : 0};
-    p->values = lh_json_find(item, "values");
-    LH_CHECK(p->values != NULL && p->values->kind == LH_JSON_OBJECT &&
-                 lh_json_word(item, "dir") != NULL,
-             LH_ERR_USAGE, "'%s': point %" PRId64 " has no values or no dir", path, i + 1);
-    p->group = s->groups;
+    *p = (lhi_sweep_point){.run = -1, .group = s->groups};
     for (int64_t k = 0; k < i && p->group == s->groups; k++)
-        if (sweep_same(s->point[k].values, p->values)) p->group = s->point[k].group;
-    if (p->group == s->groups) sweep_keys(s, p->values);
+        if (lh_json_same(told[k].values, told[i].values)) p->group = s->point[k].group;
+    if (p->group == s->groups) sweep_keys(s, told[i].values);
     s->groups += p->group == s->groups;
-done:
-    return st;
 }
 
 static lh_status sweep_runs(lhi_report *r, int index)
@@ -104,10 +48,9 @@ static lh_status sweep_runs(lhi_report *r, int index)
     lh_status st = LH_OK;
     char folder[LH_PATH_MAX], path[LH_PATH_MAX];
     bool planned = true;
-    for (int64_t i = 0; i < r->sweep[index].points; i++) {
+    for (int64_t i = 0; i < r->sweep[index].told->count; i++) {
         lhi_sweep *s = &r->sweep[index];
-        const lh_json_item *item = lh_json_at(lh_json_find(s->tree.item, "points"), i);
-        LH_TRY(lhi_path(folder, s->folder, lh_json_word(item, "dir")));
+        LH_TRY(lhi_path(folder, s->folder, s->told->point[i].dir));
         LH_TRY(lhi_path(path, folder, "config.yaml"));
         if (!lh_file_exists(NULL, path)) continue;
         LH_TRY(lhi_report_take_run(r, folder, planned));
@@ -123,32 +66,19 @@ done:
 lh_status lhi_report_take_sweep(lhi_report *r, const char *folder)
 {
     lh_status st = LH_OK;
-    char path[LH_PATH_MAX];
-    char *text = NULL;
-    size_t count = 0;
     LH_TRY(lh_grow(&r->sweep, &r->sweep_room, r->sweeps + 1, sizeof *r->sweep));
     lhi_sweep *s = &r->sweep[r->sweeps++];
-    *s = (lhi_sweep){.points = 0};
+    *s = (lhi_sweep){.groups = 0};
     LH_TRY(lh_new(strlen(folder) + 1, &s->folder));
     memcpy(s->folder, folder, strlen(folder) + 1);
-    LH_TRY(lhi_path(path, folder, "sweep.json"));
-    LH_TRY(lh_read_small(NULL, path, &text, &count));
-    st = lh_json_read(&s->tree, text, count);
-    LH_TRY(st == LH_ERR_FORMAT ? lh_error_context(LH_ERR_USAGE, "'%s'", path) : st);
-    const lh_json_item *points = lh_json_find(s->tree.item, "points");
-    LH_CHECK(points != NULL && points->kind == LH_JSON_LIST && points->count > 0 &&
-                 points->count <= SWEEP_POINTS,
-             LH_ERR_USAGE, "'%s' is no sweep: it has no list 'points' of 1 to %d", path,
-             (int)SWEEP_POINTS);
-    LH_TRY(lh_new((size_t)points->count * sizeof *s->point, &s->point));
-    for (s->points = 0; s->points < points->count; s->points++)
-        LH_TRY(sweep_point(s, s->points, path));
+    LH_TRY(lh_sweep_read(folder, &s->told));
+    LH_TRY(lh_new((size_t)s->told->count * sizeof *s->point, &s->point));
+    for (int64_t i = 0; i < s->told->count; i++) sweep_group(s, i);
     LH_TRY(lh_new((size_t)s->groups * sizeof *s->name, &s->name));
     for (int g = 0; g < s->groups; g++)
-        sweep_others(sweep_values(s, g), NULL, s->name[g], sizeof s->name[g]);
+        (void)lh_json_show_members(sweep_values(s, g), NULL, s->name[g], sizeof s->name[g]);
     LH_TRY(sweep_runs(r, (int)r->sweeps - 1));
 done:
-    lh_free(&text);
     return st;
 }
 
@@ -201,7 +131,7 @@ static sweep_stat sweep_stat_of(const lhi_report *r, const lhi_sweep *s, int gro
     for (int pass = 0; pass < 2; pass++) {
         double sum = 0.0;
         stat.n = 0;
-        for (int64_t i = 0; i < s->points; i++) {
+        for (int64_t i = 0; i < s->told->count; i++) {
             const lh_report_run *run =
                 s->point[i].group == group ? sweep_finished(r, &s->point[i]) : NULL;
             double x = run != NULL ? sweep_metric_of(run, m) : (double)NAN;
@@ -218,7 +148,7 @@ static sweep_stat sweep_stat_of(const lhi_report *r, const lhi_sweep *s, int gro
 /* What names the measure: the unit of the first run. */
 static lh_unit sweep_unit(const lhi_report *r, const lhi_sweep *s)
 {
-    for (int64_t i = 0; i < s->points; i++)
+    for (int64_t i = 0; i < s->told->count; i++)
         if (s->point[i].run >= 0) return r->run[s->point[i].run].unit;
     return LH_UNIT_ANSWER;
 }
@@ -239,8 +169,8 @@ static bool sweep_numbers(const lhi_sweep *s, const char *key, bool *differ)
     *differ = false;
     for (int g = 0; g < s->groups; g++) {
         const lh_json_item *v = lh_json_find(sweep_values(s, g), key);
-        if (v == NULL || v->kind != LH_JSON_NUMBER) return false;
-        *differ = *differ || v->number != first;
+        if (lh_json_item_kind(v) != LH_JSON_NUMBER) return false;
+        *differ = *differ || lh_json_item_number(v) != first;
     }
     return true;
 }
@@ -265,15 +195,15 @@ static void sweep_series(const lhi_report *r, const lhi_sweep *s, int g, const c
                          lh_plot *p)
 {
     char mine[SWEEP_TEXT], other[SWEEP_TEXT];
-    sweep_others(sweep_values(s, g), key, mine, sizeof mine);
+    (void)lh_json_show_members(sweep_values(s, g), key, mine, sizeof mine);
     for (int before = 0; before < g; before++) {
-        sweep_others(sweep_values(s, before), key, other, sizeof other);
+        (void)lh_json_show_members(sweep_values(s, before), key, other, sizeof other);
         if (strcmp(mine, other) == 0) return;
     }
     lh_plot_series *series = lh_plot_series_add(
         p, mine[0] != '\0' ? mine : "mean and spread over seeds", LH_PLOT_ERRORS, p->count);
     for (int h = g; h < s->groups; h++) {
-        sweep_others(sweep_values(s, h), key, other, sizeof other);
+        (void)lh_json_show_members(sweep_values(s, h), key, other, sizeof other);
         if (strcmp(mine, other) != 0) continue;
         sweep_stat stat = sweep_stat_of(r, s, h, SWEEP_MEASURE);
         double x = key != NULL ? lh_json_number(sweep_values(s, h), key) : (double)(h + 1);
@@ -359,17 +289,17 @@ static int sweep_best(const lhi_report *r, const lhi_sweep *s)
 static void sweep_states(lhi_report *r, const lhi_sweep *s, int group)
 {
     int64_t all = 0, finished = 0;
-    for (int64_t i = 0; i < s->points; i++) {
+    for (int64_t i = 0; i < s->told->count; i++) {
         all += s->point[i].group == group;
         finished += s->point[i].group == group && sweep_finished(r, &s->point[i]) != NULL;
     }
     lh_html_print(&r->h, "<td class=\"n%s\">%" PRId64 " of %" PRId64, finished < all ? " bad" : "",
                   finished, all);
-    for (int64_t i = 0; i < s->points; i++) {
+    for (int64_t i = 0; i < s->told->count; i++) {
         const lhi_sweep_point *p = &s->point[i];
         if (p->group != group || sweep_finished(r, p) != NULL) continue;
-        lh_html_print(&r->h, "<div class=\"said\">seed %" PRId64 ": %s</div>", p->seed,
-                      p->run >= 0 ? r->run[p->run].state : "not begun");
+        lh_html_print(&r->h, "<div class=\"said\">seed %" PRId64 ": %s</div>",
+                      s->told->point[i].seed, p->run >= 0 ? r->run[p->run].state : "not begun");
     }
     lh_html_put(&r->h, "</td>");
 }
@@ -384,8 +314,8 @@ static void sweep_row(lhi_report *r, const lhi_sweep *s, int group, bool best)
     for (int k = 0; k < s->keys; k++) {
         const lh_json_item *v = lh_json_find(values, s->key[k]);
         (void)snprintf(text, sizeof text, "–"); /* as the file has it */
-        if (v != NULL) (void)sweep_value(v, text, sizeof text);
-        lh_html_put(&r->h, v != NULL && v->kind == LH_JSON_NUMBER ? "<td class=\"n\">" : "<td>");
+        if (v != NULL) (void)lh_json_show(v, text, sizeof text);
+        lh_html_put(&r->h, lh_json_item_kind(v) == LH_JSON_NUMBER ? "<td class=\"n\">" : "<td>");
         lh_html_text(&r->h, text);
         lh_html_put(&r->h, "</td>");
     }
@@ -430,10 +360,11 @@ void lhi_report_sweeps(lhi_report *r)
     for (int64_t i = 0; i < r->sweeps; i++) {
         const lhi_sweep *s = &r->sweep[i];
         left = 0;
-        for (int64_t k = 0; k < s->points; k++) left += sweep_finished(r, &s->point[k]) == NULL;
+        for (int64_t k = 0; k < s->told->count; k++)
+            left += sweep_finished(r, &s->point[k]) == NULL;
         lh_html_put(&r->h, "<h3>");
         lh_html_text(&r->h, s->folder);
-        lh_html_print(&r->h, ": %" PRId64 " points, %d combinations", s->points, s->groups);
+        lh_html_print(&r->h, ": %" PRId64 " points, %d combinations", s->told->count, s->groups);
         if (left > 0) lh_html_print(&r->h, ", <b>%" PRId64 " not finished</b>", left);
         lh_html_put(&r->h, "</h3>\n");
         sweep_plot(r, s);

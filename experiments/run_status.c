@@ -14,7 +14,6 @@
 #include "io/checkpoint.h"
 #include "io/files.h"
 #include "io/metrics.h"
-#include "io/yaml.h"
 
 enum { STATUS_TAIL = 8 << 20 }; /* bytes of metrics that are looked at */
 
@@ -48,46 +47,34 @@ void lh_run_status_help(FILE *out)
         "seed and what a run has.\n");
 }
 
-/* A number of a line; NaN where it is not there. */
-double lh_run_number(const lh_node *line, const char *key)
+/* A whole line, if it is of this event. One that is no JSON (a crash tears lines) is passed over. */
+static lh_status status_line(const char *line, size_t length, const char *event, lh_json_item **out)
 {
-    const lh_node *value = lh_node_find(line, key);
-    char *end = NULL;
-    if (value == NULL || value->kind != LH_NODE_SCALAR) return (double)NAN;
-    double x = strtod(value->text, &end);
-    return end == value->text ? (double)NAN : x;
+    lh_status st = lh_json_read(line, length, out);
+    const char *word = lh_json_word(*out, "event");
+    if (word == NULL || strcmp(word, event) != 0) lh_json_release(out);
+    if (st != LH_ERR_FORMAT) return st;
+    lh_error_clear();
+    return LH_OK;
 }
 
-/* A line of JSON is a line of YAML. One that is none (a crash tears lines) is passed over. */
-static const lh_node *status_line(lh_yaml *y, const char *line, size_t length, const char *event)
+/* The last line of an event, from the end; NULL: there is none. */
+static lh_status status_last(const char *text, const char *event, lh_json_item **out)
 {
-    lh_node *node = NULL;
-    if (lh_yaml_parse(y, line, length, "metrics.jsonl", &node) != LH_OK) {
-        lh_error_clear();
-        return NULL;
-    }
-    const lh_node *word = lh_node_find(node, "event");
-    bool fits = word != NULL && word->kind == LH_NODE_SCALAR && strcmp(word->text, event) == 0;
-    return fits ? node : NULL;
-}
-
-/* The last line of an event, from the end. */
-static const lh_node *status_last(lh_yaml *y, const char *text, const char *event)
-{
+    lh_status st = LH_OK;
     char word[64];
     (void)snprintf(word, sizeof word, "{\"event\":\"%s\"", event);
     const size_t n = strlen(word);
     const char *end = text + strlen(text);
-    while (end > text) {
+    while (end > text && *out == NULL) {
         const char *begin = end - 1; /* the newline */
         while (begin > text && begin[-1] != '\n') begin--;
-        const lh_node *node = NULL;
         if (strncmp(begin, word, n) == 0)
-            node = status_line(y, begin, (size_t)(end - begin - 1), event);
-        if (node != NULL) return node;
+            LH_TRY(status_line(begin, (size_t)(end - begin - 1), event, out));
         end = begin;
     }
-    return NULL;
+done:
+    return st;
 }
 
 lh_status lh_run_state_read(const char *folder, lh_run_state *r)
@@ -110,11 +97,10 @@ lh_status lh_run_state_read(const char *folder, lh_run_state *r)
     (void)snprintf(r->folder, sizeof r->folder, "%s", folder);
     LH_TRY(lh_run_tail(folder, "metrics.jsonl", STATUS_TAIL, &metrics, &r->age_s));
     LH_TRY(lh_run_tail(folder, "log.txt", STATUS_TAIL, &log, &age));
-    LH_TRY(lh_yaml_create(&r->yaml));
-    r->train = status_last(r->yaml, metrics, "train");
-    r->eval = status_last(r->yaml, metrics, "eval");
+    LH_TRY(status_last(metrics, "train", &r->train));
+    LH_TRY(status_last(metrics, "eval", &r->eval));
     r->state =
-        lh_run_judge(log, lh_run_number(r->train, "step_s") * (double)r->log_every, r->age_s);
+        lh_run_judge(log, lh_json_number(r->train, "step_s") * (double)r->log_every, r->age_s);
     LH_TRY(lhi_path(path, folder, "checkpoints"));
     LH_TRY(lh_checkpoint_newest(NULL, path, 0, r->checkpoint, sizeof r->checkpoint, &found));
 done:
@@ -125,23 +111,25 @@ done:
 
 void lh_run_state_free(lh_run_state *r)
 {
-    lh_yaml_destroy(&r->yaml);
+    lh_json_release(&r->train);
+    lh_json_release(&r->eval);
     lh_config_destroy(&r->config);
 }
 
 /* Seconds to the last step at the rate of the last one; NaN when that is not known, or over. */
 double lh_run_left(const lh_run_state *r)
 {
-    double left = (double)r->steps - lh_run_number(r->train, "step");
+    double left = (double)r->steps - lh_json_number(r->train, "step");
     if (strcmp(r->state, "finished") == 0) return (double)NAN;
-    return left * lh_run_number(r->train, "step_s");
+    return left * lh_json_number(r->train, "step_s");
 }
 
 /* --- saying it --- */
 
-static void status_json_real(lh_json *j, const char *key, const lh_node *line, const char *name)
+static void status_json_real(lh_json *j, const char *key, const lh_json_item *line,
+                             const char *name)
 {
-    lh_json_real(j, key, lh_run_number(line, name));
+    lh_json_real(j, key, lh_json_number(line, name));
 }
 
 void lh_run_state_json(const lh_run_state *r, lh_json *j)
@@ -180,11 +168,11 @@ done:
 }
 
 /* A loss with the unit that its line has. */
-static void status_print_loss(const lh_node *line)
+static void status_print_loss(const lh_json_item *line)
 {
-    double bits = lh_run_number(line, "bits_per_byte"),
-           perplexity = lh_run_number(line, "perplexity");
-    (void)printf("loss %.5f", lh_run_number(line, "loss"));
+    double bits = lh_json_number(line, "bits_per_byte"),
+           perplexity = lh_json_number(line, "perplexity");
+    (void)printf("loss %.5f", lh_json_number(line, "loss"));
     if (isfinite(bits)) (void)printf(", bits per byte %.5f", bits);
     if (isfinite(perplexity)) (void)printf(", perplexity %.5g", perplexity);
 }
@@ -192,27 +180,27 @@ static void status_print_loss(const lh_node *line)
 static void status_print(const lh_run_state *r)
 {
     char text[LH_UNITS_TEXT];
-    double step = lh_run_number(r->train, "step"), left = lh_run_left(r);
+    double step = lh_json_number(r->train, "step"), left = lh_run_left(r);
     (void)printf("run         %s\nstate       %s\n", r->folder, r->state);
     if (r->train != NULL) {
         (void)printf("step        %.0f of %" PRId64 " (%.1f %%), last line %.0f s ago\n", step,
                      r->steps, 100.0 * step / (double)r->steps, r->age_s);
         (void)printf("training    ");
         status_print_loss(r->train);
-        (void)printf(", gradient norm %.3g, lr %.3g\n", lh_run_number(r->train, "grad_norm"),
-                     lh_run_number(r->train, "lr"));
+        (void)printf(", gradient norm %.3g, lr %.3g\n", lh_json_number(r->train, "grad_norm"),
+                     lh_json_number(r->train, "lr"));
         (void)printf("speed       %.0f tokens/s, step %.4g s, of which %.1f %% waiting\n",
-                     lh_run_number(r->train, "tokens_per_s"), lh_run_number(r->train, "step_s"),
-                     100.0 * lh_run_number(r->train, "comm_wait_s") /
-                         lh_run_number(r->train, "step_s"));
+                     lh_json_number(r->train, "tokens_per_s"), lh_json_number(r->train, "step_s"),
+                     100.0 * lh_json_number(r->train, "comm_wait_s") /
+                         lh_json_number(r->train, "step_s"));
         (void)printf("memory      %s a step on the rank that needs most\n",
-                     lh_units_bytes(lh_run_number(r->train, "peak_bytes"), text));
+                     lh_units_bytes(lh_json_number(r->train, "peak_bytes"), text));
     }
     if (isfinite(left)) (void)printf("left        about %.0f s\n", left);
     if (r->eval != NULL) {
-        (void)printf("evaluation  step %.0f: ", lh_run_number(r->eval, "step"));
+        (void)printf("evaluation  step %.0f: ", lh_json_number(r->eval, "step"));
         status_print_loss(r->eval);
-        (void)printf(", accuracy %.4f\n", lh_run_number(r->eval, "accuracy"));
+        (void)printf(", accuracy %.4f\n", lh_json_number(r->eval, "accuracy"));
     }
     (void)printf("checkpoint  %s\n", r->checkpoint[0] != '\0' ? r->checkpoint : "none");
 }

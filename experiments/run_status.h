@@ -2,17 +2,16 @@
 /* longhaul status: what a run is doing, read from its folder while it goes on. */
 #include "experiments/config.h"
 #include "io/files.h"
+#include "io/json_read.h"
 #include "io/metrics.h"
-#include "io/yaml.h"
 
 #include <stdio.h>
 
 /* A run as its folder tells. */
 typedef struct lh_run_state {
-    lh_config *config;        /* as it was saved */
-    int64_t steps, log_every; /* of it */
-    lh_yaml *yaml;
-    const lh_node *train, *eval; /* the last line of each in metrics.jsonl; NULL: none */
+    lh_config *config;          /* as it was saved */
+    int64_t steps, log_every;   /* of it */
+    lh_json_item *train, *eval; /* the last line of each in metrics.jsonl; NULL: none */
     const char *state; /* "finished", "stopped", "failed", "running", "silent", "new": static */
     double age_s;      /* since the last metrics line; -1: there is none */
     char folder[LH_PATH_MAX], checkpoint[LH_PATH_MAX]; /* the newest; "": none */
@@ -22,9 +21,6 @@ typedef struct lh_run_state {
  * also after an error. Errors: LH_ERR_USAGE (no run folder, ...), LH_ERR_IO, LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_run_state_read(const char *folder, lh_run_state *out);
 void lh_run_state_free(lh_run_state *run);
-
-/* lh_run_number - a number of a line; NaN where it is not there, or line is NULL. Local. */
-double lh_run_number(const lh_node *line, const char *key);
 
 /* lh_run_left - seconds to the last step at the rate of the last one; NaN when that is not known, or over.
  * Local. */

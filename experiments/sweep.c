@@ -21,7 +21,7 @@ static void sweep_put(char *buf, const char *text)
     if (n >= 0 && (size_t)n >= LH_SWEEP_TEXT - used) memcpy(buf + LH_SWEEP_TEXT - 4, "...", 4);
 }
 
-/* A value as flow style shows it; a map within a value gets its braces. */
+/* A value as the experiment file writes it, in flow style; a map within a value gets its braces. */
 static void sweep_put_node(char *buf, const lh_node *node, bool outermost)
 {
     static const char *const brackets[][2] = {
@@ -46,8 +46,7 @@ static void sweep_put_node(char *buf, const lh_node *node, bool outermost)
 const char *lh_sweep_text(const lh_sweep_point *point, char *buf)
 {
     char seed[32];
-    buf[0] = '\0';
-    sweep_put_node(buf, point->values, true);
+    (void)lh_json_show_members(point->values, NULL, buf, LH_SWEEP_TEXT);
     (void)snprintf(seed, sizeof seed, "%sseed %" PRId64, buf[0] != '\0' ? ", " : "", point->seed);
     sweep_put(buf, seed);
     return buf;
@@ -207,7 +206,6 @@ static lh_status sweep_new(int64_t count, const char *path, lh_sweep **out)
     LH_TRY(lh_new(sizeof *s, &s));
     s->count = count;
     LH_TRY(sweep_keep(path, &s->path));
-    LH_TRY(lh_yaml_create(&s->nodes));
     *out = s;
     s = NULL;
 done:
@@ -235,14 +233,15 @@ static lh_status sweep_point(lh_sweep *s, const lh_node *root, const lh_config_s
 {
     lh_status st = LH_OK;
     lh_sweep_point *p = &s->point[index];
+    lh_yaml *y = NULL;
     lh_node *values = NULL;
     lh_config *config = NULL;
-    LH_TRY(sweep_resolve(root, source, axes, index, s->nodes, &values, &config));
+    LH_TRY(lh_yaml_create(&y));
+    LH_TRY(sweep_resolve(root, source, axes, index, y, &values, &config));
     LH_TRY(sweep_name("sweep", config));
     LH_TRY(lh_config_emit(config, &p->yaml));
     if (s->output == NULL) LH_TRY(sweep_keep(config->run.output, &s->output));
     p->number = index + 1;
-    p->values = values;
     p->seed = config->run.seed;
     lh_json_object(j, NULL);
     lh_json_int(j, "point", p->number);
@@ -255,9 +254,9 @@ static lh_status sweep_point(lh_sweep *s, const lh_node *root, const lh_config_s
     lh_json_close(j);
     lh_json_int(j, "seed", p->seed);
     lh_json_close(j);
-    LH_TRY(sweep_differ(s, index));
 done:
     lh_config_destroy(&config);
+    lh_yaml_destroy(&y);
     return st;
 }
 
@@ -265,18 +264,16 @@ done:
 static lh_status sweep_take_values(lh_sweep *s)
 {
     lh_status st = LH_OK;
-    lh_sweep *told = NULL;
-    lh_yaml *mine = NULL;
-    st = lh_sweep_parse(s->json, strlen(s->json), s->path, &told);
-    LH_TRY(lh_error_context(st, "sweep.json would be too large: sweep fewer or shorter values"));
-    if (told == NULL) goto done;
-    for (int64_t i = 0; i < s->count; i++) s->point[i].values = told->point[i].values;
-    mine = s->nodes;
-    s->nodes = told->nodes;
-    told->nodes = NULL;
+    const size_t count = strlen(s->json);
+    LH_CHECK(count < LH_SWEEP_JSON, LH_ERR_USAGE,
+             "%s: key 'sweep': sweep.json would be too large (%zu bytes, at most %d): sweep fewer "
+             "or shorter values",
+             s->path, count, (int)LH_SWEEP_JSON);
+    LH_TRY(lh_json_read(s->json, count, &s->told));
+    const lh_json_item *points = lh_json_find(s->told, "points");
+    for (int64_t i = 0; i < s->count; i++)
+        s->point[i].values = lh_json_find(lh_json_at(points, i), "values");
 done:
-    lh_yaml_destroy(&mine);
-    lh_sweep_destroy(&told);
     return st;
 }
 
@@ -296,6 +293,7 @@ static lh_status sweep_points(lh_sweep *s, const lh_node *root, const lh_config_
     LH_TRY(lh_json_text(&j, &text));
     LH_TRY(sweep_keep(text, &s->json));
     LH_TRY(sweep_take_values(s));
+    for (int64_t i = 0; i < s->count; i++) LH_TRY(sweep_differ(s, i));
 done:
     lh_json_free(&j);
     return st;
@@ -306,14 +304,11 @@ static lh_status sweep_alone(lh_sweep *s, const lh_node *root, const lh_config_s
 {
     lh_status st = LH_OK;
     lh_config *config = NULL;
-    lh_node *none = NULL;
     if (source->point > 0)
         return lhi_config_pick(root, source, &config); /* says that there is none */
     LH_TRY(lhi_config_fill(root, source, &config));
     LH_TRY(lh_config_emit(config, &s->point[0].yaml));
-    LH_TRY(lh_yaml_map(s->nodes, &none));
     s->point[0].number = 1;
-    s->point[0].values = none;
     s->point[0].seed = config->run.seed;
 done:
     lh_config_destroy(&config);
@@ -398,18 +393,17 @@ done:
 
 /* --- sweep.json --- */
 
-static lh_status sweep_told(const lh_node *item, const char *name, lh_sweep_point *p)
+static lh_status sweep_told(const lh_json_item *item, const char *name, lh_sweep_point *p)
 {
     lh_status st = LH_OK;
-    const lh_node *dir = lh_node_find(item, "dir"), *seed = lh_node_find(item, "seed");
-    double x = 0.0;
-    p->values = lh_node_find(item, "values");
-    LH_CHECK(dir != NULL && dir->kind == LH_NODE_SCALAR && strlen(dir->text) < sizeof p->dir &&
-                 dir->text[0] != '.' && strchr(dir->text, '/') == NULL && p->values != NULL &&
-                 p->values->kind == LH_NODE_MAP && seed != NULL && lh_node_number(seed, &x),
-             LH_ERR_USAGE, "'%s' does not say what points a sweep has", name);
-    memcpy(p->dir, dir->text, strlen(dir->text) + 1);
-    p->seed = (int64_t)strtoll(seed->text, NULL, 10);
+    const char *dir = lh_json_word(item, "dir");
+    p->values = lh_json_find(item, "values");
+    LH_CHECK(dir != NULL && strlen(dir) < sizeof p->dir && dir[0] != '.' &&
+                 strchr(dir, '/') == NULL && lh_json_item_kind(p->values) == LH_JSON_OBJECT &&
+                 lh_json_integer(item, "seed", &p->seed),
+             LH_ERR_USAGE, "'%s': point %" PRId64 " has no dir, no values or no seed", name,
+             p->number);
+    memcpy(p->dir, dir, strlen(dir) + 1);
 done:
     return st;
 }
@@ -418,20 +412,20 @@ lh_status lh_sweep_parse(const char *bytes, size_t count, const char *name, lh_s
 {
     lh_status st = LH_OK;
     lh_sweep *s = NULL;
-    lh_node *root = NULL;
     *out = NULL;
     LH_TRY(sweep_new(0, name, &s));
-    LH_TRY(lh_yaml_parse(s->nodes, bytes, count, name, &root));
-    const lh_node *points = lh_node_find(root, "points");
-    LH_CHECK(points != NULL && points->kind == LH_NODE_LIST && points->count > 0 &&
-                 points->count <= LH_SWEEP_MAX,
-             LH_ERR_USAGE, "'%s' does not say what points a sweep has", name);
-    LH_TRY(lh_new((size_t)points->count * sizeof *s->point, &s->point));
+    st = lh_json_read(bytes, count, &s->told);
+    LH_TRY(st == LH_ERR_FORMAT ? lh_error_context(LH_ERR_USAGE, "'%s'", name) : st);
+    const lh_json_item *points = lh_json_find(s->told, "points");
+    const int64_t n = lh_json_count(points);
+    LH_CHECK(lh_json_item_kind(points) == LH_JSON_LIST && n > 0 && n <= LH_SWEEP_MAX, LH_ERR_USAGE,
+             "'%s' is no sweep: it has no list 'points' of 1 to %d", name, (int)LH_SWEEP_MAX);
+    LH_TRY(lh_new((size_t)n * sizeof *s->point, &s->point));
     s->swept = true;
-    s->count = points->count;
-    for (int64_t i = 0; i < s->count; i++) {
+    s->count = n;
+    for (int64_t i = 0; i < n; i++) {
         s->point[i].number = i + 1;
-        LH_TRY(sweep_told(points->item[i], name, &s->point[i]));
+        LH_TRY(sweep_told(lh_json_at(points, i), name, &s->point[i]));
     }
     *out = s;
     s = NULL;
@@ -440,28 +434,9 @@ done:
     return st;
 }
 
-static lh_status sweep_say(lh_json *j, const lh_sweep_point *p, const char **text)
+bool lh_sweep_same(const lh_sweep_point *a, const lh_sweep_point *b)
 {
-    lh_json_begin(j);
-    lh_json_string(j, "dir", p->dir);
-    lh_json_node(j, "values", p->values);
-    lh_json_int(j, "seed", p->seed);
-    return lh_json_text(j, text);
-}
-
-lh_status lh_sweep_same(const lh_sweep_point *a, const lh_sweep_point *b, bool *same)
-{
-    lh_status st = LH_OK;
-    lh_json one = {0}, other = {0};
-    const char *p = NULL, *q = NULL;
-    *same = false;
-    LH_TRY(sweep_say(&one, a, &p));
-    LH_TRY(sweep_say(&other, b, &q));
-    *same = strcmp(p, q) == 0;
-done:
-    lh_json_free(&one);
-    lh_json_free(&other);
-    return st;
+    return strcmp(a->dir, b->dir) == 0 && a->seed == b->seed && lh_json_same(a->values, b->values);
 }
 
 void lh_sweep_destroy(lh_sweep **sweep)
@@ -473,6 +448,6 @@ void lh_sweep_destroy(lh_sweep **sweep)
     lh_free(&s->json);
     lh_free(&s->output);
     lh_free(&s->path);
-    lh_yaml_destroy(&s->nodes);
+    lh_json_release(&s->told);
     lh_free(sweep);
 }

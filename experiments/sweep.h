@@ -14,23 +14,24 @@
  * The folder run.output of a sweep holds sweep.json (lh_sweep.json) and one run for each point, named by
  * its number. */
 #include "experiments/config.h"
-#include "io/yaml.h"
+#include "io/json_read.h"
 
 enum {
-    LH_SWEEP_MAX = 1000, /* points */
-    LH_SWEEP_DIR = 8,    /* bytes of a folder's name: "0001" */
-    LH_SWEEP_TEXT = 400  /* bytes for lh_sweep_text */
+    LH_SWEEP_MAX = 1000,    /* points */
+    LH_SWEEP_DIR = 8,       /* bytes of a folder's name: "0001" */
+    LH_SWEEP_TEXT = 400,    /* bytes for lh_sweep_text */
+    LH_SWEEP_JSON = 1 << 20 /* bytes of sweep.json */
 };
 
 typedef struct lh_sweep_point {
     int64_t number; /* from 1 */
     char dir[LH_SWEEP_DIR];
-    const lh_node *values; /* a map: what is swept but run.seed, by dotted key */
+    const lh_json_item *values; /* what is swept but run.seed, by dotted key; NULL: nothing */
     int64_t seed;
     char *yaml; /* the resolved configuration, but for the run's name; NULL: not known */
 } lh_sweep_point;
 
-/* One point that is no sweep where the file has none: then dir is "", values is empty, json NULL. */
+/* One point that is no sweep where the file has none: then dir is "", values NULL, json NULL. */
 typedef struct lh_sweep {
     bool swept;
     int64_t count;
@@ -39,7 +40,7 @@ typedef struct lh_sweep {
     char *output;          /* on rank 0: run.output, the folder of all points */
     char *path;            /* how messages call the file */
     unsigned flags;        /* of the source */
-    lh_yaml *nodes;        /* owns values */
+    lh_json_item *told;    /* json as it is read; owns values */
 } lh_sweep;
 
 /* lh_sweep_load - read an experiment file as lh_config_load does, and resolve and check all its points
@@ -67,7 +68,7 @@ LH_NODISCARD lh_status lh_sweep_parse(const char *bytes, size_t count, const cha
 void lh_sweep_destroy(lh_sweep **sweep);
 
 /* lh_sweep_same - have two points the same place, values and seed? Local, pure. */
-LH_NODISCARD lh_status lh_sweep_same(const lh_sweep_point *a, const lh_sweep_point *b, bool *same);
+bool lh_sweep_same(const lh_sweep_point *a, const lh_sweep_point *b);
 
 /* lh_sweep_text - "optimizer.lr: 0.001, seed 2" into buf (LH_SWEEP_TEXT bytes), shortened; returns buf. Local. */
 const char *lh_sweep_text(const lh_sweep_point *point, char *buf);

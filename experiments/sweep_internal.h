@@ -1,6 +1,7 @@
 #pragma once
 /* Shared by sweep.c and sweep_axes.c. */
 #include "experiments/sweep.h"
+#include "io/yaml.h"
 
 /* What varies together. An axis of the grid, or a list of seeds: its key takes these values. The list:
  * key is NULL, values are maps from keys to values. A number of seeds: values is NULL. */

@@ -21,14 +21,14 @@ void lh_sweep_point_json(const lh_sweep_point *point, lh_json *j)
 {
     lh_json_int(j, "point", point->number);
     lh_json_string(j, "dir", point->dir);
-    lh_json_node(j, "values", point->values);
+    lh_json_copy(j, "values", point->values);
     lh_json_int(j, "seed", point->seed);
 }
 
 /* A number in its column; a line where it is not known. */
-static const char *status_cell(const lh_node *line, const char *key, int digits, char cell[32])
+static const char *status_cell(const lh_json_item *line, const char *key, int digits, char cell[32])
 {
-    double x = lh_run_number(line, key);
+    double x = lh_json_number(line, key);
     if (isfinite(x))
         (void)snprintf(cell, 32, "%.*f", digits, x);
     else

@@ -49,7 +49,7 @@ static lh_status train_look_run(sweep_train *t, int64_t index, const lh_run_stat
     train_known(run->config, config);
     lh_config_changes(run->config, config, &broken, &noted);
     /* what would only be other steps to come is too late for a run that has none */
-    if (over && lh_run_number(run->train, "step") >= (double)config->schedule.steps &&
+    if (over && lh_json_number(run->train, "step") >= (double)config->schedule.steps &&
         broken.count == 0)
         broken = noted;
     LH_CHECK(broken.count == 0, LH_ERR_USAGE,
@@ -112,9 +112,7 @@ static lh_status train_same(const sweep_train *t, const lh_sweep *old, const cha
              "change slowest)",
              t->sweep->count, path, old->count);
     for (int64_t i = 0; i < old->count; i++) {
-        bool same = false;
-        LH_TRY(lh_sweep_same(&old->point[i], &t->sweep->point[i], &same));
-        LH_CHECK(same, LH_ERR_USAGE,
+        LH_CHECK(lh_sweep_same(&old->point[i], &t->sweep->point[i]), LH_ERR_USAGE,
                  "the sweep differs from '%s': point %" PRId64
                  " was (%s), is (%s): give another run.output, or change it back (points may be "
                  "added at the end: seeds change slowest)",
@@ -163,13 +161,12 @@ static lh_status train_result(const sweep_train *t, int64_t index)
     const lh_sweep_point *point = &t->sweep->point[index];
     LH_TRY(lh_sweep_point_state(t->sweep->output, point, &run));
     lh_json_begin(&j);
-    for (int64_t i = 0; run.eval != NULL && i < run.eval->count; i++)
-        if (!train_is_time(run.eval->key[i]->text))
-            lh_json_node(&j, run.eval->key[i]->text, run.eval->item[i]);
+    for (lh_json_member m = {0}; lh_json_next(run.eval, &m);)
+        if (!train_is_time(m.key)) lh_json_copy(&j, m.key, m.item);
     if (run.eval == NULL) {
         lh_json_string(&j, "event", "train");
-        lh_json_real(&j, "step", lh_run_number(run.train, "step"));
-        lh_json_real(&j, "loss", lh_run_number(run.train, "loss"));
+        lh_json_real(&j, "step", lh_json_number(run.train, "step"));
+        lh_json_real(&j, "loss", lh_json_number(run.train, "loss"));
     }
     lh_sweep_point_json(point, &j);
     LH_TRY(lh_json_print(&j, stdout));

@@ -1,6 +1,7 @@
 #include "io/metrics.h"
 
 #include "core/tensor.h"
+#include "io/json_read.h"
 #include "io/utf8.h"
 #include "io/yaml.h"
 
@@ -188,6 +189,31 @@ void lh_json_node(lh_json *j, const char *key, const lh_node *node)
     for (int64_t i = 0; i < node->count; i++)
         lh_json_node(j, node->kind == LH_NODE_MAP ? node->key[i]->text : NULL, node->item[i]);
     lh_json_close(j);
+}
+
+void lh_json_copy(lh_json *j, const char *key, const lh_json_item *item)
+{
+    char text[LHI_JSON_NUMBER];
+    lh_json_kind kind = lh_json_item_kind(item);
+    bool holds = kind == LH_JSON_LIST || kind == LH_JSON_OBJECT;
+    if (j->st != LH_OK) return;
+    if (holds && j->depth == LH_JSON_DEPTH) { /* the file's fault, not ours */
+        j->st = LH_RAISE(LH_ERR_FORMAT, "JSON that is deeper than %d", (int)LH_JSON_DEPTH);
+    } else if (kind == LH_JSON_OBJECT) {
+        lh_json_object(j, key);
+        for (lh_json_member m = {0}; lh_json_next(item, &m);) lh_json_copy(j, m.key, m.item);
+        lh_json_close(j);
+    } else if (kind == LH_JSON_LIST) {
+        lh_json_array(j, key);
+        for (int64_t i = 0; i < lh_json_count(item); i++)
+            lh_json_copy(j, NULL, lh_json_at(item, i));
+        lh_json_close(j);
+    } else if (kind == LH_JSON_STRING) {
+        lh_json_string(j, key, lh_json_item_word(item));
+    } else { /* for people and in JSON alike */
+        json_key(j, key);
+        json_put(j, lh_json_show(item, text, sizeof text));
+    }
 }
 
 void lh_json_object(lh_json *j, const char *key)

@@ -1,301 +1,213 @@
 #include "io/json_read.h"
 
+#include <jansson.h>
 #include <math.h>
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
-enum { READ_DEPTH = 32 };
+#include "io/metrics.h"
+#include "io/yaml.h"
 
-/* The text in `at`, between begin and end. */
-typedef struct json_reader {
-    lh_json_tree *tree;
-    const char *begin, *at, *end;
-    int depth;
-} json_reader;
+/* --- reading --- */
 
-static lh_status read_wrong(const json_reader *r, const char *expected)
+/* Jansson passes over some allocations that fail and goes on with what it has: they are remembered here. */
+static _Thread_local lh_status read_memory;
+
+static void *read_new(size_t bytes)
 {
-    return LH_RAISE(LH_ERR_FORMAT, "byte %lld: expected %s", (long long)(r->at - r->begin + 1),
-                    expected);
+    void *p = NULL;
+    lh_status st = lh_new(bytes, &p);
+    if (st != LH_OK) read_memory = st;
+    return p;
 }
 
-static void read_space(json_reader *r)
+static void read_free(void *p)
 {
-    while (r->at < r->end && strchr(" \t\r\n", *r->at) != NULL && *r->at != '\0') r->at++;
+    lh_free(&p);
 }
 
-static bool read_is(const json_reader *r, char c)
+lh_status lh_json_read(const char *text, size_t count, lh_json_item **out)
 {
-    return r->at < r->end && *r->at == c;
-}
-
-/* Four hexadecimal digits; -1: there are none. */
-static int read_hex(const char *at, const char *end)
-{
-    int code = 0;
-    if (end - at < 4) return -1;
-    for (int i = 0; i < 4; i++) {
-        char c = at[i];
-        int digit = c >= '0' && c <= '9'   ? c - '0'
-                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                           : -1;
-        if (digit < 0) return -1;
-        code = 16 * code + digit;
-    }
-    return code;
-}
-
-/* Never longer than the escape it stands for. */
-static char *read_encode(char *to, unsigned code)
-{
-    if (code == 0 || (code >= 0xD800 && code <= 0xDFFF)) code = 0xFFFD;
-    if (code < 0x80) {
-        *to++ = (char)code;
-    } else if (code < 0x800) {
-        *to++ = (char)(0xC0 | code >> 6);
-        *to++ = (char)(0x80 | (code & 0x3F));
-    } else if (code < 0x10000) {
-        *to++ = (char)(0xE0 | code >> 12);
-        *to++ = (char)(0x80 | (code >> 6 & 0x3F));
-        *to++ = (char)(0x80 | (code & 0x3F));
-    } else {
-        *to++ = (char)(0xF0 | code >> 18);
-        *to++ = (char)(0x80 | (code >> 12 & 0x3F));
-        *to++ = (char)(0x80 | (code >> 6 & 0x3F));
-        *to++ = (char)(0x80 | (code & 0x3F));
-    }
-    return to;
-}
-
-/* Behind the backslash. */
-static lh_status read_escape(json_reader *r, char **to)
-{
-    static const char from[] = "\"\\/bfnrt";
-    static const char into[] = "\"\\/\b\f\n\r\t";
     lh_status st = LH_OK;
-    const char *found = r->at < r->end && *r->at != '\0' ? strchr(from, *r->at) : NULL;
-    if (found != NULL) {
-        *(*to)++ = into[found - from];
-        r->at++;
-        goto done;
-    }
-    int code = read_is(r, 'u') ? read_hex(r->at + 1, r->end) : -1;
-    if (code < 0) return read_wrong(r, "an escape such as \\n or \\u00e9");
-    r->at += 5;
-    unsigned whole = (unsigned)code;
-    if (code >= 0xD800 && code < 0xDC00 && r->end - r->at >= 6 && r->at[0] == '\\' &&
-        r->at[1] == 'u') {
-        int low = read_hex(r->at + 2, r->end);
-        if (low >= 0xDC00 && low <= 0xDFFF) {
-            whole = 0x10000u + (((unsigned)code - 0xD800u) << 10) + ((unsigned)low - 0xDC00u);
-            r->at += 6;
-        }
-    }
-    *to = read_encode(*to, whole);
+    char shown[JSON_ERROR_TEXT_LENGTH];
+    json_error_t error;
+    const char *zero = count > 0 ? memchr(text, '\0', count) : NULL; /* Jansson skips some */
+    *out = NULL;
+    LH_CHECK(zero == NULL, LH_ERR_FORMAT, "byte %td: a zero byte", zero - text + 1);
+    read_memory = LH_OK;
+    json_set_alloc_funcs(read_new, read_free); /* nobody else calls Jansson */
+    *out = json_loadb(text, count, 0, &error);
+    LH_TRY(read_memory);
+    LH_CHECK(*out != NULL, LH_ERR_FORMAT, "byte %d: %s", error.position,
+             lh_text_shown(error.text, shown, sizeof shown));
 done:
+    if (st != LH_OK) lh_json_release(out);
     return st;
 }
 
-/* At a quote. *text lies in the tree. */
-static lh_status read_string(json_reader *r, const char **text)
+void lh_json_release(lh_json_item **item)
 {
-    lh_status st = LH_OK;
-    char *to = r->tree->text + r->tree->used;
-    *text = to;
-    r->at++;
-    while (r->at < r->end && *r->at != '"') {
-        if ((unsigned char)*r->at < 0x20) return read_wrong(r, "no control character in a string");
-        if (*r->at != '\\') {
-            *to++ = *r->at++;
-            continue;
-        }
-        r->at++;
-        LH_TRY(read_escape(r, &to));
-    }
-    if (r->at >= r->end) return read_wrong(r, "a closing quote");
-    r->at++;
-    *to++ = '\0';
-    r->tree->used = to - r->tree->text;
-done:
-    return st;
+    json_decref(*item);
+    *item = NULL;
 }
 
-/* -?digits[.digits][e[+-]digits], as JSON has it: no hexadecimal numbers, no inf. */
-static const char *read_digits(const char *at, const char *end)
-{
-    while (at < end && *at >= '0' && *at <= '9') at++;
-    return at;
-}
-
-static const char *read_number_end(const char *at, const char *end)
-{
-    const char *first = at + (at < end && *at == '-');
-    const char *next = read_digits(first, end);
-    if (next == first || (*first == '0' && next > first + 1)) return NULL;
-    if (next < end && *next == '.') {
-        first = next + 1;
-        next = read_digits(first, end);
-        if (next == first) return NULL;
-    }
-    if (next < end && (*next == 'e' || *next == 'E')) {
-        first = next + 1;
-        if (first < end && (*first == '+' || *first == '-')) first++;
-        next = read_digits(first, end);
-        if (next == first) return NULL;
-    }
-    return next;
-}
-
-/* The text from begin on as it was written. Its place: a copy, zero-terminated. */
-static const char *read_raw(const json_reader *r, const char *begin)
-{
-    lh_json_tree *t = r->tree;
-    char *to = t->raw + t->raw_used;
-    size_t n = (size_t)(r->at - begin);
-    memcpy(to, begin, n);
-    to[n] = '\0';
-    t->raw_used += (int64_t)n + 1;
-    return to;
-}
-
-/* null, true, false or a number. */
-static lh_status read_plain(json_reader *r, lh_json_item *item)
-{
-    static const struct {
-        const char *word;
-        lh_json_kind kind;
-        double number;
-    } words[] = {{"null", LH_JSON_NULL, (double)NAN},
-                 {"true", LH_JSON_BOOL, 1.0},
-                 {"false", LH_JSON_BOOL, 0.0}};
-    const char *begin = r->at;
-    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
-        size_t n = strlen(words[i].word);
-        if ((size_t)(r->end - r->at) < n || memcmp(r->at, words[i].word, n) != 0) continue;
-        item->kind = words[i].kind;
-        item->number = words[i].number;
-        r->at += n;
-        item->text = read_raw(r, begin);
-        return LH_OK;
-    }
-    const char *end = read_number_end(r->at, r->end);
-    if (end == NULL) return read_wrong(r, "a value: a number, a string, true, false, null, [ or {");
-    item->kind = LH_JSON_NUMBER;
-    r->at = end;
-    item->text = read_raw(r, begin);
-    item->number = strtod(item->text, NULL);
-    return LH_OK;
-}
-
-static lh_status read_value(json_reader *r, const char *key);
-
-/* Behind the bracket. place: of the list or object in the tree, whose items may move. */
-static lh_status read_members(json_reader *r, int64_t place, bool object)
-{
-    lh_status st = LH_OK;
-    char closing = object ? '}' : ']';
-    for (bool first = true;; first = false) {
-        const char *key = NULL;
-        read_space(r);
-        if (first && read_is(r, closing)) break;
-        if (object) {
-            if (!read_is(r, '"')) return read_wrong(r, "a key in quotes");
-            LH_TRY(read_string(r, &key));
-            read_space(r);
-            if (!read_is(r, ':')) return read_wrong(r, "a colon");
-            r->at++;
-        }
-        LH_TRY(read_value(r, key));
-        r->tree->item[place].count++;
-        read_space(r);
-        if (read_is(r, closing)) break;
-        if (!read_is(r, ',')) return read_wrong(r, object ? "a comma or }" : "a comma or ]");
-        r->at++;
-    }
-    r->at++;
-done:
-    return st;
-}
-
-static lh_status read_value(json_reader *r, const char *key)
-{
-    lh_status st = LH_OK;
-    lh_json_tree *t = r->tree;
-    int64_t place = t->count;
-    LH_TRY(lh_grow(&t->item, &t->capacity, t->count + 1, sizeof *t->item));
-    t->item[t->count++] = (lh_json_item){.key = key, .text = "", .number = (double)NAN};
-    read_space(r);
-    lh_json_item *item = &t->item[place];
-    if (read_is(r, '"')) {
-        item->kind = LH_JSON_STRING;
-        LH_TRY(read_string(r, &item->text));
-    } else if (read_is(r, '{') || read_is(r, '[')) {
-        bool object = *r->at == '{';
-        item->kind = object ? LH_JSON_OBJECT : LH_JSON_LIST;
-        LH_CHECK(r->depth < READ_DEPTH, LH_ERR_FORMAT, "deeper than %d", (int)READ_DEPTH);
-        r->depth++;
-        r->at++;
-        LH_TRY(read_members(r, place, object));
-        r->depth--;
-    } else {
-        LH_TRY(read_plain(r, item));
-    }
-    t->item[place].items = t->count - place;
-done:
-    return st;
-}
-
-lh_status lh_json_read(lh_json_tree *t, const char *text, size_t count)
-{
-    lh_status st = LH_OK;
-    json_reader r = {.tree = t, .begin = text, .at = text, .end = text + count};
-    t->count = t->used = t->raw_used = 0;
-    /* decoded, and as it was written, no text is longer than the whole; each one ends with a zero that takes the
-     * place of a quote, comma or bracket */
-    LH_TRY(lh_grow(&t->text, &t->room, (int64_t)count + 2, 1));
-    LH_TRY(lh_grow(&t->raw, &t->raw_room, (int64_t)count + 2, 1));
-    LH_TRY(read_value(&r, NULL));
-    read_space(&r);
-    if (r.at < r.end) st = read_wrong(&r, "nothing more");
-done:
-    if (st != LH_OK) t->count = 0;
-    return st;
-}
-
-void lh_json_tree_free(lh_json_tree *t)
-{
-    lh_free(&t->item);
-    lh_free(&t->text);
-    lh_free(&t->raw);
-    *t = (lh_json_tree){0};
-}
-
-const lh_json_item *lh_json_at(const lh_json_item *list, int64_t i)
-{
-    if (list == NULL || i < 0 || i >= list->count) return NULL;
-    const lh_json_item *item = list + 1;
-    while (i-- > 0) item += item->items;
-    return item;
-}
+/* --- members --- */
 
 const lh_json_item *lh_json_find(const lh_json_item *object, const char *key)
 {
-    if (object == NULL || object->kind != LH_JSON_OBJECT) return NULL;
-    const lh_json_item *item = object + 1;
-    for (int64_t i = 0; i < object->count; i++, item += item->items)
-        if (strcmp(item->key, key) == 0) return item;
-    return NULL;
+    return json_object_get(object, key);
+}
+
+double lh_json_item_number(const lh_json_item *item)
+{
+    if (json_is_boolean(item)) return json_is_true(item) ? 1.0 : 0.0;
+    return json_is_number(item) ? json_number_value(item) : (double)NAN;
 }
 
 double lh_json_number(const lh_json_item *object, const char *key)
 {
+    return lh_json_item_number(lh_json_find(object, key));
+}
+
+bool lh_json_integer(const lh_json_item *object, const char *key, int64_t *out)
+{
     const lh_json_item *item = lh_json_find(object, key);
-    return item != NULL ? item->number : (double)NAN;
+    *out = (int64_t)json_integer_value(item);
+    return json_is_integer(item);
+}
+
+const char *lh_json_item_word(const lh_json_item *item)
+{
+    return json_string_value(item);
 }
 
 const char *lh_json_word(const lh_json_item *object, const char *key)
 {
-    const lh_json_item *item = lh_json_find(object, key);
-    return item != NULL && item->kind == LH_JSON_STRING ? item->text : NULL;
+    return lh_json_item_word(lh_json_find(object, key));
+}
+
+int64_t lh_json_count(const lh_json_item *item)
+{
+    return (int64_t)(json_is_array(item) ? json_array_size(item) : json_object_size(item));
+}
+
+const lh_json_item *lh_json_at(const lh_json_item *list, int64_t i)
+{
+    return i < 0 ? NULL : json_array_get(list, (size_t)i);
+}
+
+lh_json_kind lh_json_item_kind(const lh_json_item *item)
+{
+    static const lh_json_kind kinds[] = {
+        [JSON_NULL] = LH_JSON_NULL,   [JSON_TRUE] = LH_JSON_BOOL,
+        [JSON_FALSE] = LH_JSON_BOOL,  [JSON_INTEGER] = LH_JSON_NUMBER,
+        [JSON_REAL] = LH_JSON_NUMBER, [JSON_STRING] = LH_JSON_STRING,
+        [JSON_ARRAY] = LH_JSON_LIST,  [JSON_OBJECT] = LH_JSON_OBJECT};
+    return item != NULL ? kinds[json_typeof(item)] : LH_JSON_NULL;
+}
+
+bool lh_json_next(const lh_json_item *object, lh_json_member *member)
+{
+    /* reading changes nothing, but an iterator could */
+    json_t *of = (json_t *)(uintptr_t)object;
+    member->place =
+        member->place != NULL ? json_object_iter_next(of, member->place) : json_object_iter(of);
+    member->key = json_object_iter_key(member->place);
+    member->item = json_object_iter_value(member->place);
+    return member->place != NULL;
+}
+
+bool lh_json_same(const lh_json_item *a, const lh_json_item *b)
+{
+    return json_equal(a, b) != 0;
+}
+
+/* --- for people --- */
+
+/* What is shown so far; once cut, nothing more is. */
+typedef struct json_shown {
+    char *text;
+    size_t bytes, used;
+    bool cut;
+} json_shown;
+
+static void show_put(json_shown *s, const char *more)
+{
+    const size_t n = strlen(more), room = s->bytes - s->used;
+    if (s->cut) return;
+    (void)lh_text_shown(more, s->text + s->used, room);
+    s->used += n;
+    if (n < room) return;
+    s->cut = true;
+    s->used = s->bytes - 4;
+    while (s->used > 0 && ((unsigned char)s->text[s->used] & 0xC0) == 0x80)
+        s->used--; /* no half of a character */
+    memcpy(s->text + s->used, "...", 4);
+}
+
+/* A null, a word, a number or a string. */
+static void show_plain(json_shown *s, const lh_json_item *item)
+{
+    char number[LHI_JSON_NUMBER];
+    if (json_is_string(item)) {
+        show_put(s, json_string_value(item));
+    } else if (json_is_integer(item)) {
+        (void)snprintf(number, sizeof number, "%lld", (long long)json_integer_value(item));
+        show_put(s, number);
+    } else if (json_is_real(item)) {
+        lhi_json_shortest(json_real_value(item), number);
+        show_put(s, number);
+    } else {
+        show_put(s, json_is_true(item) ? "true" : json_is_false(item) ? "false" : "null");
+    }
+}
+
+static void show_members(json_shown *s, const lh_json_item *object, const char *except);
+
+static void show_item(json_shown *s, const lh_json_item *item)
+{
+    if (json_is_object(item)) {
+        show_put(s, "{");
+        show_members(s, item, NULL);
+        show_put(s, "}");
+    } else if (json_is_array(item)) {
+        show_put(s, "[");
+        for (int64_t i = 0; i < lh_json_count(item) && !s->cut; i++) {
+            if (i > 0) show_put(s, ", ");
+            show_item(s, lh_json_at(item, i));
+        }
+        show_put(s, "]");
+    } else {
+        show_plain(s, item);
+    }
+}
+
+static void show_members(json_shown *s, const lh_json_item *object, const char *except)
+{
+    const char *before = "";
+    for (lh_json_member m = {0}; !s->cut && lh_json_next(object, &m);) {
+        if (except != NULL && strcmp(m.key, except) == 0) continue;
+        show_put(s, before);
+        show_put(s, m.key);
+        show_put(s, ": ");
+        show_item(s, m.item);
+        before = ", ";
+    }
+}
+
+const char *lh_json_show(const lh_json_item *item, char *text, size_t bytes)
+{
+    json_shown s = {.text = text, .bytes = bytes};
+    text[0] = '\0';
+    show_item(&s, item);
+    return text;
+}
+
+const char *lh_json_show_members(const lh_json_item *object, const char *except, char *text,
+                                 size_t bytes)
+{
+    json_shown s = {.text = text, .bytes = bytes};
+    text[0] = '\0';
+    show_members(&s, object, except);
+    return text;
 }

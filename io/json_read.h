@@ -1,16 +1,17 @@
 #pragma once
-/* JSON text as a tree: what the program's own JSON lines are read back with.
+/* JSON that is read: metrics.jsonl, environment.json, sweep.json, lines of longhaul scale. Jansson reads it;
+ * this is the one place that knows. Text is UTF-8 and zero-terminated: a string with an escaped zero byte or
+ * half a surrogate pair is refused. Of members with the same key the last one counts.
  *
- * An item is followed by its members, each with its own; `items` says how many there are, itself
- * included, so the next sibling is item + item->items. Text is decoded and zero-terminated (an escaped
- * zero byte becomes U+FFFD, as does half a surrogate pair).
+ *     LH_TRY(lh_json_read(line, length, &o));
+ *     double loss = lh_json_number(o, "loss");                         NaN where it is not there
+ *     lh_json_release(&o);
  *
- *     LH_TRY(lh_json_read(&tree, line, length));
- *     double loss = lh_json_number(tree.item, "loss");                 NaN where it is not there */
+ * All functions here are local and take NULL for "there is none". */
 #include "core/status.h"
 
 typedef enum lh_json_kind {
-    LH_JSON_NULL,
+    LH_JSON_NULL, /* also what is not there */
     LH_JSON_BOOL,
     LH_JSON_NUMBER,
     LH_JSON_STRING,
@@ -18,32 +19,45 @@ typedef enum lh_json_kind {
     LH_JSON_OBJECT
 } lh_json_kind;
 
-typedef struct lh_json_item {
-    lh_json_kind kind;
-    const char *key;  /* of a member of an object; else NULL */
-    const char *text; /* STRING; NUMBER, BOOL, NULL: as written; else "" */
-    double number;    /* NUMBER; BOOL: 0 or 1; else NaN */
-    int64_t count;    /* members of LIST and OBJECT */
-    int64_t items;
-} lh_json_item;
+typedef struct json_t lh_json_item; /* one value, with its members */
 
-typedef struct lh_json_tree {
-    lh_json_item *item; /* the outermost value is item[0] */
-    int64_t count, capacity;
-    char *text, *raw; /* owned: decoded text, and pieces as they were written */
-    int64_t room, raw_room, used, raw_used;
-} lh_json_tree;
+/* lh_json_read - an object or a list, with white space around it, from text [count]. The caller releases
+ * *out. Errors: LH_ERR_FORMAT "byte N: ..."; LH_ERR_MEMORY; then *out is NULL. */
+LH_NODISCARD lh_status lh_json_read(const char *text, size_t count, lh_json_item **out);
+void lh_json_release(lh_json_item **item);
 
-/* lh_json_read - one value, with white space around it, from text [count]. What the tree held before is
- * replaced, its memory used again; start with {0}. Local, pure. Errors: LH_ERR_FORMAT "byte N: ...";
- * LH_ERR_MEMORY; then the tree is empty. */
-LH_NODISCARD lh_status lh_json_read(lh_json_tree *t, const char *text, size_t count);
-void lh_json_tree_free(lh_json_tree *t);
-
-/* lh_json_find - the member of an object; NULL when `object` is NULL, no object, or has none of this
- * name. lh_json_number - its number, NaN where there is none. lh_json_word - its string, NULL where there
- * is none. lh_json_at - member i of a list or object; NULL: there are fewer. Local. */
+/* lh_json_find - the member of an object; NULL when it has none of this name. lh_json_number - its number
+ * (of true 1, of false 0), NaN where there is none. lh_json_integer - false: it is no integer of 64 bits.
+ * lh_json_word - its string, NULL where there is none. */
 const lh_json_item *lh_json_find(const lh_json_item *object, const char *key);
 double lh_json_number(const lh_json_item *object, const char *key);
+bool lh_json_integer(const lh_json_item *object, const char *key, int64_t *out);
 const char *lh_json_word(const lh_json_item *object, const char *key);
+
+/* lh_json_count - members of a list or object, else 0. lh_json_at - member i of a list; NULL: there are
+ * fewer. lh_json_item_kind, ... - of an item itself: what it is, its number, its string. */
+int64_t lh_json_count(const lh_json_item *item);
 const lh_json_item *lh_json_at(const lh_json_item *list, int64_t i);
+lh_json_kind lh_json_item_kind(const lh_json_item *item);
+double lh_json_item_number(const lh_json_item *item);
+const char *lh_json_item_word(const lh_json_item *item);
+
+/* lh_json_next - the members of an object, as they were written: for (lh_json_member m = {0};
+ * lh_json_next(object, &m);) */
+typedef struct lh_json_member {
+    const char *key;
+    const lh_json_item *item;
+    void *place;
+} lh_json_member;
+bool lh_json_next(const lh_json_item *object, lh_json_member *member);
+
+/* lh_json_same - equal values? The order of an object's members does not matter. */
+bool lh_json_same(const lh_json_item *a, const lh_json_item *b);
+
+/* lh_json_show - a value as people write it: 0.001, full, {mechanism: full, window: [1, 2]}; numbers have the
+ * fewest digits that read back as the same. lh_json_show_members - of an object without its braces, and
+ * without the member `except` (or NULL). Into text [bytes], at least 8; what has no room ends with "...".
+ * Returns text. */
+const char *lh_json_show(const lh_json_item *item, char *text, size_t bytes);
+const char *lh_json_show_members(const lh_json_item *object, const char *except, char *text,
+                                 size_t bytes);

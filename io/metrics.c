@@ -1,9 +1,11 @@
 #include "io/metrics.h"
 
 #include "io/files.h"
+#include "io/json_read.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,38 +35,20 @@ typedef struct metrics_cut {
     int64_t moved;
 } metrics_cut;
 
-/* The value of a top-level "step" of one line; false when it has none. Our writer puts no space
- * around the colon, but other programs that edit the file may. Text inside strings cannot match:
- * there a quote is escaped. */
-static bool metrics_step(const char *line, int64_t *step)
+/* Does this line (without newline) stay? One without a step goes where the line before went: *keep. One that
+ * is no whole JSON object is cut; lost blocks of a crashed machine show up as such. */
+static lh_status metrics_stays(const char *line, size_t length, int64_t resume_step, bool *keep,
+                               bool *stays)
 {
-    int depth = 0;
-    bool inside = false;
-    for (const char *s = line; *s != '\0'; s++) {
-        if (inside && *s == '\\' && s[1] != '\0') {
-            s++;
-            continue;
-        }
-        if (!inside && depth == 1 && strncmp(s, "\"step\"", 6) == 0) {
-            const char *value = s + 6 + strspn(s + 6, " \t");
-            char *end = NULL;
-            if (*value == ':') { /* else it is a value that reads "step" */
-                *step = strtoll(value + 1, &end, 10);
-                return end != value + 1;
-            }
-        }
-        if (*s == '"') inside = !inside;
-        if (!inside && (*s == '{' || *s == '[')) depth++;
-        if (!inside && (*s == '}' || *s == ']')) depth--;
-    }
-    return false;
-}
-
-/* Is this text (without newline) one whole JSON object, as far as its ends tell? Lost blocks of a
- * crashed machine show up as NUL bytes, which shorten the text and so miss the brace. */
-static bool metrics_whole(const char *line, size_t length)
-{
-    return length >= 2 && strlen(line) == length && line[0] == '{' && line[length - 1] == '}';
+    lh_json_item *item = NULL;
+    lh_status st = lh_json_read(line, length, &item);
+    double step = lh_json_number(item, "step");
+    if (isfinite(step)) *keep = step <= (double)resume_step;
+    *stays = *keep && lh_json_item_kind(item) == LH_JSON_OBJECT;
+    lh_json_release(&item);
+    if (st != LH_ERR_FORMAT) return st;
+    lh_error_clear();
+    return LH_OK;
 }
 
 static lh_status metrics_split(metrics_cut *c, int64_t resume_step, const char *path)
@@ -75,12 +59,11 @@ static lh_status metrics_split(metrics_cut *c, int64_t resume_step, const char *
     bool keep = true;
     ssize_t n = 0;
     while (errno = 0, (n = getline(&line, &room, c->from)) >= 0) {
-        int64_t step = 0;
+        bool stays = false;
         size_t length = (size_t)n;
         if (length > 0 && line[length - 1] == '\n') line[--length] = '\0';
-        bool whole = metrics_whole(line, length);
-        if (whole && metrics_step(line, &step)) keep = step <= resume_step;
-        FILE *to = whole && keep ? c->keep : c->cut;
+        LH_TRY(metrics_stays(line, length, resume_step, &keep, &stays));
+        FILE *to = stays ? c->keep : c->cut;
         if (to == c->cut) c->moved++;
         LH_CHECK(fwrite(line, 1, length, to) == length && fputc('\n', to) != EOF, LH_ERR_IO,
                  "cannot write beside '%s': %s", path, strerror(errno));

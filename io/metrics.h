@@ -43,6 +43,11 @@ void lh_json_reals(lh_json *j, const char *key, const double *values, int64_t co
 struct lh_node;
 void lh_json_node(lh_json *j, const char *key, const struct lh_node *node);
 
+/* lh_json_copy - a member that says what was read (json_read.h) says. Local. LH_ERR_FORMAT is kept: it is
+ * deeper than LH_JSON_DEPTH. */
+struct json_t;
+void lh_json_copy(lh_json *j, const char *key, const struct json_t *item);
+
 /* lhi_json_shortest - the shortest decimal number that reads back as x. Local. */
 enum { LHI_JSON_NUMBER = 40 };
 void lhi_json_shortest(double x, char text[LHI_JSON_NUMBER]);

@@ -1,7 +1,7 @@
 # cmake -D ROOT=folder -P check_layers.cmake: the rules that the compiler does not know.
 #
 #   includes    point downwards only: core <- parallel <- attention <- models <- experiments; io: core, parallel
-#   libraries   mpi.h only in parallel, hdf5.h and yaml.h only in io, CUDA only in core, blis.h only in core,
+#   libraries   mpi.h only in parallel, hdf5.h, yaml.h and jansson.h only in io, CUDA only in core, blis.h only in core,
 #               cmocka.h only in tests/lh_test.h; mechanism files never include each other; tests/fuzz
 #               makes HDF5 files of its own
 #   calls       exit, abort, assert and their like nowhere but in experiments/main.c and parallel/fatal.c (parallel/smpi.c
@@ -87,7 +87,7 @@ macro(check_include file line folder header)
     check_library("${file}" ${line} "${header}" "^mpi\\.h$" "^parallel/")
     check_library("${file}" ${line} "${header}" "^parallel/mpi_handle\\.h$" "^(parallel|io|tests/fuzz)/")
     check_library("${file}" ${line} "${header}" "^(hdf5|H5[a-zA-Z]*)\\.h$" "^(io|tests/fuzz)/")
-    check_library("${file}" ${line} "${header}" "^yaml\\.h$" "^io/")
+    check_library("${file}" ${line} "${header}" "^(yaml|jansson)\\.h$" "^io/")
     check_library("${file}" ${line} "${header}" "^(blis/)?(blis|cblas)\\.h$" "^core/")
     check_library("${file}" ${line} "${header}" "^(cuda|cublas|cudnn|nccl)[a-zA-Z0-9_]*\\.h$" "^core/")
     check_library("${file}" ${line} "${header}" "^cmocka\\.h$" "^tests/lh_test\\.h$")

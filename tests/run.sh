@@ -162,7 +162,7 @@ fuzz_compiler() {
 # Each target counts once. What is not fuzzed comes from the libraries of the release build, made by gcc with its OpenMP.
 check_fuzz() {
     local tool target targets='checkpoint tokens config set' seconds=15 log=build/fuzz.log
-    [ "$all" = 1 ] && targets="$targets text json" seconds=600
+    [ "$all" = 1 ] && targets="$targets text" seconds=600
     note fuzz
     if ! tool=$(fuzz_compiler); then
         skip 'fuzz: clang with its fuzzer library is not installed (Debian: clang-14 libclang-rt-14-dev)'

@@ -184,7 +184,7 @@ no_run "unknown option '--foo'" runs/other --foo
 echo '{"sweep": 1, "points": 3}' >empty/sweep.json
 no_run "no list 'points'" empty
 echo '{"sweep": 1' >empty/sweep.json
-no_run "'empty/sweep.json': byte 13" empty
+no_run "'empty/sweep.json': byte 12" empty
 expect 1 0 report runs/other --out nowhere/page.html
 says err 'nowhere/page.html'
 
