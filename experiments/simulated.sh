@@ -78,6 +78,7 @@ set xlabel 'ranks (nodes of 32 cores)'
 set ylabel 'seconds a step'
 set grid
 set key outside right
-plot $plots '$out/$network-ring.dat' using 1:(\$1 == 16 ? \$2 : 1/0) notitle with points pt 0
+set xrange [14:1200]
+plot ${plots%, }
 EOF
 done
