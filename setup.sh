@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what Longhaul is built with. On Debian and its relatives by apt-get, as root or with sudo; elsewhere it says
-# what is needed. When everything is there it does nothing.
+# what is needed. When everything is there it does nothing. --all: also what only tests/run.sh --all uses.
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 
@@ -11,6 +11,7 @@ packages=(
     libblis-openmp-dev                      # BLIS: matrix products
     libhdf5-openmpi-dev                     # parallel HDF5: checkpoints
     libyaml-dev                             # experiment files
+    libjansson-dev                          # reading JSON: metrics, sweeps, reports
     libcmocka-dev                           # tests
     bible-kjv gzip                          # the quickstart's text, and what it is compared with
 )
@@ -20,17 +21,24 @@ optional=(                                  # plots and tests; not in every rele
     hdf5-tools                              # h5dump, which reads a checkpoint
     libsimgrid-dev                          # longhaul-sim: simulated clusters
     gnuplot-nox                             # plots: longhaul report, figures (without it there are tables)
+)
+thorough=(                                  # what tests/run.sh --all alone uses; as optional as those
+    clang-tidy-14                           # clang-tidy with the static analyzer (also run.sh --tidy)
+    valgrind                                # memcheck
+    slurmctld slurmd slurm-client munge     # a Slurm of one node: job arrays, jobs that are put back
     chromium                                # the test that looks at a report in a browser
 )
 
 case ${1-} in
 '') ;;
+--all) optional+=("${thorough[@]}") ;;
 -h | --help)
-    echo 'usage: bash setup.sh'
+    echo 'usage: bash setup.sh [--all]'
     echo "Installs, where missing: ${packages[*]} ${optional[*]}"
+    echo "With --all also: ${thorough[*]}"
     exit 0 ;;
 *)
-    echo 'usage: bash setup.sh' >&2
+    echo 'usage: bash setup.sh [--all]' >&2
     exit 2 ;;
 esac
 
@@ -53,10 +61,10 @@ needs() {
 Longhaul needs
   a C17 compiler with OpenMP, make, CMake 3.25 or later, pkg-config
   MPI 3.1 or later (mpicc, mpirun)
-  BLIS, HDF5 built with MPI, libyaml, cmocka (tests)
+  BLIS, HDF5 built with MPI, libyaml, Jansson, cmocka (tests)
   for the quickstart: gzip, and the program `bible` of Debian's bible-kjv
 From modules or Spack: load them and set CMAKE_PREFIX_PATH to their prefixes, or MPI_HOME, BLIS_ROOT, HDF5_ROOT, YAML_ROOT,
-CMOCKA_ROOT one by one.
+JANSSON_ROOT, CMOCKA_ROOT one by one.
 EOF
 }
 

@@ -241,7 +241,9 @@ part() {
     esac
 }
 
-if [ "$install" = 1 ] && ! bash setup.sh; then
+setup=()
+if [ "$all" = 1 ]; then setup=(--all); fi
+if [ "$install" = 1 ] && ! bash setup.sh ${setup[@]+"${setup[@]}"}; then
     echo 'setup.sh failed, see above'
     echo '0 passed, 1 failed'
     exit 1
