@@ -18,6 +18,7 @@ optional=(                                  # tests; not in every release, parts
     clang-format-14                         # the format check
     clang-14 libclang-rt-14-dev             # fuzzing
     hdf5-tools                              # h5dump, which reads a checkpoint
+    valgrind                                # memcheck, which sees reads of what was never written (run.sh --all)
 )
 
 case ${1-} in
