@@ -17,6 +17,7 @@ packages=(
 optional=(                                  # tests; not in every release, parts that miss them are left out
     clang-format-14                         # the format check
     clang-14 libclang-rt-14-dev             # fuzzing
+    libomp-14-dev                           # the build by clang (run.sh --all)
     hdf5-tools                              # h5dump, which reads a checkpoint
     valgrind                                # memcheck, which sees reads of what was never written (run.sh --all)
 )
