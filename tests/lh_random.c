@@ -14,7 +14,8 @@ enum { RANDOM_WORDS = 7, RANDOM_TOKENS = 700, RANDOM_TEXT = 1500, RANDOM_PATH = 
 int64_t lhi_random_below(lh_random *r, int64_t n)
 {
     uint64_t stream = lh_stream_id(LH_STREAM_TEST, (uint32_t)(r->number * 8 + r->ranks));
-    return (int64_t)lh_random_u32(r->seed, stream, r->drawn++) % n;
+    int64_t x = (int64_t)lh_random_u32(r->seed, stream, r->drawn++);
+    return n > 1 ? x % n : 0;
 }
 
 int64_t lhi_random_between(lh_random *r, int64_t low, int64_t high)
