@@ -202,9 +202,10 @@ check_fuzz() {
 
 # Memory errors that the sanitizers do not see: reading what was never written, and what the libraries do with our memory.
 # All test programs in the debug build, on one rank, those that take longest first; valgrind knows no AVX-512. Left out:
-# programs that are to fail. Each program counts once.
+# programs that are to fail, and bench, which takes most of its time to measure the processor's speed, and whose cases are
+# mechanisms and steps that the others run. Each program counts once.
 check_valgrind() {
-    local program name long='conformance tiles bench plan accuracy kernels random_config step_plan favor checkpoint convert'
+    local program name long='tiles conformance plan accuracy kernels random_config step_plan favor checkpoint convert'
     note valgrind
     if ! command -v valgrind >/dev/null; then skip 'valgrind: not installed (Debian: valgrind)'; return; fi
     if ! grep -qw avx2 /proc/cpuinfo 2>/dev/null; then skip 'valgrind: the tests want avx2'; return; fi
@@ -214,7 +215,7 @@ check_valgrind() {
     rm -f build/valgrind/*.passed
     for program in $(printf 'build/debug/tests/test_%s\n' $long) build/debug/tests/test_*; do
         name=${program##*/test_}
-        [[ $name =~ ^(must_fail.*|fatal)$ ]] || [[ ! $name =~ ${filter:-.} ]] || echo "$name"
+        [[ $name =~ ^(must_fail.*|fatal|bench)$ ]] || [[ ! $name =~ ${filter:-.} ]] || echo "$name"
     done | awk '!seen[$0]++' >build/valgrind/list
     (cd build/valgrind && LH_TEST_ISA=avx2 OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
         OMPI_MCA_pml=ob1 OMPI_MCA_btl='^tcp,ofi,openib,usnic' xargs -P "$jobs" -I{} bash -c \
