@@ -217,7 +217,7 @@ check_valgrind() {
         name=${program##*/test_}
         [[ $name =~ ^(must_fail.*|fatal|bench)$ ]] || [[ ! $name =~ ${filter:-.} ]] || echo "$name"
     done | awk '!seen[$0]++' >build/valgrind/list
-    (cd build/valgrind && LH_TEST_ISA=avx2 OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
+    (cd build/valgrind && LH_TEST_ISA=avx2 LH_RANDOM_PATIENCE=1000 OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
         OMPI_MCA_pml=ob1 OMPI_MCA_btl='^tcp,ofi,openib,usnic' xargs -P "$jobs" -I{} bash -c \
         'timeout 2400 valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
             --suppressions=../../tests/valgrind.supp ../debug/tests/test_{} >{}.log 2>&1 && : >{}.passed' <list)

@@ -3,7 +3,8 @@
  * and its mistake named; a wild one is refused with a reason, or runs. None ends in a crash, an internal
  * error or a hang.
  *
- * LH_RANDOM_SEED, LH_RANDOM_FIRST, LH_RANDOM_COUNT choose which; LH_ALL=1 takes many. What is running lies in
+ * LH_RANDOM_SEED, LH_RANDOM_FIRST, LH_RANDOM_COUNT choose which; LH_ALL=1 takes many; LH_RANDOM_PATIENCE: seconds
+ * for each. What is running lies in
  * random.npP.yaml: after a crash or a hang that file is the guilty one, which `longhaul train` reads. */
 #define _POSIX_C_SOURCE 200809L /* alarm */
 #include "core/random.h"
@@ -396,6 +397,7 @@ static void test_random_configurations(void **state)
     uint64_t seed = (uint64_t)wanted("LH_RANDOM_SEED", RANDOM_SEED);
     int64_t first = wanted("LH_RANDOM_FIRST", 0);
     int64_t count = wanted("LH_RANDOM_COUNT", getenv("LH_ALL") != NULL ? RANDOM_MANY : RANDOM_FEW);
+    int64_t patience = wanted("LH_RANDOM_PATIENCE", RANDOM_PATIENCE);
     (void)snprintf(stem, sizeof stem, "random.np%d", lh_comm_size(c));
     (void)snprintf(path, sizeof path, "%s.yaml", stem);
     lh_assert_all_ok(c, lead ? lh_random_files(stem) : LH_OK);
@@ -404,7 +406,7 @@ static void test_random_configurations(void **state)
         lh_random_text(&k.about, k.text);
         k.bad = false;
         lh_assert_all_ok(c, lead ? lh_write_small(NULL, path, k.text, strlen(k.text)) : LH_OK);
-        (void)alarm(RANDOM_PATIENCE);
+        (void)alarm((unsigned)patience);
         case_check(&k);
         (void)alarm(0);
         tally.findings += k.bad;
