@@ -23,8 +23,9 @@ optional=(                                  # plots and tests; not in every rele
     gnuplot-nox                             # plots: longhaul report, figures (without it there are tables)
 )
 thorough=(                                  # what tests/run.sh --all alone uses; as optional as those
+    libomp-14-dev                           # the build by clang
     clang-tidy-14                           # clang-tidy with the static analyzer (also run.sh --tidy)
-    valgrind                                # memcheck
+    valgrind                                # memcheck, which sees reads of what was never written
     slurmctld slurmd slurm-client munge     # a Slurm of one node: job arrays, jobs that are put back
     chromium                                # the test that looks at a report in a browser
 )

@@ -163,6 +163,8 @@ static void work_place(const job *s, int thread, work *w)
     w->begin = w->part = 0;
     w->end = s->n_tiles;
     w->parts = 1;
+    /* lanes behind the last query, and scores that are masked next, take from rows of X that nobody wrote */
+    memset(w->piece[PIECE_X], 0, (size_t)piece_elements(PIECE_X, &s->room) * sizeof(real));
     if (PAIR > 1) return;
     w->piece[PIECE_P_WORDS] = w->piece[PIECE_P];
     w->piece[PIECE_DS_FLAT] = w->piece[PIECE_DS_STACKED] = w->piece[PIECE_DS];

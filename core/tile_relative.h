@@ -17,7 +17,7 @@ typedef struct offsets {
 } offsets;
 
 /* Table rows of the key block's distances, those that the tile's band leaves. Rows that only queries
- * of the padding would need are 0. */
+ * of the padding would need are 0, and so are those behind the last that fill a register block. */
 static void pack_offsets(const query_block *q, const key_block *kb, offsets *x)
 {
     const job *s = q->s;
@@ -30,7 +30,8 @@ static void pack_offsets(const query_block *q, const key_block *kb, offsets *x)
     const int64_t row = t->r_row + (first - last) * t->r_step;
     pack_flat(dst, s->words, s->r + row_at(0, 0, row, s->heads, q->h, s->width),
               t->r_step * s->heads * s->width, rows, s->width, 1);
-    memset(dst + rows * s->words, 0, (size_t)((end - first - rows) * s->words) * sizeof(real));
+    memset(dst + rows * s->words, 0,
+           (size_t)((end - first - rows + SCORE_ROWS - 1) * s->words) * sizeof(real));
     *x = (offsets){.band = {.lo = 0, .hi = (int32_t)kb->n - 1, .bits = -1}};
     x->rows = (key_block){.tile = &x->band, .first = first, .n = end - first, .k = dst};
     x->rows.dk = q->w->piece[PIECE_DR] + first * s->stride;

@@ -240,7 +240,8 @@ static lh_status train_folder(train_run *r, bool resume)
     lh_status st = LH_OK;
     char path[LH_PATH_MAX];
     bool exists = false;
-    LH_TRY(lhi_path(r->folder, r->config->run.output, r->config->run.name));
+    st = lhi_path(r->folder, r->config->run.output, r->config->run.name);
+    LH_TRY(lh_error_context(st, "key 'run.output'"));
     LH_TRY(lhi_path(r->checkpoints, r->folder, "checkpoints"));
     st = lh_checkpoint_newest(r->world, r->checkpoints, 0, path, sizeof path, &exists);
     LH_TRY(lh_error_context(st, "key 'run.output'"));

@@ -38,6 +38,8 @@ static lh_status resume_accept(void *user, const lh_checkpoint_info *info)
     *check->noted = (lh_change_list){0};
     lh_config_changes(was, check->session->config, &broken, check->noted);
     resume_compare_data(check->session, info, &broken);
+    if (strcmp(info->precision, LH_REAL_NAME) != 0)
+        lh_change_add(check->noted, "the precision of numbers", info->precision, LH_REAL_NAME);
     LH_CHECK(broken.count == 0, LH_ERR_USAGE,
              "--resume: the configuration contradicts '%s' in %" PRId64
              " key%s:%s\nchange %s back, or "

@@ -1,21 +1,12 @@
-#include "io/h5.h"
+#include "io/h5_internal.h"
 
-#include "io/files.h"
 #include "parallel/mpi_handle.h"
 
-#include <hdf5.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 enum { h5_headroom = 32 << 20 }; /* bytes: more than they take */
-
-struct lh_h5 {
-    hid_t id;
-    lh_comm *comm; /* borrowed; NULL: this process alone */
-    bool written;  /* by us: its size is not known yet */
-    char path[LH_PATH_MAX];
-};
 
 /* --- errors
  * -------------------------------------------------------------------------------------------------------- */
@@ -39,7 +30,7 @@ static herr_t h5_collect(unsigned n, const H5E_error2_t *entry, void *user)
     return 0;
 }
 
-static lh_status h5_error(lh_status code, const char *what, const char *name, const char *path)
+lh_status lhi_h5_error(lh_status code, const char *what, const char *name, const char *path)
 {
     h5_words words = {0};
     (void)H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, h5_collect, &words);
@@ -102,7 +93,7 @@ static hid_t h5_file_type(lh_h5_kind kind)
     }
 }
 
-static hid_t h5_text_type(size_t bytes)
+hid_t lhi_h5_text_type(size_t bytes)
 {
     hid_t type = H5Tcopy(H5T_C_S1);
     if (type < 0) return type;
@@ -111,7 +102,7 @@ static hid_t h5_text_type(size_t bytes)
     return H5I_INVALID_HID;
 }
 
-static lh_h5_kind h5_kind_of(hid_t type, size_t *text_bytes)
+lh_h5_kind lhi_h5_kind_of(hid_t type, size_t *text_bytes)
 {
     size_t bytes = H5Tget_size(type);
     H5T_class_t class = H5Tget_class(type);
@@ -168,7 +159,7 @@ static hid_t h5_access(lh_comm *comm)
     return H5I_INVALID_HID;
 }
 
-static void h5_drop(hid_t *id, herr_t (*drop)(hid_t))
+void lhi_h5_drop(hid_t *id, herr_t (*drop)(hid_t))
 {
     if (*id >= 0) (void)drop(*id);
     *id = H5I_INVALID_HID;
@@ -184,7 +175,7 @@ lh_status lh_h5_create(lh_comm *comm, const char *path, int64_t user_bytes, lh_h
         access = h5_access(comm);
         shape = H5Pcreate(H5P_FILE_CREATE);
         if (access < 0 || shape < 0 || H5Pset_userblock(shape, (hsize_t)user_bytes) < 0)
-            st = h5_error(LH_ERR_IO, "create", "", path);
+            st = lhi_h5_error(LH_ERR_IO, "create", "", path);
         /* Opening is collective: either all ranks come to it or none. */
         st = lh_files_agree(comm, st);
     }
@@ -192,13 +183,13 @@ lh_status lh_h5_create(lh_comm *comm, const char *path, int64_t user_bytes, lh_h
         file->written = true;
         file->id = H5Fcreate(path, H5F_ACC_TRUNC, shape, access);
         int64_t made = file->id >= 0;
-        if (!made) st = h5_error(LH_ERR_IO, "create", "", path);
+        if (!made) st = lhi_h5_error(LH_ERR_IO, "create", "", path);
         st = lh_files_agree(comm, st);
         if (st != LH_OK && comm != NULL) lh_max_i64(comm, &made, 1, LH_SEND_OTHER);
         if (st != LH_OK && made) lhi_h5_give_up(comm, path);
     }
-    h5_drop(&access, H5Pclose);
-    h5_drop(&shape, H5Pclose);
+    lhi_h5_drop(&access, H5Pclose);
+    lhi_h5_drop(&shape, H5Pclose);
     if (st != LH_OK) lh_free(&file);
     *out = file;
     return st;
@@ -235,17 +226,17 @@ lh_status lh_h5_open(lh_comm *comm, const char *path, lh_h5 **out)
     if (st == LH_OK) {
         if (lhi_lead(comm)) st = h5_look(path);
         access = h5_access(comm);
-        if (access < 0 && st == LH_OK) st = h5_error(LH_ERR_IO, "open", "", path);
+        if (access < 0 && st == LH_OK) st = lhi_h5_error(LH_ERR_IO, "open", "", path);
         st = lh_files_agree(comm, st);
     }
     if (st == LH_OK) {
         file->id = H5Fopen(path, H5F_ACC_RDONLY, access);
-        if (file->id < 0) st = h5_error(LH_ERR_FORMAT, "open", "", path);
+        if (file->id < 0) st = lhi_h5_error(LH_ERR_FORMAT, "open", "", path);
         st = lh_files_agree(comm, st);
     }
-    h5_drop(&access, H5Pclose);
+    lhi_h5_drop(&access, H5Pclose);
     if (st != LH_OK) {
-        if (file != NULL && comm == NULL) h5_drop(&file->id, H5Fclose);
+        if (file != NULL && comm == NULL) lhi_h5_drop(&file->id, H5Fclose);
         lh_free(&file);
     }
     *out = file;
@@ -256,7 +247,7 @@ lh_status lh_h5_flush(lh_h5 *file)
 {
     lh_status st = LH_OK;
     if (H5Fflush(file->id, H5F_SCOPE_GLOBAL) < 0)
-        st = h5_error(LH_ERR_IO, "write to the end", "", file->path);
+        st = lhi_h5_error(LH_ERR_IO, "write to the end", "", file->path);
     return lh_files_agree(file->comm, st);
 }
 
@@ -265,7 +256,7 @@ lh_status lh_h5_close(lh_h5 **file)
     lh_h5 *f = *file;
     lh_status st = LH_OK;
     if (f == NULL) return LH_OK;
-    if (H5Fclose(f->id) < 0) st = h5_error(LH_ERR_IO, "close", "", f->path);
+    if (H5Fclose(f->id) < 0) st = lhi_h5_error(LH_ERR_IO, "close", "", f->path);
     st = lh_files_agree(f->comm, st);
     lh_free(file);
     return st;
@@ -277,8 +268,8 @@ lh_status lh_h5_close(lh_h5 **file)
 lh_status lh_h5_group(lh_h5 *file, const char *name)
 {
     hid_t group = H5Gcreate2(file->id, name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
-    if (group < 0) return h5_error(LH_ERR_IO, "make the group", name, file->path);
-    h5_drop(&group, H5Gclose);
+    if (group < 0) return lhi_h5_error(LH_ERR_IO, "make the group", name, file->path);
+    lhi_h5_drop(&group, H5Gclose);
     return LH_OK;
 }
 
@@ -298,7 +289,7 @@ lh_status lh_h5_define(lh_h5 *file, const char *name, lh_h5_kind kind, int ndim,
     LH_CHECK(ndim >= 0 && ndim <= LH_MAX_DIMS && (unsigned)kind < LH_H5_OTHER, LH_ERR_BUG,
              "dataset '%s': %d dimensions, kind %d", name, ndim, (int)kind);
     for (int i = 0; i < ndim; i++) extent[i] = (hsize_t)(data->dim[i] = dim[i]);
-    type = kind == LH_H5_TEXT ? h5_text_type(text_bytes) : H5Tcopy(h5_file_type(kind));
+    type = kind == LH_H5_TEXT ? lhi_h5_text_type(text_bytes) : H5Tcopy(h5_file_type(kind));
     space = ndim > 0 ? H5Screate_simple(ndim, extent, NULL) : H5Screate(H5S_SCALAR);
     how = H5Pcreate(H5P_DATASET_CREATE);
     /* Every element is written by some rank: filling first would write everything twice. No time of
@@ -309,15 +300,15 @@ lh_status lh_h5_define(lh_h5 *file, const char *name, lh_h5_kind kind, int ndim,
     if (good) data->id = H5Dcreate2(file->id, name, type, space, H5P_DEFAULT, how, H5P_DEFAULT);
     if (!good || data->id < 0) {
         data->id = -1;
-        LH_TRY(h5_error(LH_ERR_IO, "make the dataset", name, file->path));
+        LH_TRY(lhi_h5_error(LH_ERR_IO, "make the dataset", name, file->path));
     }
     data->kind = kind;
     data->ndim = ndim;
     data->text_bytes = text_bytes;
 done:
-    h5_drop(&type, H5Tclose);
-    h5_drop(&space, H5Sclose);
-    h5_drop(&how, H5Pclose);
+    lhi_h5_drop(&type, H5Tclose);
+    lhi_h5_drop(&space, H5Sclose);
+    lhi_h5_drop(&how, H5Pclose);
     return st;
 }
 
@@ -326,7 +317,7 @@ enum { H5_INFLATES = 1032 };
 
 /* Has the file room for so many elements? So every count and product of counts stays far below an
  * overflow, and nobody reads for hours what was never written. */
-static bool h5_holds(const lh_h5 *file, hid_t type, int ndim, const hsize_t *extent)
+bool lhi_h5_holds(const lh_h5 *file, hid_t type, int ndim, const hsize_t *extent)
 {
     hsize_t left = 0;
     size_t bytes = H5Tget_size(type);
@@ -354,7 +345,7 @@ lh_status lh_h5_find(lh_h5 *file, const char *name, lh_h5_data *data)
         space = H5Dget_space(data->id);
     }
     if (type < 0 || space < 0)
-        LH_TRY(h5_error(LH_ERR_FORMAT, "open the dataset", name, file->path));
+        LH_TRY(lhi_h5_error(LH_ERR_FORMAT, "open the dataset", name, file->path));
     H5S_class_t class = H5Sget_simple_extent_type(space);
     data->ndim = H5Sget_simple_extent_dims(space, NULL, NULL);
     LH_CHECK((class == H5S_SCALAR || class == H5S_SIMPLE) && data->ndim >= 0 &&
@@ -362,13 +353,13 @@ lh_status lh_h5_find(lh_h5 *file, const char *name, lh_h5_data *data)
              LH_ERR_FORMAT, "dataset '%s' of '%s' has %d dimensions; at most %d were expected",
              name, file->path, data->ndim, LH_MAX_DIMS);
     (void)H5Sget_simple_extent_dims(space, extent, NULL);
-    LH_CHECK(h5_holds(file, type, data->ndim, extent), LH_ERR_FORMAT,
+    LH_CHECK(lhi_h5_holds(file, type, data->ndim, extent), LH_ERR_FORMAT,
              "dataset '%s' of '%s' has more elements than the file has room for", name, file->path);
     for (int i = 0; i < data->ndim; i++) data->dim[i] = (int64_t)extent[i];
-    data->kind = h5_kind_of(type, &data->text_bytes);
+    data->kind = lhi_h5_kind_of(type, &data->text_bytes);
 done:
-    h5_drop(&type, H5Tclose);
-    h5_drop(&space, H5Sclose);
+    lhi_h5_drop(&type, H5Tclose);
+    lhi_h5_drop(&space, H5Sclose);
     if (st != LH_OK) lh_h5_release(data);
     return st;
 }
@@ -397,7 +388,7 @@ bool lh_h5_has(lh_h5 *file, const char *name)
 void lh_h5_release(lh_h5_data *data)
 {
     hid_t id = (hid_t)data->id;
-    h5_drop(&id, H5Dclose);
+    lhi_h5_drop(&id, H5Dclose);
     data->id = -1;
 }
 
@@ -410,8 +401,8 @@ int64_t lh_h5_offset(const lh_h5_data *data)
     bool plain = how >= 0 && H5Pget_layout(how) == H5D_CONTIGUOUS && type >= 0 &&
                  H5Tget_order(type) != H5T_ORDER_BE;
     if (plain) at = H5Dget_offset((hid_t)data->id);
-    h5_drop(&how, H5Pclose);
-    h5_drop(&type, H5Tclose);
+    lhi_h5_drop(&how, H5Pclose);
+    lhi_h5_drop(&type, H5Tclose);
     (void)H5Eclear2(H5E_DEFAULT);
     return at == HADDR_UNDEF ? -1 : (int64_t)at;
 }
@@ -444,10 +435,10 @@ lh_status lh_h5_list(lh_h5 *file, const char *group, char **names, int64_t *coun
     id = H5Gopen2(file->id, group, H5P_DEFAULT);
     if (id < 0 || H5Literate(id, H5_INDEX_NAME, H5_ITER_INC, NULL, h5_add_name, &list) < 0) {
         LH_TRY(list.st); /* no memory; else the library failed */
-        LH_TRY(h5_error(LH_ERR_FORMAT, "list the group", group, file->path));
+        LH_TRY(lhi_h5_error(LH_ERR_FORMAT, "list the group", group, file->path));
     }
 done:
-    h5_drop(&id, H5Gclose);
+    lhi_h5_drop(&id, H5Gclose);
     if (st != LH_OK) {
         lh_free(&list.text);
         list.count = 0;
@@ -482,7 +473,7 @@ static lh_status h5_select(const lh_h5_data *data, const lh_h5_slab *slab, hid_t
     if (*memory >= 0 && *disk >= 0 &&
         H5Sselect_hyperslab(*disk, H5S_SELECT_SET, start, stride, count, NULL) >= 0)
         return LH_OK;
-    return h5_error(LH_ERR_IO, "select a part of", data->name, data->path);
+    return lhi_h5_error(LH_ERR_IO, "select a part of", data->name, data->path);
 }
 
 static lh_status h5_transfer(const lh_h5_data *data, lh_h5_kind kind, const lh_h5_slab *slab,
@@ -496,19 +487,19 @@ static lh_status h5_transfer(const lh_h5_data *data, lh_h5_kind kind, const lh_h
              kind == LH_H5_TEXT ? "text" : "numbers as expected");
     LH_CHECK(!text || data->ndim == 0, LH_ERR_FORMAT, "dataset '%s' of '%s' holds several texts",
              data->name, data->path);
-    type = text ? h5_text_type(data->text_bytes) : H5Tcopy(h5_memory_type(kind));
-    if (type < 0) LH_TRY(h5_error(LH_ERR_IO, "convert", data->name, data->path));
+    type = text ? lhi_h5_text_type(data->text_bytes) : H5Tcopy(h5_memory_type(kind));
+    if (type < 0) LH_TRY(lhi_h5_error(LH_ERR_IO, "convert", data->name, data->path));
     LH_TRY(h5_select(data, slab, &memory, &disk));
     hid_t id = (hid_t)data->id;
     herr_t err = from != NULL ? H5Dwrite(id, type, memory, disk, H5P_DEFAULT, from)
                               : H5Dread(id, type, memory, disk, H5P_DEFAULT, to);
-    if (err < 0) st = h5_error(LH_ERR_IO, from ? "write" : "read", data->name, data->path);
+    if (err < 0) st = lhi_h5_error(LH_ERR_IO, from ? "write" : "read", data->name, data->path);
     /* MPI-IO keeps the reason to itself. */
     if (err < 0 && from != NULL) st = lh_error_context(st, "is the disk full?");
 done:
-    h5_drop(&type, H5Tclose);
-    if (memory != H5S_ALL) h5_drop(&memory, H5Sclose);
-    if (disk != H5S_ALL) h5_drop(&disk, H5Sclose);
+    lhi_h5_drop(&type, H5Tclose);
+    if (memory != H5S_ALL) lhi_h5_drop(&memory, H5Sclose);
+    if (disk != H5S_ALL) lhi_h5_drop(&disk, H5Sclose);
     return st;
 }
 
@@ -536,106 +527,5 @@ lh_status lh_h5_read_all(lh_h5 *file, const char *name, lh_h5_kind kind, int64_t
     if (count > 0) LH_TRY(lh_h5_read(&data, kind, NULL, memory));
 done:
     lh_h5_release(&data);
-    return st;
-}
-
-/* --- attributes
- * ---------------------------------------------------------------------------------------------------- */
-
-static lh_status h5_put(lh_h5 *file, const char *object, const char *name, hid_t type, hid_t memory,
-                        const void *value)
-{
-    lh_status st = LH_OK;
-    hid_t space = H5Screate(H5S_SCALAR), id = H5I_INVALID_HID;
-    if (space >= 0)
-        id = H5Acreate_by_name(file->id, object, name, type, space, H5P_DEFAULT, H5P_DEFAULT,
-                               H5P_DEFAULT);
-    if (id < 0 || H5Awrite(id, memory, value) < 0)
-        st = h5_error(LH_ERR_IO, "write the attribute", name, file->path);
-    h5_drop(&id, H5Aclose);
-    h5_drop(&space, H5Sclose);
-    return st;
-}
-
-lh_status lh_h5_put_int(lh_h5 *file, const char *object, const char *name, int64_t value)
-{
-    return h5_put(file, object, name, H5T_STD_I64LE, H5T_NATIVE_INT64, &value);
-}
-
-lh_status lh_h5_put_text(lh_h5 *file, const char *object, const char *name, const char *value)
-{
-    hid_t type = h5_text_type(strlen(value) + 1);
-    lh_status st = h5_put(file, object, name, type, type, value);
-    h5_drop(&type, H5Tclose);
-    return st;
-}
-
-bool lh_h5_has_attribute(lh_h5 *file, const char *object, const char *name)
-{
-    return H5Aexists_by_name(file->id, object, name, H5P_DEFAULT) > 0;
-}
-
-/* An attribute of one element, open, with its kind. */
-static lh_status h5_get(lh_h5 *file, const char *object, const char *name, hid_t *id,
-                        lh_h5_kind *kind, size_t *text_bytes)
-{
-    lh_status st = LH_OK;
-    hid_t type = H5I_INVALID_HID, space = H5I_INVALID_HID;
-    *id = H5I_INVALID_HID;
-    LH_CHECK(lh_h5_has_attribute(file, object, name), LH_ERR_FORMAT,
-             "'%s' has no attribute '%s' at '%s'", file->path, name, object);
-    *id = H5Aopen_by_name(file->id, object, name, H5P_DEFAULT, H5P_DEFAULT);
-    if (*id >= 0) {
-        type = H5Aget_type(*id);
-        space = H5Aget_space(*id);
-    }
-    if (type < 0 || space < 0)
-        LH_TRY(h5_error(LH_ERR_FORMAT, "open the attribute", name, file->path));
-    LH_CHECK(H5Sget_simple_extent_npoints(space) == 1 && h5_holds(file, type, 0, NULL),
-             LH_ERR_FORMAT, "attribute '%s' of '%s' is no single value", name, file->path);
-    *kind = h5_kind_of(type, text_bytes);
-done:
-    h5_drop(&type, H5Tclose);
-    h5_drop(&space, H5Sclose);
-    (void)H5Eclear2(H5E_DEFAULT);
-    return st;
-}
-
-lh_status lh_h5_get_int(lh_h5 *file, const char *object, const char *name, int64_t *value)
-{
-    lh_status st = LH_OK;
-    hid_t id = H5I_INVALID_HID;
-    lh_h5_kind kind = LH_H5_OTHER;
-    size_t bytes = 0;
-    *value = 0;
-    LH_TRY(h5_get(file, object, name, &id, &kind, &bytes));
-    LH_CHECK(kind == LH_H5_INT64 || kind == LH_H5_INT32, LH_ERR_FORMAT,
-             "attribute '%s' of '%s' is no integer", name, file->path);
-    if (H5Aread(id, H5T_NATIVE_INT64, value) < 0)
-        LH_TRY(h5_error(LH_ERR_FORMAT, "read the attribute", name, file->path));
-done:
-    h5_drop(&id, H5Aclose);
-    return st;
-}
-
-lh_status lh_h5_get_text(lh_h5 *file, const char *object, const char *name, char **value)
-{
-    lh_status st = LH_OK;
-    hid_t id = H5I_INVALID_HID, type = H5I_INVALID_HID;
-    lh_h5_kind kind = LH_H5_OTHER;
-    size_t bytes = 0;
-    *value = NULL;
-    LH_TRY(h5_get(file, object, name, &id, &kind, &bytes));
-    LH_CHECK(kind == LH_H5_TEXT, LH_ERR_FORMAT, "attribute '%s' of '%s' is no text of fixed length",
-             name, file->path);
-    LH_TRY(lh_new(bytes + 2, value));
-    /* One more than stored: a padded string of the file may have no closing NUL of its own. */
-    type = h5_text_type(bytes + 1);
-    if (type < 0 || H5Aread(id, type, *value) < 0)
-        LH_TRY(h5_error(LH_ERR_FORMAT, "read the attribute", name, file->path));
-done:
-    h5_drop(&type, H5Tclose);
-    h5_drop(&id, H5Aclose);
-    if (st != LH_OK) lh_free(value);
     return st;
 }

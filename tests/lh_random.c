@@ -14,7 +14,8 @@ enum { RANDOM_WORDS = 7, RANDOM_TOKENS = 700, RANDOM_TEXT = 1500, RANDOM_PATH = 
 int64_t lhi_random_below(lh_random *r, int64_t n)
 {
     uint64_t stream = lh_stream_id(LH_STREAM_TEST, (uint32_t)(r->number * 8 + r->ranks));
-    return (int64_t)lh_random_u32(r->seed, stream, r->drawn++) % n;
+    int64_t x = (int64_t)lh_random_u32(r->seed, stream, r->drawn++);
+    return n > 1 ? x % n : 0;
 }
 
 int64_t lhi_random_between(lh_random *r, int64_t low, int64_t high)
@@ -95,6 +96,26 @@ const lh_attn_ops *lhi_random_ops(const lh_random *r, int map)
 {
     const char *name = lhi_random_get(r, LHI_SETTING(map, "mechanism"));
     return name != NULL ? lh_attn_find(name) : NULL;
+}
+
+int lhi_random_fields(const lh_random *r, lhi_random_field list[LHI_RANDOM_FIELDS])
+{
+    int n = 0;
+    for (const lhi_config_section *s = lhi_config_sections(); s->name != NULL; s++)
+        for (const lh_field *f = s->fields; f->name != NULL && n < LHI_RANDOM_FIELDS; f++)
+            list[n++] = (lhi_random_field){LHI_KEY(s->name, f->name), f};
+    for (int map = 0; map < lhi_random_maps(r); map++) {
+        const lh_attn_ops *ops = lhi_random_ops(r, map);
+        for (const lh_field *f = ops->settings; f->name != NULL && n < LHI_RANDOM_FIELDS; f++)
+            list[n++] = (lhi_random_field){LHI_SETTING(map, f->name), f};
+    }
+    return n;
+}
+
+lhi_random_field lhi_random_any(lh_random *r)
+{
+    lhi_random_field list[LHI_RANDOM_FIELDS];
+    return list[lhi_random_below(r, lhi_random_fields(r, list))];
 }
 
 const char *lh_random_name(lh_random_kind kind)

@@ -1,4 +1,4 @@
-/* One mistake in a valid configuration, and configurations in which anything may be. */
+/* One mistake in a valid configuration. */
 #include "tests/lh_random_internal.h"
 
 #include <float.h>
@@ -6,36 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* --- a key of the tables --- */
-
-typedef struct broken_field {
-    lhi_random_key key;
-    const lh_field *field;
-} broken_field;
-
-enum { BROKEN_FIELDS = 256 };
-
-/* All keys that there are: of sections, and of the mechanisms that this configuration has. */
-static int broken_fields(const lh_random *r, broken_field list[BROKEN_FIELDS])
-{
-    int n = 0;
-    for (const lhi_config_section *s = lhi_config_sections(); s->name != NULL; s++)
-        for (const lh_field *f = s->fields; f->name != NULL && n < BROKEN_FIELDS; f++)
-            list[n++] = (broken_field){LHI_KEY(s->name, f->name), f};
-    for (int map = 0; map < lhi_random_maps(r); map++) {
-        const lh_attn_ops *ops = lhi_random_ops(r, map);
-        for (const lh_field *f = ops->settings; f->name != NULL && n < BROKEN_FIELDS; f++)
-            list[n++] = (broken_field){LHI_SETTING(map, f->name), f};
-    }
-    return n;
-}
-
-static broken_field broken_any(lh_random *r)
-{
-    broken_field list[BROKEN_FIELDS];
-    return list[lhi_random_below(r, broken_fields(r, list))];
-}
 
 /* How a message calls it: "'section.key'", of a setting ".key'". */
 static void broken_expect(lh_random *r, lhi_random_key key)
@@ -76,7 +46,7 @@ static const char *broken_type(lh_random *r, lh_field_type type)
 
 static bool break_type(lh_random *r)
 {
-    broken_field f = broken_any(r);
+    lhi_random_field f = lhi_random_any(r);
     lhi_random_set(r, f.key, "%s", broken_type(r, f.field->type));
     broken_expect(r, f.key);
     return true;
@@ -85,7 +55,7 @@ static bool break_type(lh_random *r)
 /* Just below or above what the table allows. */
 static bool break_range(lh_random *r)
 {
-    broken_field f = broken_any(r);
+    lhi_random_field f = lhi_random_any(r);
     bool numbers = f.field->type != LH_FIELD_BOOL && f.field->type != LH_FIELD_CHOICE &&
                    f.field->type != LH_FIELD_STRING && f.field->type != LH_FIELD_PATH;
     bool whole = f.field->type == LH_FIELD_INT || f.field->type == LH_FIELD_INTS;
@@ -106,7 +76,7 @@ static bool break_range(lh_random *r)
 
 static bool break_unknown_key(lh_random *r)
 {
-    broken_field f = broken_any(r);
+    lhi_random_field f = lhi_random_any(r);
     char name[48];
     (void)snprintf(name, sizeof name, "%sx", f.field->name);
     lhi_random_add(r, (lhi_random_key){f.key.layer, f.key.section, name}, "1");
@@ -126,11 +96,11 @@ static bool break_twice(lh_random *r)
 /* Without a key that has no default. */
 static bool break_missing(lh_random *r)
 {
-    broken_field list[BROKEN_FIELDS];
-    int n = broken_fields(r, list), kept = 0;
+    lhi_random_field list[LHI_RANDOM_FIELDS];
+    int n = lhi_random_fields(r, list), kept = 0;
     for (int i = 0; i < n; i++)
         if (list[i].field->fallback == NULL) list[kept++] = list[i];
-    broken_field f = list[lhi_random_below(r, kept)];
+    lhi_random_field f = list[lhi_random_below(r, kept)];
     lhi_random_drop(r, f.key);
     broken_expect(r, f.key);
     return true;
@@ -525,115 +495,5 @@ void lhi_random_break(lh_random *r)
             broken_expect(
                 r, (lhi_random_key){strcmp(broken_rules[i].section, "attention") == 0 ? 0 : -1,
                                     broken_rules[i].section, broken_rules[i].key});
-    }
-}
-
-/* --- anything --- */
-
-static void loose_int(lh_random *r, const lh_field *f, char *value)
-{
-    const double pool[] = {f->min,
-                           f->max,
-                           f->min - 1,
-                           f->max + 1,
-                           0,
-                           1,
-                           2,
-                           3,
-                           5,
-                           7,
-                           10,
-                           13,
-                           16,
-                           17,
-                           64,
-                           100,
-                           -1,
-                           2147483647.0,
-                           4294967296.0,
-                           1e12,
-                           1e15,
-                           1000,
-                           65536};
-    double x = pool[lhi_random_below(r, sizeof pool / sizeof pool[0])];
-    if (f->automatic != NULL && lhi_random_often(r, 6))
-        (void)snprintf(value, LH_RANDOM_VALUE, "%s", f->automatic);
-    else
-        (void)snprintf(value, LH_RANDOM_VALUE, "%.0f", fabs(x) < 1e18 ? x : 9e18);
-}
-
-static void loose_real(lh_random *r, const lh_field *f, char *value)
-{
-    const double pool[] = {f->min, f->max, 0, 1, -1, 0.5, 1e-30, 1e-300, 1e30, 1e300, 0.999999, 2};
-    (void)snprintf(value, LH_RANDOM_VALUE, "%.17g",
-                   pool[lhi_random_below(r, sizeof pool / sizeof pool[0])]);
-}
-
-/* A list of a few integers, or a word, or one integer. */
-static void loose_ints(lh_random *r, const lh_field *f, char *value)
-{
-    char one[LH_RANDOM_VALUE];
-    size_t used = (size_t)snprintf(value, LH_RANDOM_VALUE, "[");
-    for (int64_t n = lhi_random_below(r, 5); n > 0 && used < LH_RANDOM_VALUE / 2; n--) {
-        loose_int(r, f, one);
-        used +=
-            (size_t)snprintf(value + used, LH_RANDOM_VALUE - used, "%s%s", one, n > 1 ? ", " : "");
-    }
-    (void)snprintf(value + used, LH_RANDOM_VALUE - used, "]");
-    if (lhi_random_often(r, 4)) loose_int(r, f, value);
-}
-
-static void loose_value(lh_random *r, const lh_field *f, char *value)
-{
-    static const char *const paths[] = {"", "nothing.there", ".", "/", "/dev/null"};
-    int64_t skip = 0;
-    switch (f->type) {
-    case LH_FIELD_INT:
-        loose_int(r, f, value);
-        return;
-    case LH_FIELD_REAL:
-        loose_real(r, f, value);
-        return;
-    case LH_FIELD_BOOL:
-        (void)snprintf(value, LH_RANDOM_VALUE, "%s", lhi_random_often(r, 2) ? "true" : "false");
-        return;
-    case LH_FIELD_CHOICE: {
-        const char *at = f->choices;
-        for (skip = lhi_random_below(r, 16); skip > 0 && strchr(at, '|') != NULL; skip--)
-            at = strchr(at, '|') + 1;
-        (void)snprintf(value, LH_RANDOM_VALUE, "%.*s", (int)strcspn(at, "|"), at);
-        return;
-    }
-    case LH_FIELD_REALS:
-        (void)snprintf(value, LH_RANDOM_VALUE, "%s",
-                       lhi_random_often(r, 2) ? "[0, 0]" : "[0.99, 0.9, 0.5]");
-        return;
-    case LH_FIELD_INTS:
-        loose_ints(r, f, value);
-        return;
-    default:
-        (void)snprintf(value, LH_RANDOM_VALUE, "%s", paths[lhi_random_below(r, 5)]);
-        return;
-    }
-}
-
-/* Where results go stays as it is, and how long the run is. */
-static bool loose_is_fixed(const broken_field *f)
-{
-    static const char *const steps[] = {"stall_seconds", "time_limit", "steps"};
-    if (strcmp(f->key.section, "run") == 0 && strcmp(f->field->name, "seed") != 0) return true;
-    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++)
-        if (strcmp(f->field->name, steps[i]) == 0) return true;
-    return false;
-}
-
-void lhi_random_loosen(lh_random *r)
-{
-    char value[LH_RANDOM_VALUE];
-    for (int64_t n = lhi_random_between(r, 1, 6); n > 0; n--) {
-        broken_field f = broken_any(r);
-        if (loose_is_fixed(&f)) continue;
-        loose_value(r, f.field, value);
-        lhi_random_set(r, f.key, "%s", value);
     }
 }

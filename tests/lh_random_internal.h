@@ -34,6 +34,19 @@ void lhi_random_mechanism(lh_random *r, int layer, const char *name);
 int lhi_random_maps(const lh_random *r);
 const lh_attn_ops *lhi_random_ops(const lh_random *r, int map);
 
+/* A key of the tables. */
+typedef struct lhi_random_field {
+    lhi_random_key key;
+    const lh_field *field;
+} lhi_random_field;
+
+enum { LHI_RANDOM_FIELDS = 256 };
+
+/* lhi_random_fields - all keys that there are, of sections and of the mechanisms that this configuration has;
+ * returns how many. lhi_random_any - one of them. Local. */
+int lhi_random_fields(const lh_random *r, lhi_random_field list[LHI_RANDOM_FIELDS]);
+lhi_random_field lhi_random_any(lh_random *r);
+
 /* lhi_random_valid - a valid configuration. lhi_random_break - one mistake more. lhi_random_loosen - some
  * keys become anything. Local. */
 void lhi_random_valid(lh_random *r);

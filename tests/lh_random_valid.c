@@ -187,9 +187,10 @@ static void valid_file(lh_random *r, int task, valid_shape *s)
         lhi_random_set(r, DATA("documents"), "%lld",
                        (long long)(kind[0] == 't' ? 10 : lhi_random_below(r, 7)));
     /* of a token file, which a plan does not open */
-    if (task == LH_TASK_TOKENS || masked)
-        lhi_random_set(r, LHI_KEY("model", "vocab"), "%lld",
-                       (long long)(7 + masked + lhi_random_below(r, 2)));
+    if (task == LH_TASK_TOKENS || masked) {
+        int64_t vocab = 7 + masked + lhi_random_below(r, 2);
+        lhi_random_set(r, LHI_KEY("model", "vocab"), "%lld", (long long)vocab);
+    }
 }
 
 static void valid_sizes(lh_random *r, int task, const valid_shape *s)
@@ -441,8 +442,8 @@ static void valid_run(lh_random *r, const valid_shape *s)
     int64_t accumulate = lhi_random_often(r, 2) ? 1 : lhi_random_between(r, 2, 3);
     lhi_random_set(r, LHI_KEY("run", "name"), "random-%lld", (long long)r->number);
     lhi_random_set(r, LHI_KEY("train", "accumulate"), "%lld", (long long)accumulate);
-    lhi_random_set(r, DATA("batch"), "%lld",
-                   (long long)(s->data * accumulate * lhi_random_between(r, 1, 2)));
+    int64_t batch = s->data * accumulate * lhi_random_between(r, 1, 2);
+    lhi_random_set(r, DATA("batch"), "%lld", (long long)batch);
     lhi_random_set(r, LHI_KEY("optimizer", "betas"), "[%.3g, %.3g]", 0.5 + 0.4 * valid_unit(r),
                    0.9 + 0.09 * valid_unit(r));
     lhi_random_set(r, LHI_KEY("schedule", "steps"), "%lld", (long long)lhi_random_between(r, 2, 3));

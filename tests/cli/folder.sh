@@ -129,6 +129,9 @@ says err 'text.txt'
 expect 1 1 train tiny.yaml --set run.name=locked --set run.output=/sys/longhaul
 says err "cannot make the folder '/sys/longhaul'"
 says_not err 'No such file'
+expect 2 2 train tiny.yaml --set run.output="$(printf 'folder/%.0s' {1..1000})"
+says err 'run.output'
+missing folder
 expect 2 2 train tiny.yaml --set run.name=../up
 says err 'run.name'
 missing up runs/up

@@ -149,4 +149,13 @@ says err '--resume'
 same_file runs/run/metrics.jsonl runs/straight/metrics.jsonl
 same_file runs/run/config.yaml runs/straight/config.yaml
 
+# what the other build wrote goes on here, which is said; where that build lies beside this one
+other=${LONGHAUL%/*}/../release/longhaul
+if [ "$LH_PRECISION" = double ] && [ -x "$other" ]; then
+    rm -rf runs/run
+    LONGHAUL=$other train 2 run --set schedule.steps=2 --set checkpoint.every=1
+    train 2 run --resume --set schedule.steps=3 --set checkpoint.every=1
+    says err 'the precision of numbers was float, is double'
+fi
+
 finish

@@ -134,9 +134,10 @@ static void test_sums_in_flight(void **state)
     for (int i = 0; i < 3; i++) lh_progress(c);
     while (!lh_test(c, &req[1])) lh_progress(c);
     for (int s = 0; s < SUMS; s++) lh_wait(c, &req[s]);
+    const int64_t ranks = (int64_t)size * (size + 1) / 2; /* the sum of their numbers */
     for (int s = 0; s < SUMS; s++)
         for (int64_t i = 0; i < n[s]; i++)
-            ok = ok && (double)x[s * MOST + i] == (double)(size * (size + 1) / 2 * (s + i % 7));
+            ok = ok && (double)x[s * MOST + i] == (double)(ranks * (s + i % 7));
     lh_assert_all(c, ok && t->open == 0);
     int64_t sent = t->bytes[LH_SEND_PARAMETER] - before.bytes[LH_SEND_PARAMETER];
     lh_assert_all(c, sent == (size > 1 ? (1 + 500 + MOST) * (int64_t)sizeof *x : 0));
@@ -174,6 +175,7 @@ static void test_agree_on_every_subset(void **state)
         lh_assert_all(c, st == codes[lowest % 5]);
         lh_assert_all(c, strcmp(lh_error_text(), want + prefix) == 0);
         st = lh_agree(c, lh_error_context(st, "the file of step 3")); /* nor behind a context */
+        lh_assert_all(c, st == codes[lowest % 5]);
         lh_assert_all(c, strstr(lh_error_text(), "the file of step 3: ") == lh_error_text());
         lh_assert_all(c, size == 1 || strcmp(lh_error_text() + 20, want + prefix) == 0 ||
                              codes[lowest % 5] == LH_ERR_USAGE);

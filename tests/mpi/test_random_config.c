@@ -3,9 +3,11 @@
  * and its mistake named; a wild one is refused with a reason, or runs. None ends in a crash, an internal
  * error or a hang.
  *
- * LH_RANDOM_SEED, LH_RANDOM_FIRST, LH_RANDOM_COUNT choose which; LH_ALL=1 takes many. What is running lies in
+ * LH_RANDOM_SEED, LH_RANDOM_FIRST, LH_RANDOM_COUNT choose which; LH_ALL=1 takes many; LH_RANDOM_PATIENCE: seconds
+ * for each. What is running lies in
  * random.npP.yaml: after a crash or a hang that file is the guilty one, which `longhaul train` reads. */
 #define _POSIX_C_SOURCE 200809L /* alarm */
+#include "core/random.h"
 #include "experiments/step_plan.h"
 #include "io/files.h"
 #include "tests/lh_random.h"
@@ -23,12 +25,15 @@ enum {
     RANDOM_FEW = 16,
     RANDOM_MANY = 200,
     RANDOM_PATIENCE = 120 /* seconds */,
-    RANDOM_STEM = 32
+    RANDOM_STEM = 32,
+    NUDGES = 8,
+    NUDGE_ROOM = 8, /* a step rounds far more often than once for each parameter */
+    ILL_IN = 100    /* at most one configuration of so many may be ill-conditioned */
 };
 
 /* How many ended how. */
 typedef struct random_tally {
-    int64_t ran[LH_RANDOM_KINDS], refused[LH_RANDOM_KINDS], large, nonfinite, findings;
+    int64_t ran[LH_RANDOM_KINDS], refused[LH_RANDOM_KINDS], large, nonfinite, ill, findings;
 } random_tally;
 
 /* What is checked: a configuration, and its file. Findings are printed by the ranks that have them. */
@@ -139,8 +144,33 @@ done:
     return st;
 }
 
-/* The same on one rank. Local. */
-static lh_status case_alone(random_case *k, outcome *o)
+/* Every parameter to the number beside it, up or down. nudge: another one, other directions. Local. */
+static lh_status nudge_parameters(lh_session *s, uint64_t nudge)
+{
+    lh_status st = LH_OK;
+    lh_real *x = NULL;
+    uint64_t stream = lh_stream_id(LH_STREAM_TEST, (uint32_t)nudge);
+    uint64_t drawn = 0;
+    for (int64_t i = 0; i < s->params->count; i++) {
+        lh_param *p = s->params->item[i];
+        int64_t n = lh_shape_count(&p->shape);
+        LH_TRY(lh_new((size_t)n * sizeof *x, &x));
+        lh_copy_out(s->device, x, p->value, (size_t)n * sizeof *x);
+        for (int64_t j = 0; j < n; j++) {
+            /* between 0.75 and 1.5 units in its last place, so rounded to one */
+            double way = lh_random_u32(RANDOM_SEED, stream, drawn++) % 2 == 0 ? 0.75 : -0.75;
+            x[j] += (lh_real)(way * LH_TOL_EPS * (double)x[j]);
+        }
+        lh_copy_in(s->device, p->value, x, (size_t)n * sizeof *x);
+        lh_free(&x);
+    }
+done:
+    lh_free(&x);
+    return st;
+}
+
+/* The same on one rank; nudge > 0: its parameters are nudged before. Local. */
+static lh_status case_alone(random_case *k, uint64_t nudge, outcome *o)
 {
     lh_status st = LH_OK;
     static const char *const overrides[] = {"mesh.data=1", "mesh.exchange=ring",
@@ -156,6 +186,7 @@ static lh_status case_alone(random_case *k, outcome *o)
     LH_TRY(lh_config_load(&source, &config));
     LH_TRY(lh_mesh_create_self(&self));
     LH_TRY(lh_session_open(self->world, config, true, &s));
+    if (nudge > 0) LH_TRY(nudge_parameters(s, nudge));
     LH_TRY(case_steps(k, s, NULL, o));
 done:
     lh_session_close(&s);
@@ -164,36 +195,95 @@ done:
     return st;
 }
 
-static bool near_to(double a, double b, double relative)
+/* What is compared, and how near it must be. */
+enum { AT_LOSS, AT_NORM, AT_SECOND, AT_EVAL, RESULTS };
+
+static void outcome_results(const outcome *o, double result[RESULTS])
 {
-    return fabs(a - b) <= relative * (fabs(b) + 1e-3);
+    result[AT_LOSS] = o->step[0].loss;
+    result[AT_NORM] = o->step[0].grad_norm;
+    result[AT_SECOND] = o->step[1].loss;
+    result[AT_EVAL] = o->eval.loss;
 }
 
-/* On one rank the same: losses, gradients, and what was counted (invariant 1). */
-static void case_compare(random_case *k, const lh_config *c, const outcome *many,
-                         const outcome *one)
+static void case_tolerances(const lh_config *c, double tol[RESULTS])
 {
-    char text[400];
     bool rounds = c->device.store == LH_STORE_BFLOAT16 || c->device.isa == LH_ISA_AVX512_BF16;
-    double loss = rounds ? 1e-2 : LH_TOL_LOSS;
     /* one unit that is 0 but for rounding is on here and off there */
     bool kinks = c->model.mlp == LH_ACT_RELU;
-    double grad = rounds ? 5e-2 : kinks ? 10 * LH_TOL_GRAD : LH_TOL_GRAD;
-    bool same = many->eval.tokens == one->eval.tokens &&
-                near_to(many->eval.loss, one->eval.loss, rounds ? 2e-2 : 1e-3);
-    for (int i = 0; i < STEPS; i++)
-        same = same && many->step[i].labels == one->step[i].labels &&
-               near_to(many->step[i].loss, one->step[i].loss, i == 0 ? loss : loss + 1e-4) &&
-               (i > 0 || near_to(many->step[i].grad_norm, one->step[i].grad_norm, grad));
+    tol[AT_LOSS] = rounds ? 1e-2 : LH_TOL_LOSS;
+    tol[AT_NORM] = rounds ? 5e-2 : kinks ? 10 * LH_TOL_GRAD : LH_TOL_GRAD;
+    tol[AT_SECOND] = tol[AT_LOSS] + 1e-4;
+    tol[AT_EVAL] = rounds ? 2e-2 : 1e-3;
+}
+
+/* How far a result is from that on one rank, in tolerances; NaN is far. */
+static double farness(double a, double one, double tol)
+{
+    double far = fabs(a - one) / (tol * (fabs(one) + 1e-3));
+    return isnan(far) ? HUGE_VAL : far;
+}
+
+/* Is a result that is out of its tolerance no further off than NUDGE_ROOM times what one unit in the last place of the
+ * parameters does to it on one rank? Then the model, and not the number of ranks, makes it differ. Local. */
+static lh_status case_ill(random_case *k, const double many[RESULTS], const double one[RESULTS],
+                          const double tol[RESULTS], bool *ill)
+{
+    lh_status st = LH_OK;
+    double most[RESULTS] = {0}, result[RESULTS];
+    *ill = true;
+    for (uint64_t n = 1; n <= NUDGES; n++) {
+        outcome nudged = {0};
+        LH_TRY(case_alone(k, n, &nudged));
+        outcome_results(&nudged, result);
+        for (int i = 0; i < RESULTS; i++)
+            most[i] = fmax(most[i], farness(result[i], one[i], tol[i]));
+    }
+    for (int i = 0; i < RESULTS; i++) {
+        double far = farness(many[i], one[i], tol[i]);
+        *ill = *ill && (far <= 1.0 || far <= NUDGE_ROOM * most[i]);
+        if (far > 1.0)
+            print_message("result %d is %.3g tolerances off; rounding the parameters: %.3g\n", i,
+                          far, most[i]);
+    }
+done:
+    return st;
+}
+
+static bool same_counts(const outcome *many, const outcome *one)
+{
+    bool same = many->eval.tokens == one->eval.tokens;
+    for (int i = 0; i < STEPS; i++) same = same && many->step[i].labels == one->step[i].labels;
+    return same;
+}
+
+/* On one rank the same: losses, gradients, and what was counted (invariant 1). Local. */
+static lh_status case_compare(random_case *k, const lh_config *c, const outcome *many,
+                              const outcome *one)
+{
+    lh_status st = LH_OK;
+    char text[400];
+    double a[RESULTS], b[RESULTS], tol[RESULTS];
+    bool same = same_counts(many, one);
+    bool near = true;
+    outcome_results(many, a);
+    outcome_results(one, b);
+    case_tolerances(c, tol);
+    for (int i = 0; i < RESULTS; i++) near = near && farness(a[i], b[i], tol[i]) <= 1.0;
+    if (same && !near) {
+        LH_TRY(case_ill(k, a, b, tol, &near));
+        k->tally->ill += near;
+    }
+    if (same && near) goto done;
     (void)snprintf(text, sizeof text,
                    "loss %.12g (%.12g), norm %.9g (%.9g), labels %lld (%lld); second loss %.12g "
                    "(%.12g); evaluation %.12g (%.12g) of %lld (%lld)",
-                   many->step[0].loss, one->step[0].loss, many->step[0].grad_norm,
-                   one->step[0].grad_norm, (long long)many->step[0].labels,
-                   (long long)one->step[0].labels, many->step[1].loss, one->step[1].loss,
-                   many->eval.loss, one->eval.loss, (long long)many->eval.tokens,
-                   (long long)one->eval.tokens);
-    if (!same) report(k, "another result than on one rank (in brackets)", text);
+                   a[AT_LOSS], b[AT_LOSS], a[AT_NORM], b[AT_NORM], (long long)many->step[0].labels,
+                   (long long)one->step[0].labels, a[AT_SECOND], b[AT_SECOND], a[AT_EVAL],
+                   b[AT_EVAL], (long long)many->eval.tokens, (long long)one->eval.tokens);
+    report(k, "another result than on one rank (in brackets)", text);
+done:
+    return st;
 }
 
 /* Collective. Errors: agreed. */
@@ -206,10 +296,12 @@ static lh_status case_run(random_case *k, lh_config *config)
     LH_TRY(lh_session_open(k->comm, config, true, &s));
     LH_TRY(lh_agree(k->comm, case_plan(k, config, &plan)));
     LH_TRY(case_steps(k, s, &plan, &many));
-    if (lh_comm_rank(k->comm) == 0) st = case_alone(k, &one);
+    if (lh_comm_rank(k->comm) == 0) {
+        st = case_alone(k, 0, &one);
+        if (st == LH_OK && k->about.kind == LH_RANDOM_VALID)
+            st = case_compare(k, config, &many, &one);
+    }
     LH_TRY(lh_agree(k->comm, st));
-    if (lh_comm_rank(k->comm) == 0 && k->about.kind == LH_RANDOM_VALID)
-        case_compare(k, config, &many, &one);
 done:
     lh_session_close(&s);
     return st;
@@ -289,6 +381,12 @@ static int64_t wanted(const char *name, int64_t otherwise)
     return text != NULL && text[0] != '\0' ? strtoll(text, NULL, 10) : otherwise;
 }
 
+/* In double nothing is so ill-conditioned that its tolerances notice: there all are compared. */
+static int64_t ill_allowed(int64_t count)
+{
+    return sizeof(lh_real) == sizeof(double) ? 0 : (count + ILL_IN - 1) / ILL_IN;
+}
+
 static void test_random_configurations(void **state)
 {
     lh_comm *c = *state;
@@ -299,6 +397,7 @@ static void test_random_configurations(void **state)
     uint64_t seed = (uint64_t)wanted("LH_RANDOM_SEED", RANDOM_SEED);
     int64_t first = wanted("LH_RANDOM_FIRST", 0);
     int64_t count = wanted("LH_RANDOM_COUNT", getenv("LH_ALL") != NULL ? RANDOM_MANY : RANDOM_FEW);
+    int64_t patience = wanted("LH_RANDOM_PATIENCE", RANDOM_PATIENCE);
     (void)snprintf(stem, sizeof stem, "random.np%d", lh_comm_size(c));
     (void)snprintf(path, sizeof path, "%s.yaml", stem);
     lh_assert_all_ok(c, lead ? lh_random_files(stem) : LH_OK);
@@ -307,19 +406,20 @@ static void test_random_configurations(void **state)
         lh_random_text(&k.about, k.text);
         k.bad = false;
         lh_assert_all_ok(c, lead ? lh_write_small(NULL, path, k.text, strlen(k.text)) : LH_OK);
-        (void)alarm(RANDOM_PATIENCE);
+        (void)alarm((unsigned)patience);
         case_check(&k);
         (void)alarm(0);
         tally.findings += k.bad;
     }
     lh_test_report(
         "random ranks %d seed %llu first %lld count %lld: valid ran %lld; broken refused "
-        "%lld; wild ran %lld, refused %lld, not finite %lld, only read %lld",
+        "%lld; wild ran %lld, refused %lld, not finite %lld, only read %lld; ill-conditioned %lld",
         lh_comm_size(c), (unsigned long long)seed, (long long)first, (long long)count,
         (long long)tally.ran[LH_RANDOM_VALID], (long long)tally.refused[LH_RANDOM_BROKEN],
         (long long)tally.ran[LH_RANDOM_WILD], (long long)tally.refused[LH_RANDOM_WILD],
-        (long long)tally.nonfinite, (long long)tally.large);
+        (long long)tally.nonfinite, (long long)tally.large, (long long)tally.ill);
     lh_assert_all(c, tally.findings == 0);
+    lh_assert_all(c, tally.ill <= ill_allowed(count));
 }
 
 int main(int argc, char **argv)

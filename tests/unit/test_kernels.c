@@ -482,9 +482,14 @@ static void do_sum_squares(run *r)
 }
 static void plain_sum_squares(operand *v)
 {
-    long double sum = (long double)v[1].d[0];
-    for (int i = 0; i < 5 * MANY; i++) sum += (long double)v[0].d[i] * (long double)v[0].d[i];
-    v[1].d[0] = (double)sum;
+    double sum = v[1].d[0], low = 0.0; /* what products and sums round away is added up too */
+    for (int i = 0; i < 5 * MANY; i++) {
+        double x = v[0].d[i], square = x * x, next = sum + square;
+        low += fabs(sum) >= square ? sum - next + square : square - next + sum;
+        low += fma(x, x, -square);
+        sum = next;
+    }
+    v[1].d[0] = sum + low;
 }
 
 /* tensor [2, ROWS, 5], packed [2, 21, 5] out and in, tensor that is added to */
