@@ -16,6 +16,7 @@ set nokey
 set lmargin at screen 0.08
 set rmargin at screen 0.39
 set ylabel 'MiB sent by a rank in a step'
+set ytics (1, 2, 5, 10, 20, 40)
 plot for [a=1:9] data using (of(a, 0, $3)):($4 > 0 ? $4 : NaN) with linespoints linetype a, \
      for [a=1:9] data using (of(a, 1, $3)):($4 > 0 ? $4 : NaN) with lines linetype a dashtype 2
 set lmargin at screen 0.46
