@@ -149,7 +149,8 @@ static void main_help_train(FILE *out)
         "error at the end. --resume leaves finished points alone and goes on in the others; points "
         "may\n"
         "be added at the end. A point that fails is passed over, and named at the end (exit code "
-        "1).\n"
+        "1,\n"
+        "or 2 where what failed is bad usage in each).\n"
         "  --point K   point K alone, from 1: one task of a job array; several may run at once\n\n"
         "The keys of the file:\n\n");
     lh_config_help(out);
@@ -298,6 +299,22 @@ done:
     return st;
 }
 
+/* Points are listed, and nothing of them is planned. */
+static lh_status main_points(const main_options *o)
+{
+    lh_status st = LH_OK;
+    const char *other = o->point > 0      ? "--point"
+                        : o->draw != NULL ? "--draw"
+                        : o->ranks > 0    ? "--ranks"
+                                          : NULL;
+    LH_CHECK(!o->points || other == NULL, LH_ERR_USAGE,
+             "longhaul plan: --points lists the points of a sweep and plans none: leave out %s, or "
+             "plan one of them with --point K",
+             other);
+done:
+    return st;
+}
+
 static lh_status main_picture(const char *name)
 {
     lh_status st = LH_OK;
@@ -321,6 +338,7 @@ static lh_status main_plan(lh_comm *none, int argc, char **argv)
     (void)none;
     LH_TRY(main_parse("longhaul plan", main_options_plan,
                       "an experiment file: longhaul plan FILE.yaml", argc, argv, &o));
+    LH_TRY(main_points(&o));
     LH_TRY(main_picture(o.draw));
     lh_config_source source = main_source(o.target, &o);
     source.flags = LH_CONFIG_PLAN;

@@ -1,28 +1,30 @@
 #include "experiments/simulate_rates.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "io/yaml.h"
+#include "io/json_read.h"
 
 /* Rows that are moved take the time of the addition of rows: what is measured of memory in every model. */
 static const char rates_memory[] = "add";
 enum { RATES_MAX = 16 << 20 };
 
-static double rates_number(const lh_node *map, const char *key)
+/* 0, "": it is not there. */
+static double rates_number(const lh_json_item *object, const char *key)
 {
-    const lh_node *value = lh_node_find(map, key);
-    return value != NULL && value->kind == LH_NODE_SCALAR ? strtod(value->text, NULL) : 0.0;
+    double value = lh_json_number(object, key);
+    return isfinite(value) ? value : 0.0;
 }
 
-static const char *rates_word(const lh_node *map, const char *key)
+static const char *rates_word(const lh_json_item *object, const char *key)
 {
-    const lh_node *value = lh_node_find(map, key);
-    return value != NULL && value->kind == LH_NODE_SCALAR ? value->text : "";
+    const char *word = lh_json_word(object, key);
+    return word != NULL ? word : "";
 }
 
-static void rates_item(lh_rate_set *s, const lh_node *operation)
+static void rates_item(lh_rate_set *s, const lh_json_item *operation)
 {
     double seconds = rates_number(operation, "seconds");
     double flops = rates_number(operation, "flops");
@@ -42,18 +44,19 @@ static void rates_item(lh_rate_set *s, const lh_node *operation)
     s->count++;
 }
 
-static lh_status rates_set(const char *path, int64_t line, const lh_node *map, lh_rate_set *s)
+static lh_status rates_set(const char *path, int64_t line, const lh_json_item *map, lh_rate_set *s)
 {
     lh_status st = LH_OK;
-    const lh_node *operations = lh_node_find(map, "operations");
+    const lh_json_item *operations = lh_json_find(map, "operations");
     (void)snprintf(s->mechanism, sizeof s->mechanism, "%s", rates_word(map, "mechanism"));
     (void)snprintf(s->kind, sizeof s->kind, "%s", rates_word(map, "kind"));
-    LH_CHECK(s->mechanism[0] != '\0' && s->kind[0] != '\0' && operations != NULL &&
-                 operations->kind == LH_NODE_LIST && rates_number(map, "ranks") == 1.0,
+    LH_CHECK(s->mechanism[0] != '\0' && s->kind[0] != '\0' &&
+                 lh_json_item_kind(operations) == LH_JSON_LIST && rates_number(map, "ranks") == 1.0,
              LH_ERR_USAGE,
              "%s:%lld: no rates: expected what 'mpirun -n 1 longhaul bench step' prints", path,
              (long long)line);
-    for (int64_t i = 0; i < operations->count; i++) rates_item(s, operations->item[i]);
+    for (int64_t i = 0; i < lh_json_count(operations); i++)
+        rates_item(s, lh_json_at(operations, i));
     const lh_rate *memory = lh_rate_find(s, rates_memory, LH_DIRECTION_FORWARD);
     LH_CHECK(memory != NULL && memory->per_byte > 0.0, LH_ERR_USAGE,
              "%s:%lld: the rates have no operation '%s', which says how fast memory is", path,
@@ -86,11 +89,11 @@ static lh_status rates_line(lh_rates *r, const char *path, int64_t number, const
                             size_t length, int64_t *n)
 {
     lh_status st = LH_OK;
-    lh_yaml *y = NULL;
-    lh_node *map = NULL;
+    lh_json_item *map = NULL;
     lh_rate_set *s = NULL;
-    LH_TRY(lh_yaml_create(&y));
-    LH_TRY(lh_yaml_parse(y, line, length, path, &map));
+    st = lh_json_read(line, length, &map);
+    if (st == LH_ERR_FORMAT) st = LH_ERR_USAGE; /* the file was named by the user */
+    LH_TRY(lh_error_context(st, "%s:%lld", path, (long long)number));
     LH_TRY(lh_new(sizeof *s, &s));
     LH_TRY(rates_set(path, number, map, s));
     if (rates_join(r, s, *n)) {
@@ -102,7 +105,7 @@ static lh_status rates_line(lh_rates *r, const char *path, int64_t number, const
     *n = 2;
 done:
     lh_free(&s);
-    lh_yaml_destroy(&y);
+    lh_json_release(&map);
     return st;
 }
 

@@ -54,14 +54,16 @@ const char *lh_sweep_text(const lh_sweep_point *point, char *buf)
 
 /* --- one point of a file --- */
 
-/* What a --set gives may not vary: one of both would be lost. */
+/* What a --set gives may not vary, nor what lies around it: one of both would be lost. */
 static lh_status sweep_not_set(const lh_node *old, const lh_node *key)
 {
     lh_status st = LH_OK;
     char p[LH_PLACE_MAX];
-    LH_CHECK(old == NULL || strncmp(old->source, "--set ", 6) != 0, LH_ERR_USAGE,
+    if (old == NULL) return LH_OK;
+    LH_CHECK(strncmp(old->source, "--set ", 6) != 0, LH_ERR_USAGE,
              "%s: key '%s' varies in the sweep (%s): leave one of them out", old->source, key->text,
              lh_node_place(key, p));
+    for (int64_t i = 0; i < old->count; i++) LH_TRY(sweep_not_set(old->item[i], key));
 done:
     return st;
 }

@@ -58,6 +58,13 @@ static lh_status train_look_run(sweep_train *t, int64_t index, const lh_run_stat
              run->folder, broken.count, broken.count == 1 ? "" : "s", broken.text,
              broken.count == 1 ? "it" : "them");
     t->finished[index] = over && noted.count == 0;
+    /* all points of a launch go on together; of one alone nobody knows about the others */
+    if (over && noted.count > 0 && t->wish->point > 0)
+        (void)fprintf(
+            stderr,
+            "note: point %" PRId64 " was finished and goes on with other settings:%s\n"
+            "do the same in all points of the sweep, which otherwise cannot be compared\n",
+            index + 1, noted.text);
 done:
     return st;
 }

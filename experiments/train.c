@@ -259,26 +259,17 @@ done:
     return st;
 }
 
-/* Takes up where the newest good checkpoint ends; *from: its step, -1 for a new run. */
-static lh_status train_resume(train_run *r, bool resume, int64_t *from)
+/* Takes up where the newest good checkpoint ends; *from: its step, -1 for a new run; *noted: settings that
+ * differ from there on. */
+static lh_status train_resume(train_run *r, bool resume, int64_t *from, lh_change_list *noted)
 {
     lh_status st = LH_OK;
     lh_checkpoint_info info = {0};
-    lh_change_list noted = {0};
     bool found = false;
-    char text[LH_PATH_MAX + LH_CHANGE_TEXT];
     *from = -1;
-    if (resume) {
-        LH_TRY(lhi_resume_newest(r->session, r->checkpoints, LH_CHECKPOINT_ALL, &noted, &info,
-                                 &found));
-        (void)snprintf(text, sizeof text,
-                       found ? "resuming '%s' after step %" PRId64
-                             : "nothing to resume in '%s': starting anew",
-                       r->folder, info.step);
-        train_say(r, text);
-        (void)snprintf(text, sizeof text, "from here on with other settings:%s", noted.text);
-        if (noted.count > 0) train_say(r, text);
-    }
+    if (resume)
+        LH_TRY(
+            lhi_resume_newest(r->session, r->checkpoints, LH_CHECKPOINT_ALL, noted, &info, &found));
     if (found) {
         *from = r->step = info.step;
         r->samples = info.samples;
@@ -295,6 +286,18 @@ static lh_status train_resume(train_run *r, bool resume, int64_t *from)
 done:
     lh_checkpoint_info_free(&info);
     return st;
+}
+
+static void train_say_resumed(train_run *r, int64_t from, const lh_change_list *noted)
+{
+    char text[LH_PATH_MAX + LH_CHANGE_TEXT];
+    (void)snprintf(text, sizeof text,
+                   from >= 0 ? "resuming '%s' after step %" PRId64
+                             : "nothing to resume in '%s': starting anew",
+                   r->folder, from);
+    train_say(r, text);
+    (void)snprintf(text, sizeof text, "from here on with other settings:%s", noted->text);
+    if (noted->count > 0) train_say(r, text);
 }
 
 /* One line that is written over, or a line each time? Launchers put a pipe between a rank and the
@@ -321,6 +324,7 @@ static lh_status train_open(train_run *r, bool resume)
     lh_status st = LH_OK;
     char path[LH_PATH_MAX];
     int64_t from = -1;
+    lh_change_list noted = {0};
     r->lead = lh_comm_rank(r->world) == 0;
     r->terminal = r->lead && train_terminal();
     LH_TRY(train_folder(r, resume));
@@ -328,13 +332,15 @@ static lh_status train_open(train_run *r, bool resume)
     LH_TRY(lh_error_context(lh_folder_make(r->world, r->checkpoints), "key 'run.output'"));
     lh_pulse_phase(r->session->pulse, "opening the run's files",
                    LH_PULSE_TOGETHER | LH_PULSE_PATIENT);
-    LH_TRY(lh_log_open(r->world, r->folder, &r->log));
     st = lh_new((size_t)r->config->data.batch * sizeof *r->sample_ids, &r->sample_ids);
     if (st == LH_OK) st = lh_config_emit(r->config, &r->yaml);
     LH_TRY(lh_agree(r->world, st));
+    LH_TRY(train_resume(r, resume, &from, &noted));
+    /* only now: what is refused leaves the log of the run as it is, and so its state */
+    LH_TRY(lh_log_open(r->world, r->folder, &r->log));
     train_say_start(r);
     train_say_shards(r);
-    LH_TRY(train_resume(r, resume, &from));
+    if (resume) train_say_resumed(r, from, &noted);
     LH_TRY(lh_metrics_open(r->world, r->folder, from, &r->metrics));
     LH_TRY(lhi_path(path, r->folder, "config.yaml"));
     LH_TRY(lh_write_small(r->world, path, r->yaml, strlen(r->yaml)));

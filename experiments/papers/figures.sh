@@ -1,35 +1,39 @@
 #!/usr/bin/env bash
 # All figures of papers, and the scaling studies: measures them again, one after the other, and prints their tables. About twelve
-# minutes on two cores that do nothing else; where they do, times mean little. Raw lines, objects, tables and plots go to runs/figures.
+# minutes on two cores that do nothing else; where they do, times mean little. Raw lines, objects, tables and plots go to runs/figures
+# of the repository, those of --quick to runs/figures-quick.
 #
 #   bash experiments/papers/figures.sh [--write] [--into DIR] [--only NAME,NAME] [--quick] [--redo] [--out DIR]
 #        [--program FILE]
 #
 #   --write  puts the tables into experiments/RESULTS.md, between their marks, and the plots into experiments/plots/
-#   --into   these two in another folder
+#   --into   these two in another folder, which has a RESULTS.md with the marks
 #   --only   linformer-speed, longformer-growth, performer-speed, performer-features, scaling-lengths, scaling-ranks
-#   --quick  tiny sizes: shows that everything runs, and no figures worth keeping
+#   --quick  tiny sizes: shows that everything runs, and no figures worth keeping (so --write wants --into then)
 #   --redo   measures nothing: tables and plots again, from the raw lines of the last time
 set -eu -o pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 all=linformer-speed,longformer-growth,performer-speed,performer-features,scaling-lengths,scaling-ranks
-only=$all write='' into=experiments options=() out=runs/figures quick=
+only=$all write='' into='' options=() out='' quick=
+# absolute NAME: a name that was given, before the folder is left where it was
+absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac }
+if [ -n "${LONGHAUL:-}" ]; then LONGHAUL=$(absolute "$LONGHAUL") && export LONGHAUL; fi
 while [ $# -gt 0 ]; do
     case $1 in
     --write) write=1 ;;
-    --into) into=${2:?'--into wants a folder'} && shift ;;
+    --into) into=$(absolute "${2:?'--into wants a folder'}") && shift ;;
     --only) only=${2:?'--only wants names'} && shift ;;
     --quick) quick=1 && options+=(--quick) ;;
     --redo) options+=(--redo) ;;
-    --out) out=${2:?'--out wants a folder'} && options+=(--out "$2") && shift ;;
-    --program) options+=(--program "${2:?'--program wants a file'}") && shift ;;
-    --help) sed -n '2,13s/^# \{0,1\}//p' "$0" && exit ;;
-    *) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+    --out) out=$(absolute "${2:?'--out wants a folder'}") && shift ;;
+    --program) options+=(--program "$(absolute "${2:?'--program wants a file'}")") && shift ;;
+    --help) sed -n '2,14s/^# \{0,1\}//p' "$0" && exit ;;
+    *) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
     esac
     shift
 done
-[ -z "$write" ] || [ -z "$quick" ] || {
-    echo "$0: --quick makes no figures worth keeping: leave out --write" >&2
+[ -z "$write" ] || [ -z "$quick" ] || [ -n "$into" ] || {
+    echo "$0: --quick makes no figures worth keeping: leave out --write, or try it with --into another folder" >&2
     exit 2
 }
 for name in ${only//,/ }; do
@@ -41,11 +45,13 @@ for name in ${only//,/ }; do
 done
 
 cd "$here/../.."
+: "${into:=experiments}" "${out:=runs/figures${quick:+-quick}}"
+options+=(--out "$out")
 for name in ${only//,/ }; do
     script=experiments/papers/figures/$name.sh
     [ -f "$script" ] || script=experiments/scaling/$name.sh
     printf '## %s\n\n' "$name"
-    bash "$script" ${options[@]+"${options[@]}"} | grep -v '^{' # the objects stay in the folder
+    bash "$script" ${options[@]+"${options[@]}"} | { grep -v '^{' || :; } # the objects stay in the folder
     printf '\n'
     [ -n "$write" ] || continue
     # the table takes the place of what stands between its marks; without them something is wrong with the file

@@ -16,11 +16,13 @@ set nokey
 set lmargin at screen 0.08
 set rmargin at screen 0.39
 set ylabel 'MiB sent by a rank in a step'
+set ytics (1, 2, 5, 10, 20)
 plot for [a=1:9] data using (of(a, 0, $3)):($4 > 0 ? $4 : NaN) with linespoints linetype a, \
      for [a=1:9] data using (of(a, 1, $3)):($4 > 0 ? $4 : NaN) with lines linetype a dashtype 2
 set lmargin at screen 0.46
 set rmargin at screen 0.72
 set ylabel 'MiB of step memory of a rank'
+set ytics (5, 7, 10, 15, 20, 30)
 set key outside right center
 plot for [a=1:9] data using (of(a, 0, $3)):5 with linespoints linetype a title word(names, a), \
      for [a=1:9] data using (of(a, 1, $3)):5 with lines linetype a dashtype 2 notitle

@@ -38,7 +38,7 @@ get("study") != "" { what = get("study"); part = get("part"); if (!(what in know
 {
     r = get("ranks"); mode = get("mode"); n[mode, part] = r == 1 ? get("n") : n[mode, part]
     points++
-    if (get("sent_bytes") == get("predicted_sent_bytes") && get("peak_bytes") == get("predicted_peak_bytes")) exact++
+    if (as_planned()) exact++
     if (part == "times") {
         add("step" what mode r, get("step_s")); add("wait" what mode r, get("comm_wait_s") / get("step_s_mean"))
         if (r == 2) add("efficiency" what mode, get("efficiency"))
@@ -59,7 +59,7 @@ END {
         }
         printf "\n" >table
     }
-    printf "\nn %s (weak: times ranks).\n", thousands(n["strong", "times"]) >table
+    printf "\nn %s (weak: times ranks). Each column is the median of the rounds by itself, and an efficiency is that of one round: quotients of the medians beside it may differ.\n", thousands(n["strong", "times"]) >table
     for (m = 0; m < 2; m++) {
         mode = m ? "weak" : "strong"
         printf "\n| %s, n %s%s | KiB sent by a rank: 2 | 4 | 8 | memory of a rank, MiB: 1 | 2 | 4 | 8 |\n|---|---|---|---|---|---|---|---|\n", mode, thousands(n[mode, "counts"]), m ? " x ranks" : "" >table

@@ -62,18 +62,37 @@ same "rows of the table" "$(grep -cE '^\| (512|1,024) \|' printed)" 2
 # --- a table and a plot into a document; without gnuplot the table alone ---
 mkdir -p document
 printf 'before\n<!-- linformer-speed -->\nold\n<!-- end -->\nafter\n' >document/RESULTS.md
-GNUPLOT=there-is-none figure --redo --only linformer-speed --write --into "$PWD/document"
+GNUPLOT=there-is-none figure --quick --redo --only linformer-speed --write --into document
 says err 'no plot, since there is no there-is-none'
 missing "$out/linformer-speed.svg" document/plots
 same_file "$out/linformer-speed.md" <(sed -n '4,9p' document/RESULTS.md)
 same "around it" "$(sed -n '1,3p;10,$p' document/RESULTS.md | tr '\n' '|')" 'before|<!-- linformer-speed -->|||<!-- end -->|after|'
 cp document/RESULTS.md first
-GNUPLOT=there-is-none figure --redo --only linformer-speed --write --into "$PWD/document"
+(cd document && GNUPLOT=there-is-none figure --quick --redo --only linformer-speed --write --into . && cat err) >said
+same "names from another folder" "$(grep -v 'no plot\|processors' said)" ''
 same_file document/RESULTS.md first
 echo nothing >document/RESULTS.md
-timeout 60 bash "$papers/figures.sh" --out "$out" --redo --only linformer-speed --write --into "$PWD/document" >printed 2>err
+timeout 60 bash "$papers/figures.sh" --out "$out" --quick --redo --only linformer-speed --write --into document >printed 2>err
 same "no marks" $? 1
 says err "has no marks '<!-- linformer-speed -->'"
+
+# --- tiny figures take the place of no others ---
+refused() { # TEXT OPTIONS...
+    timeout 60 bash "$papers/figures.sh" --only linformer-speed "${@:2}" >printed 2>err
+    same "figures.sh ${*:2}" $? 2
+    says err "$1"
+}
+cksum document/RESULTS.md >before
+refused 'leave out --write, or try it with --into' --quick --write
+refused 'was measured with --quick' --out "$out" --redo --write --into document
+same "the document" "$(cksum document/RESULTS.md)" "$(cat before)"
+
+# --- what is not counted equals nothing ---
+same "lines without bytes" "$(
+    . <(sed -n "/^figure_awk=/,/^'/p" "$papers/figures/figure.sh")
+    printf '%s\n' '{"sent_bytes":1,"predicted_sent_bytes":1}' '{"sent_bytes":1,"predicted_sent_bytes":1,"peak_bytes":2,"predicted_peak_bytes":2}' |
+        awk "$figure_awk"'{ print as_planned() }' | tr '\n' ' '
+)" '0 1 '
 timeout 60 bash "$papers/figures.sh" --only nothing >printed 2>err
 same "no such figure" $? 2
 says err "there is no figure 'nothing'"
@@ -118,7 +137,7 @@ figure --quick --only scaling-lengths
 counts scaling-lengths >second
 same_file first second
 if command -v gnuplot >/dev/null; then
-    figure --redo --only linformer-speed
+    figure --quick --redo --only linformer-speed
     for name in linformer-speed longformer-growth performer-speed performer-features scaling-lengths scaling-ranks; do
         exists "$out/$name.svg"
         says "$out/$name.svg" '</svg>'

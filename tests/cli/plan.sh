@@ -237,6 +237,10 @@ wrong '--draw wants the name of the picture, such as' tiny.yaml --draw
 wrong '--draw wants the name of the picture, such as' --draw --json tiny.yaml
 wrong 'give a name that ends with .svg' tiny.yaml --draw plan.png
 wrong "unknown option '--resume'" tiny.yaml --resume
+for other in '--point 1' '--draw plan.svg' '--ranks 2'; do
+    # shellcheck disable=SC2086 # two words
+    wrong "plans none: leave out ${other%% *}" tiny.yaml --set sweep.seeds=2 --points $other
+done
 wrong "unknown key; did you mean 'length'?" tiny.yaml --set data.lenght=3
 expect 2 0 train tiny.yaml --ranks 2
 says err "unknown option '--ranks'"

@@ -113,13 +113,13 @@ as_if_stopped_after 8
 size=$(wc -c <"$(checkpoint runs/run 8)")
 printf 'Longhaul' | dd of="$(checkpoint runs/run 8)" bs=1 seek=$((size / 2)) conv=notrunc 2>dd.log
 : >"$(checkpoint runs/run 4)"
-cp -r runs/run before
+cp -r runs/run damaged
 expect 1 3 train tiny.yaml --set run.name=run --resume "${ten[@]}"
 says err 'step-00000008.h5'
 says err 'is whole'
 same "checkpoints after a resume that failed" "$(cd runs/run/checkpoints && cksum ./*)" \
-    "$(cd before/checkpoints && cksum ./*)"
-same_file runs/run/metrics.jsonl before/metrics.jsonl
+    "$(cd damaged/checkpoints && cksum ./*)"
+same_file runs/run/metrics.jsonl damaged/metrics.jsonl
 
 # what a crash leaves behind while it writes
 as_if_stopped_after 8
@@ -127,6 +127,14 @@ head -c 1000 "$(checkpoint runs/straight 10)" >"$(checkpoint runs/run 10).tmp"
 train 2 run --resume "${ten[@]}"
 same_file "$(checkpoint runs/run 10)" "$(checkpoint runs/straight 10)"
 missing "$(checkpoint runs/run 10).tmp"
+
+# --- what is refused changes nothing of a run that has ended ---
+as_if_stopped_after 10
+find runs/run -type f -exec cksum {} + >before
+expect 2 2 train tiny.yaml --set run.name=run --resume "${ten[@]}" --set model.width=64
+expect 0 0 status runs/run --json
+says out '"state":"finished"'
+same "files of a run after a resume that is refused" "$(find runs/run -type f -exec cksum {} +)" "$(cat before)"
 
 # --- what does not fit the checkpoint: one error that names every key, with both values ---
 as_if_stopped_after 8

@@ -83,6 +83,10 @@ echo '{"mechanism":"full"}' >bad
 rates=bad simulate none --ranks 2
 same "no rates in the file" "$code" 2
 says err 'bad:1: no rates'
+echo 'mechanism: full' >bad # YAML
+rates=bad simulate none --ranks 2
+same "rates that are no JSON" "$code" 2
+says err 'bad:1: byte '
 platform=missing simulate none --ranks 2
 same "no platform" "$code" 2
 simulate none --rank 2

@@ -67,6 +67,13 @@ same_file out straight.out
 says_not err 'parameters'
 same "files of a finished sweep" "$(stamps runs)" "$(cat before)"
 
+# more steps, in one point alone: it says so
+cp -r runs kept
+expect 0 1 train sweep.yaml --point 1 --resume --set schedule.steps=6
+says err 'point 1 was finished and goes on with other settings'
+says err 'schedule.steps was 5, is 6'
+rm -r runs && mv kept runs
+
 # --- interrupted in point 2, after its checkpoint of step 4 ---
 rm -r runs/000[34] "$(checkpoint runs/0002 5)"
 sed -i '/finished at step/d' runs/0002/log.txt
@@ -165,6 +172,11 @@ says err "point 2 of the sweep's 2 (model.heads: 3): --set sweep={grid: {model.h
 same "errors" "$(grep -c 'error' err)" 1
 expect 2 2 train sweep.yaml --set 'sweep={grid: {mesh.data: [1, 2, 4]}}' --set data.batch=4
 says err 'point 3 of the sweep (mesh.data: 4, seed 3): mesh.data 4 does not divide 2 ranks'
+for set in model.attention.window=8 'model={attention: {window: 8}}'; do
+    expect 2 1 train sweep.yaml --set 'sweep={list: [{model.attention: {mechanism: full}}, {model.attention: {mechanism: sliding_window, window: 4}}]}' \
+        --set "$set"
+    says err "--set $set: key 'model.attention' varies in the sweep"
+done
 expect 2 1 train tiny.yaml --point 1
 says err 'has no sweep'
 missing runs

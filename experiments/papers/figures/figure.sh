@@ -7,24 +7,27 @@
 #
 # Options of every script:
 #   --quick        tiny sizes: shows that everything runs, and no figures worth keeping
-#   --out DIR      where files go (runs/figures)
+#   --out DIR      where files go (runs/figures of the repository; of --quick runs/figures-quick)
 #   --program FILE the program (build/release/longhaul)
-#   --redo         measures nothing: makes tables and plots again from OUT/NAME.raw.jsonl
+#   --redo         measures nothing: makes tables and plots again from OUT/NAME.raw.jsonl; from those of --quick with --quick alone
 # LENGTHS='512 1024' in the environment: of the papers' speeds these lengths alone.
 set -eu
 set -- "$(cd "$(dirname "$0")" && pwd)" "$@"
+from=$PWD # names that are given start here
+absolute() { case $1 in /*) echo "$1" ;; *) echo "$from/$1" ;; esac }
+if [ -n "${LONGHAUL:-}" ]; then LONGHAUL=$(absolute "$LONGHAUL"); fi
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 figures=experiments/papers/figures
 here=$1 # the folder of the script
 shift
 . experiments/launch.sh
-quick='' redo='' out=runs/figures program=${LONGHAUL:-build/release/longhaul}
+quick='' redo='' out='' program=${LONGHAUL:-build/release/longhaul}
 while [ $# -gt 0 ]; do
     case $1 in
     --quick) quick=1 ;;
     --redo) redo=1 ;;
-    --out) out=${2:?'--out wants a folder'} && shift ;;
-    --program) program=${2:?'--program wants a file'} && shift ;;
+    --out) out=$(absolute "${2:?'--out wants a folder'}") && shift ;;
+    --program) program=$(absolute "${2:?'--program wants a file'}") && shift ;;
     *)
         sed -n '/^#!/d;/^#/!q;s/^# \{0,1\}//p' "$here/$(basename "$0")" >&2
         sed -n '/^# Options/,/^set/{/^set/d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
@@ -38,6 +41,7 @@ done
     echo "$0: there is no program '$program': build it (cmake --preset release && cmake --build --preset release), or give --program" >&2
     exit 2
 }
+: "${out:=runs/figures${quick:+-quick}}"
 mkdir -p "$out"
 
 # All processors in one process, unless THREADS says otherwise (nproc would give OMP_NUM_THREADS back). GNUPLOT names gnuplot.
@@ -53,8 +57,13 @@ figure_begin() {
             echo "$0: there is no $raw: leave out --redo" >&2
             exit 2
         }
+        [ -n "$quick" ] || ! grep -q '^{"quick":true}' "$raw" || {
+            echo "$0: $raw was measured with --quick, and has no figures worth keeping: give --quick, or measure without --redo" >&2
+            exit 2
+        }
     else
         : >"$raw"
+        if [ -n "$quick" ]; then echo '{"quick":true}' >"$raw"; fi
     fi
     echo "$name: $processors processors, $OMP_NUM_THREADS threads a process" >&2
 }
@@ -77,7 +86,8 @@ figure_run() {
 # figure_mark STUDY PART: the raw lines that follow belong to it.
 figure_mark() { [ -n "$redo" ] || printf '{"study":"%s","part":"%s"}\n' "$1" "$2" >>"$raw"; }
 
-# What every script's awk may use. get: a member of the line, without the quotes of a text. add, median: numbers by name.
+# What every script's awk may use. get: a member of the line, without the quotes of a text. as_planned: are bytes and memory there,
+# and the predicted ones? add, median: numbers by name.
 # show: a number with so many digits, or a dash. json: a number, or null.
 figure_awk='
 function get(key,   at, rest) {
@@ -88,6 +98,8 @@ function get(key,   at, rest) {
     match(rest, /^[^,}]*/)
     return substr(rest, 1, RLENGTH)
 }
+function equal(a, b) { return get(a) != "" && get(a) == get(b) }
+function as_planned() { return equal("sent_bytes", "predicted_sent_bytes") && equal("peak_bytes", "predicted_peak_bytes") }
 function add(set, value) { sample[set, ++samples[set]] = value + 0 }
 function median(set,   n, i, j, t, x) {
     n = samples[set]
@@ -99,6 +111,7 @@ function median(set,   n, i, j, t, x) {
 function show(x, form) { return x == "" ? "-" : sprintf(form, x) }
 function json(x) { return x == "" ? "null" : sprintf("%.9g", x) }
 function thousands(n,   s) { s = ""; n = sprintf("%d", n); while (length(n) > 3) { s = "," substr(n, length(n) - 2) s; n = substr(n, 1, length(n) - 3) } return n s }
+/^\{"quick":/ { next }
 function factor(x) { return x == "" ? "-" : sprintf(x < 9.95 ? "%.1fx" : "%.0fx", x) }
 '
 
