@@ -70,15 +70,19 @@ static bool scale_named(const lhi_scale_line *a, const lhi_scale_line *b)
            strcmp(a->attention, b->attention) == 0 && strcmp(a->platform, b->platform) == 0;
 }
 
-/* A second line for the same ranks and length is of another study, whatever else the two say. */
+/* A second point of the same ranks and length is of another study, whatever else the two say; a fit is of the
+ * points before it. */
 static int scale_again(const lhi_report *r, const lhi_scale_line *l)
 {
     int n = 0;
     for (int64_t k = 0; k < r->scales; k++) {
         const lhi_scale_line *o = &r->scale[k];
-        n += o->file == l->file && scale_named(o, l) && o->ranks == l->ranks &&
-             scale_point(o) == scale_point(l) && (!scale_point(l) || o->n == l->n) &&
-             strcmp(o->mode, l->mode) == 0;
+        if (o->file != l->file || !scale_point(o) || !scale_named(o, l) || o->ranks != l->ranks)
+            continue;
+        if (!scale_point(l))
+            n = o->again;
+        else
+            n += o->n == l->n && strcmp(o->mode, l->mode) == 0;
     }
     return n;
 }
@@ -172,7 +176,7 @@ static bool scale_tells(const lhi_scale_line *a, const lhi_scale_line *b, scale_
     }
 }
 
-/* Does nothing tell two lines of one name apart but what is compared with `upto`, and what comes after it? */
+/* Does nothing before `upto` tell two lines of one name apart? */
 static bool scale_untold(const lhi_scale_line *a, const lhi_scale_line *b, scale_tell upto)
 {
     for (int t = 0; t < (int)upto; t++)
@@ -436,43 +440,33 @@ static void scale_row(lhi_report *r, const lhi_scale_line *l)
     lh_html_print(h, "<td class=\"n\">%s</td></tr>\n", lhi_report_bytes(l->peak, text));
 }
 
+static lh_plot scale_axes(const char *id, const char *title, scale_what what, bool log_y)
+{
+    lh_plot p = {.id = id,
+                 .title = title,
+                 .x_label = "ranks",
+                 .y_label = what == SCALE_TIME ? "seconds a step" : "efficiency",
+                 .log_x = true,
+                 .log_y = log_y,
+                 .from_zero = !log_y,
+                 .ticks_at_x = true};
+    if (what == SCALE_EFFICIENCY)
+        (void)snprintf(p.note, sizeof p.note,
+                       "work of the model per second and rank, to that on the fewest ranks");
+    return p;
+}
+
 void lhi_report_scaling(lhi_report *r)
 {
     static const char *const head[] = {"attention", "mode",      "#ranks",       "#n",
                                        "#a step",   "#tokens/s", "#efficiency",  "#waiting, %",
                                        "#sent",     "#formula",  "#step memory", NULL};
     static const char *const note = "bars: the fastest and the slowest repeat";
-    lh_plot strong = {.id = "strong",
-                      .title = "Strong scaling",
-                      .x_label = "ranks",
-                      .y_label = "seconds a step",
-                      .log_x = true,
-                      .log_y = true,
-                      .ticks_at_x = true};
-    lh_plot strong_e = {.id = "strong-efficiency",
-                        .title = "Efficiency, strong",
-                        .x_label = "ranks",
-                        .y_label = "efficiency",
-                        .log_x = true,
-                        .from_zero = true,
-                        .ticks_at_x = true,
-                        .note =
-                            "work of the model per second and rank, to that on the fewest ranks"};
-    lh_plot weak = {.id = "weak",
-                    .title = "Weak scaling",
-                    .x_label = "ranks",
-                    .y_label = "seconds a step",
-                    .log_x = true,
-                    .from_zero = true,
-                    .ticks_at_x = true};
-    lh_plot weak_e = {.id = "weak-efficiency",
-                      .title = "Efficiency, weak",
-                      .x_label = "ranks",
-                      .y_label = "efficiency",
-                      .log_x = true,
-                      .from_zero = true,
-                      .ticks_at_x = true,
-                      .note = "work of the model per second and rank, to that on the fewest ranks"};
+    lh_plot strong = scale_axes("strong", "Strong scaling", SCALE_TIME, true);
+    lh_plot strong_e =
+        scale_axes("strong-efficiency", "Efficiency, strong", SCALE_EFFICIENCY, false);
+    lh_plot weak = scale_axes("weak", "Weak scaling", SCALE_TIME, false);
+    lh_plot weak_e = scale_axes("weak-efficiency", "Efficiency, weak", SCALE_EFFICIENCY, false);
     if (r->scales == 0) return;
     lhi_report_section(r, "scaling", "Scaling",
                        "Steps on random tokens (longhaul scale): the median of the repeats.");
