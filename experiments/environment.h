@@ -1,5 +1,6 @@
 #pragma once
-/* Where and how a run was started: RUN/environment.json, one JSON object, written anew by each start. */
+/* Where and how a run was started: RUN/environment.json, one JSON object, written anew by each start
+ * that has steps to train. */
 #include "experiments/session.h"
 
 /* lh_environment_write - version, precision, ranks, threads, kernels, MPI, nodes, rank 0's host and

@@ -2,9 +2,11 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "experiments/units.h"
 #include "io/gnuplot.h"
 #include "parallel/comm.h"
 
@@ -20,13 +22,22 @@ enum {
 lh_plot_series *lh_plot_series_add(lh_plot *p, const char *name, lh_plot_style style, int colour)
 {
     if (p->count == LH_PLOT_SERIES) {
-        (void)snprintf(p->note, sizeof p->note, "not all are shown: there are too many");
+        p->left++;
         return NULL;
     }
     lh_plot_series *s = &p->series[p->count++];
     *s = (lh_plot_series){.style = style, .colour = colour};
     (void)snprintf(s->name, sizeof s->name, "%s", name);
     return s;
+}
+
+void lh_plot_series_row(lh_plot_series *s, const char *fmt, ...)
+{
+    va_list args;
+    if (s == NULL) return;
+    va_start(args, fmt);
+    (void)vsnprintf(s->row, sizeof s->row, fmt, args);
+    va_end(args);
 }
 
 void lh_plot_point_add(lh_plot *p, lh_plot_series *s, lh_plot_point point)
@@ -93,6 +104,7 @@ static void plot_data(const lh_plot *p, int k, lh_html *h)
 static void plot_ticks(const lh_plot *p, lh_html *h)
 {
     double tick[LH_PLOT_TICKS];
+    char text[LH_UNITS_TEXT];
     int n = 0;
     if (!p->ticks_at_x) return;
     for (int k = 0; k < p->count; k++)
@@ -105,15 +117,9 @@ static void plot_ticks(const lh_plot *p, lh_html *h)
             tick[n++] = x;
         }
     lh_html_put(h, "set xtics (");
-    for (int i = 0; i < n; i++) {
-        const char *comma = i > 0 ? ", " : "";
-        if (tick[i] >= 1048576.0 && fmod(tick[i], 1048576.0) == 0.0)
-            lh_html_print(h, "%s\"%gM\" %.10g", comma, tick[i] / 1048576.0, tick[i]);
-        else if (tick[i] >= 1024.0 && fmod(tick[i], 1024.0) == 0.0)
-            lh_html_print(h, "%s\"%gk\" %.10g", comma, tick[i] / 1024.0, tick[i]);
-        else
-            lh_html_print(h, "%s\"%.4g\" %.10g", comma, tick[i], tick[i]);
-    }
+    for (int i = 0; i < n; i++)
+        lh_html_print(h, "%s\"%s\" %.10g", i > 0 ? ", " : "", lh_units_length(tick[i], text),
+                      tick[i]);
     lh_html_put(h, ")\n");
 }
 
@@ -150,20 +156,35 @@ static double plot_unit(double most, const char **name)
     return unit;
 }
 
-/* Ticks at 1, 2 and 5 times powers of ten where an axis has few of these. */
+/* Every `step` within the range: 1, 2 or 5 times a power of ten, so that there are three to nine. */
+static int plot_even_ticks(double least, double most, double tick[LH_PLOT_TICKS])
+{
+    double ten = pow(10.0, floor(log10((most - least) / 3.0)));
+    double times = (most - least) / (3.0 * ten); /* from 1 up to 10 */
+    double step = ten * (times >= 5.0 ? 5.0 : times >= 2.0 ? 2.0 : 1.0);
+    int n = 0;
+    for (double k = ceil(least / step); k * step <= most && n < LH_PLOT_TICKS; k += 1.0)
+        tick[n++] = k * step;
+    return n;
+}
+
+/* Ticks at 1, 2 and 5 times powers of ten where an axis has few of these; at even distances where it has
+ * nearly none of the former. */
 static void plot_log_ticks(char axis, double least, double most, lh_html *h)
 {
     static const double step[] = {1.0, 2.0, 5.0};
-    const char *comma = "";
+    double tick[LH_PLOT_TICKS];
+    int n = 0;
     if (most > 300.0 * least) return;
-    lh_html_print(h, "set %ctics (", axis);
     for (int e = (int)floor(log10(least)); e <= (int)ceil(log10(most)); e++)
         for (int k = 0; k < 3; k++) {
             double at = step[k] * pow(10.0, e);
-            if (at < least || at > most) continue;
-            lh_html_print(h, "%s\"%.10g\" %.10g", comma, at, at);
-            comma = ", ";
+            if (at >= least && at <= most && n < LH_PLOT_TICKS) tick[n++] = at;
         }
+    if (n < 3) n = plot_even_ticks(least, most, tick);
+    lh_html_print(h, "set %ctics (", axis);
+    for (int i = 0; i < n; i++)
+        lh_html_print(h, "%s\"%.10g\" %.10g", i > 0 ? ", " : "", tick[i], tick[i]);
     lh_html_put(h, ")\n");
 }
 
@@ -185,7 +206,7 @@ static void plot_axis(const lh_plot *p, char axis, lh_html *h)
         least /= margin;
         most *= margin;
         lh_html_print(h, "set logscale %c\nset %crange [%.7g:%.7g]\n", axis, axis, least, most);
-        if (!along_x || !p->ticks_at_x) plot_log_ticks(axis, least, most, h);
+        plot_log_ticks(axis, least, most, h);
     } else if (zero) {
         if (along_x)
             lh_html_print(h, "set xrange [0:%.7g]\n", most > 0.0 ? most / unit : 1.0);
@@ -196,7 +217,7 @@ static void plot_axis(const lh_plot *p, char axis, lh_html *h)
         lh_html_print(h, "set xrange [%.10g:%.10g]\n", (least - margin) / unit,
                       (most + margin) / unit);
     }
-    if (along_x) plot_ticks(p, h);
+    if (along_x) plot_ticks(p, h); /* in the place of those before */
 }
 
 static void plot_axes(const lh_plot *p, lh_html *h)
@@ -302,10 +323,11 @@ static void plot_legend(const lh_plot *p, lh_html *h)
     lh_html_put(h, "</ul>\n");
 }
 
-/* Some points of each series that has a name, at even distances, the last one among them. */
+/* Some points of each series that has a name here, at even distances, the last one among them. */
 static void plot_table(const lh_plot *p, bool open, lh_html *h)
 {
-    lh_html_print(h, "<details%s><summary>Figures</summary><div class=\"scroll\"><table>",
+    lh_html_print(h,
+                  "<details%s><summary>Some of the figures</summary><div class=\"scroll\"><table>",
                   open ? " open=\"open\"" : "");
     lh_html_print(h,
                   "<thead><tr><th scope=\"col\">series</th><th scope=\"col\" "
@@ -313,12 +335,13 @@ static void plot_table(const lh_plot *p, bool open, lh_html *h)
                   p->rows > 0 ? "row" : p->x_label, p->rows > 0 ? p->x_label : p->y_label);
     for (int k = 0; k < p->count; k++) {
         const lh_plot_series *s = &p->series[k];
+        const char *name = s->name[0] != '\0' ? s->name : s->row;
         int64_t rows = s->n < PLOT_TABLE ? s->n : PLOT_TABLE;
-        if (s->name[0] == '\0') continue;
+        if (name[0] == '\0') continue;
         for (int64_t i = 0; i < rows; i++) {
             const lh_plot_point *a = &s->point[rows > 1 ? i * (s->n - 1) / (rows - 1) : 0];
             lh_html_put(h, "<tr>");
-            lh_html_cell(h, s->name);
+            lh_html_cell(h, name);
             lh_html_number(h, 6, p->rows > 0 ? a->y : a->x);
             if (plot_spreads(s) && a->high > a->low)
                 lh_html_print(h, "<td class=\"n\">%.5g ± %.2g</td>", a->y,
@@ -400,6 +423,9 @@ void lh_plot_figure(lh_plot *p, lh_plotter *by, lh_html *h)
         lh_html_text(h, p->note);
         lh_html_put(h, "</p>");
     }
+    if (p->left > 0)
+        lh_html_print(h, "<p class=\"note\">%d more series are left out: there is no room</p>",
+                      p->left);
     lh_html_put(h, "</figcaption>\n");
     plot_legend(p, h);
     if (svg.text != NULL) {

@@ -1,6 +1,6 @@
 #pragma once
 /* Plots for a page: described here, drawn by gnuplot as SVG, put into the page beside a legend and a table
- * of the same figures. Where gnuplot is missing or fails, the tables are all there is, and the page says so.
+ * of some of the same figures. Where gnuplot is missing or fails, the tables are all there is, and the page says so.
  *
  * Names of series are the user's: they stand in the legend, which is HTML, and never reach gnuplot. Titles
  * and labels of axes are the program's own constants. Colours are CSS variables --s1 .. --s8, so that a
@@ -26,6 +26,8 @@ typedef struct lh_plot_point {
 
 typedef struct lh_plot_series {
     char name[LH_PLOT_TEXT]; /* "": not in the legend */
+    char row
+        [LH_PLOT_TEXT]; /* the same of a series without a name, for the table alone; "": not there either */
     lh_plot_style style;
     int colour;           /* 0, 1, ...: beyond LH_PLOT_COLOURS they come again, dashed */
     lh_plot_point *point; /* owned */
@@ -39,8 +41,8 @@ typedef struct lh_plot {
     int rows;        /* BOXES: y = 1 .. rows from the top, with these numbers as ticks */
     bool ticks_at_x; /* ticks at the points' x alone, where they are few */
     lh_plot_series series[LH_PLOT_SERIES];
-    int count;
-    lh_status st; /* as in lh_html */
+    int count, left; /* left: series that found no room */
+    lh_status st;    /* as in lh_html */
 } lh_plot;
 
 /* Who draws, and how that went. */
@@ -51,9 +53,13 @@ typedef struct lh_plotter {
     int drawn, wanted;
 } lh_plotter;
 
-/* lh_plot_series_add - one more series; NULL when there is no room for it (it is left out, and the plot's
- * note says so). name: copied, may be cut. Local. */
+/* lh_plot_series_add - one more series; NULL when there is no room for it (it is left out, and the figure
+ * says so). name: copied, may be cut. Local. */
 lh_plot_series *lh_plot_series_add(lh_plot *p, const char *name, lh_plot_style style, int colour);
+
+/* lh_plot_series_row - what the table calls a series that the legend leaves out. Copied, may be cut; s NULL:
+ * nothing. Local. */
+void lh_plot_series_row(lh_plot_series *s, const char *fmt, ...) LH_PRINTF(2, 3);
 
 /* lh_plot_point_add - a point; one whose x or y is not finite is a gap. series NULL: nothing. Local. */
 void lh_plot_point_add(lh_plot *p, lh_plot_series *series, lh_plot_point point);

@@ -47,7 +47,9 @@ void lh_report_help(FILE *out)
         "                 where the loss has the same unit\n"
         "  SWEEP_DIR      folder of a sweep (it has sweep.json): mean and spread over seeds\n"
         "  STUDY.jsonl    standard output of longhaul scale: scaling curves, exponents of growth\n"
-        "  --out FILE     the page; else report.html\n"
+        "  --out FILE     the page, FILE.html; else report.html. It replaces an earlier page, and "
+        "nothing\n"
+        "                 else\n"
         "  --patience S   seconds that gnuplot may take for one plot (default %d)\n\n"
         "The page shows: runs (state, loss, bits per byte or perplexity, speed, memory); curves "
         "of\n"
@@ -136,32 +138,68 @@ static lh_status report_labels(lhi_report *r)
 {
     lh_status st = LH_OK;
     char text[LHI_REPORT_VALUES + REPORT_TEXT];
+    bool *twice = NULL;
+    LH_TRY(lh_new((size_t)r->runs + 1, &twice));
+    /* all are compared before any is changed */
+    for (int64_t i = 0; i < r->runs; i++)
+        for (int64_t k = 0; k < r->runs && !twice[i]; k++)
+            twice[i] = k != i && strcmp(r->run[i].label, r->run[k].label) == 0;
     for (int64_t i = 0; i < r->runs; i++) {
         lh_report_run *run = &r->run[i];
-        bool twice = false;
+        size_t n = strlen(run->folder);
+        while (n > 1 && run->folder[n - 1] == '/') n--;
         if (run->sweep >= 0) {
             (void)snprintf(text, sizeof text, "%s, seed %" PRId64,
                            r->sweep[run->sweep].name[run->group],
                            run->config != NULL ? run->config->run.seed : 0);
             LH_TRY(report_relabel(run, text, strlen(text)));
-            continue;
+        } else if (twice[i]) {
+            LH_TRY(report_relabel(run, run->folder, n));
         }
-        for (int64_t k = 0; k < r->runs && !twice; k++)
-            twice = k != i && strcmp(run->label, r->run[k].label) == 0;
-        size_t n = strlen(run->folder);
-        while (n > 1 && run->folder[n - 1] == '/') n--;
-        if (twice) LH_TRY(report_relabel(run, run->folder, n));
     }
 done:
+    lh_free(&twice);
     return st;
 }
 
 /* --- the page --- */
 
+/* What every page begins with. */
+static const char report_begin[] = "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta "
+                                   "charset=\"utf-8\"/>\n<meta name=\"generator\" "
+                                   "content=\"longhaul report\"/>\n";
+
+/* A page takes the place of an earlier page alone: whoever mistypes --out loses nothing. */
+static lh_status report_may_write(const char *path)
+{
+    lh_status st = LH_OK;
+    struct stat info;
+    char *text = NULL;
+    size_t count = 0, n = strlen(path);
+    const size_t begin = sizeof report_begin - 1;
+    LH_CHECK(n > 5 && strcmp(path + n - 5, ".html") == 0, LH_ERR_USAGE,
+             "longhaul report: --out makes an HTML page: give a name that ends with .html, not "
+             "'%s'",
+             path);
+    if (lstat(path, &info) != 0) goto done; /* a new one; what stands against it shows in writing */
+    LH_CHECK(S_ISREG(info.st_mode), LH_ERR_USAGE,
+             "longhaul report: --out: '%s' is no ordinary file: remove it or choose another name",
+             path);
+    st = lh_read_small(NULL, path, &text, &count);
+    LH_TRY(st == LH_ERR_IO ? lh_error_context(LH_ERR_USAGE, "longhaul report: --out") : st);
+    LH_CHECK(count == 0 || (count >= begin && memcmp(text, report_begin, begin) == 0), LH_ERR_USAGE,
+             "longhaul report: --out: '%s' is no page of longhaul report, and is not replaced: "
+             "remove it or choose another name",
+             path);
+done:
+    lh_free(&text);
+    return st;
+}
+
 static void report_head(lh_html *h)
 {
-    lh_html_put(h, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
-                   "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n"
+    lh_html_put(h, report_begin);
+    lh_html_put(h, "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n"
                    "<meta name=\"color-scheme\" content=\"light dark\"/>\n"
                    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
                    "style-src 'unsafe-inline'; img-src data:\"/>\n"
@@ -363,6 +401,22 @@ const char *lhi_report_bytes(double x, char *text)
     return text;
 }
 
+bool lhi_report_equal(double counted, double planned)
+{
+    return fabs(counted - planned) <= 1e-8 * fabs(planned); /* lines have 9 digits */
+}
+
+void lhi_report_planned(lh_html *h, double counted, double planned)
+{
+    char text[LH_UNITS_TEXT];
+    if (!isfinite(counted) || !isfinite(planned))
+        lh_html_put(h, "<td class=\"n\">–</td>");
+    else if (lhi_report_equal(counted, planned))
+        lh_html_put(h, "<td class=\"n good\">equal</td>");
+    else
+        lh_html_print(h, "<td class=\"n bad\">%s</td>", lhi_report_bytes(planned, text));
+}
+
 static void report_free(lhi_report *r)
 {
     for (int64_t i = 0; i < r->runs; i++) lh_report_run_free(&r->run[i]);
@@ -393,6 +447,7 @@ lh_status lh_report_main(lh_comm *none, int argc, char **argv)
     LH_TRY(lh_options_read(&options, argc, argv));
     LH_CHECK(options.n_names > 0, LH_ERR_USAGE,
              "'longhaul report' wants run folders: longhaul report RUN_DIR... [--out page.html]");
+    LH_TRY(report_may_write(o.out));
     r.plotter.seconds = (double)o.patience;
     LH_TRY(lh_new((size_t)options.n_names * sizeof *r.scale_file, &r.scale_file));
     for (int i = 0; i < options.n_names; i++) LH_TRY(report_take(&r, o.name[i]));

@@ -12,6 +12,14 @@ enum { COST_ROWS = 24, COST_PARTS = 4, COST_RANKS = 24, COST_MIB = 1 << 20 };
 
 static const char *const cost_parts[COST_PARTS] = {"compute", "waiting", "optimizer", "data"};
 
+/* Plots of all runs have so many rows. */
+static void cost_left(const lhi_report *r, lh_plot *p)
+{
+    if (r->runs > COST_ROWS)
+        (void)snprintf(p->note, sizeof p->note, "the first %d of %" PRId64 " runs", COST_ROWS,
+                       r->runs);
+}
+
 /* --- time --- */
 
 /* Means over the logged steps but the first. step: NaN where there is none; part: NaN where it is not said. */
@@ -98,6 +106,7 @@ void lhi_report_time(lhi_report *r)
             from += share;
         }
     }
+    cost_left(r, &p);
     lh_html_put(&r->h, "<div class=\"plots one\">");
     lh_plot_figure(&p, &r->plotter, &r->h);
     lh_html_put(&r->h, "</div><div class=\"scroll\"><table>\n");
@@ -115,25 +124,24 @@ void lhi_report_time(lhi_report *r)
 
 /* --- bytes --- */
 
-static bool cost_equal(double a, double b)
-{
-    return fabs(a - b) <= 1e-8 * fabs(b); /* lines have 9 digits */
-}
-
-/* Lines since the run was started last, on these ranks; *equal: those that send exactly what is planned. */
-static int64_t traffic_lines(const lh_report_run *run, int64_t *equal)
+/* Lines since the run was started last, on these ranks; *equal: those that send exactly what is planned;
+ * *last: the last of them, of NaN where there is none. */
+static int64_t traffic_lines(const lh_report_run *run, int64_t *equal, lh_train_line *last)
 {
     double from = lh_report_environment(run, "from_step");
     int64_t lines = 0;
     *equal = 0;
+    last->sent = (double)NAN;
+    for (int k = 0; k < LH_SEND_OTHER; k++) last->purpose[k] = (double)NAN;
     for (int64_t i = 0; i < run->n_train; i++) {
         const lh_train_line *l = &run->train[i];
         if (!(l->step > from) || !isfinite(l->sent)) continue;
         lines++;
-        bool same = cost_equal(l->sent, run->plan->sent_bytes);
+        *last = *l;
+        bool same = lhi_report_equal(l->sent, run->plan->sent_bytes);
         for (int k = 0; k < LH_SEND_OTHER; k++)
-            same = same &&
-                   (!isfinite(l->purpose[k]) || cost_equal(l->purpose[k], run->plan->purpose[k]));
+            same = same && (!isfinite(l->purpose[k]) ||
+                            lhi_report_equal(l->purpose[k], run->plan->purpose[k]));
         *equal += same;
     }
     return lines;
@@ -150,7 +158,7 @@ static void traffic_row(lh_html *h, const char *name, double counted, double pla
     lh_html_print(h, "<td class=\"n\">%.0f</td>", planned);
     if (!isfinite(counted))
         lh_html_put(h, "<td>–</td>");
-    else if (cost_equal(counted, planned))
+    else if (lhi_report_equal(counted, planned))
         lh_html_put(h, "<td class=\"good\">equal</td>");
     else
         lh_html_print(h, "<td class=\"bad\">%+.0f</td>", counted - planned);
@@ -160,27 +168,30 @@ static void traffic_row(lh_html *h, const char *name, double counted, double pla
 static void traffic_run(lhi_report *r, int64_t i)
 {
     const lh_report_run *run = &r->run[i];
-    const lh_train_line *last = lh_report_last(run);
+    lh_train_line last;
     int64_t equal = 0;
-    int64_t lines = traffic_lines(run, &equal);
+    int64_t lines = traffic_lines(run, &equal, &last);
     int shown = 1;
     for (int k = 0; k < LH_SEND_OTHER; k++)
-        shown += run->plan->purpose[k] > 0.0 || last->purpose[k] > 0.0;
+        shown += run->plan->purpose[k] > 0.0 || last.purpose[k] > 0.0;
     lh_html_put(&r->h, "<tr class=\"first\">");
     lh_html_print(&r->h, "<th scope=\"rowgroup\" rowspan=\"%d\">", shown);
     lh_html_print(&r->h, "<b>#%" PRId64 "</b> ", i + 1);
     lh_html_text(&r->h, run->label);
-    lh_html_print(&r->h,
-                  "<div class=\"said\">%" PRId64 " of %" PRId64
-                  " logged steps send exactly what is planned</div></th>",
-                  equal, lines);
+    if (lines > 0)
+        lh_html_print(&r->h,
+                      "<div class=\"said\">%" PRId64 " of %" PRId64
+                      " logged steps send exactly what is planned</div></th>",
+                      equal, lines);
+    else
+        lh_html_put(&r->h, "<div class=\"said\">no step logged since the last start</div></th>");
     for (int k = 0; k < LH_SEND_OTHER; k++)
-        if (run->plan->purpose[k] > 0.0 || last->purpose[k] > 0.0) {
-            traffic_row(&r->h, lh_purpose_name((lh_purpose)k), last->purpose[k],
+        if (run->plan->purpose[k] > 0.0 || last.purpose[k] > 0.0) {
+            traffic_row(&r->h, lh_purpose_name((lh_purpose)k), last.purpose[k],
                         run->plan->purpose[k]);
             lh_html_put(&r->h, "<tr>");
         }
-    traffic_row(&r->h, "all", last->sent, run->plan->sent_bytes);
+    traffic_row(&r->h, "all", last.sent, run->plan->sent_bytes);
 }
 
 static bool cost_planned(const lh_report_run *run)
@@ -220,6 +231,7 @@ static void traffic_plot(lhi_report *r)
                                                   from, from + last->purpose[k]});
         }
     }
+    cost_left(r, &p);
     lh_html_put(&r->h, "<div class=\"plots one\">");
     lh_plot_figure(&p, &r->plotter, &r->h);
     lh_html_put(&r->h, "</div>");
@@ -282,22 +294,17 @@ static void memory_pair(lh_html *h, double counted, double planned)
 {
     char text[LH_UNITS_TEXT];
     lh_html_print(h, "<td class=\"n\">%s</td>", lhi_report_bytes(counted, text));
-    if (!isfinite(planned))
-        lh_html_put(h, "<td class=\"n\">–</td>");
-    else if (cost_equal(counted, planned))
-        lh_html_put(h, "<td class=\"n good\">equal</td>");
-    else
-        lh_html_print(h, "<td class=\"n bad\">%s</td>", lhi_report_bytes(planned, text));
+    lhi_report_planned(h, counted, planned);
 }
 
-/* Neighbours that are alike share a row. */
-static void memory_run(lhi_report *r, int64_t i)
+/* Neighbours that are alike share a row. Returns how many ranks are left out. */
+static int64_t memory_run(lhi_report *r, int64_t i)
 {
     const lh_report_run *run = &r->run[i];
     const int64_t ranks = lh_json_count(memory_list(run, "rank_peak_bytes"));
     char text[LH_UNITS_TEXT];
-    int64_t rows = 0;
-    for (int64_t rank = 0, end = 0; rank < ranks && rows < COST_RANKS; rank = end, rows++) {
+    int64_t rows = 0, rank = 0;
+    for (int64_t end = 0; rank < ranks && rows < COST_RANKS; rank = end, rows++) {
         for (end = rank + 1; end < ranks && memory_same(run, rank, end);) end++;
         const lh_rank_plan *plan =
             run->plan != NULL ? &run->plan->rank[rank % run->plan->sequence] : NULL;
@@ -313,9 +320,22 @@ static void memory_run(lhi_report *r, int64_t i)
         lh_html_print(&r->h, "<td class=\"n\">%s</td></tr>\n",
                       rank == 0 && last != NULL ? lhi_report_bytes(last->rss, text) : "");
     }
+    return ranks - rank;
 }
 
-static void memory_plot(lhi_report *r)
+/* Runs whose memory is shown: those that have it, up to COST_ROWS of them. *left: the others that have it. */
+static bool memory_shown(const lhi_report *r, int64_t i, int64_t *left)
+{
+    bool has = memory_list(&r->run[i], "rank_peak_bytes") != NULL;
+    int64_t before = 0;
+    for (int64_t k = 0; has && k < i; k++)
+        before += memory_list(&r->run[k], "rank_peak_bytes") != NULL;
+    *left += has && before >= COST_ROWS;
+    return has && before < COST_ROWS;
+}
+
+/* *left: runs that are not in it. */
+static void memory_plot(lhi_report *r, int64_t *left)
 {
     lh_plot p = {.id = "memory",
                  .title = "Step memory by rank",
@@ -324,13 +344,15 @@ static void memory_plot(lhi_report *r)
                  .from_zero = true,
                  .ticks_at_x = true,
                  .note = "dots: as the run allocated it; dashed: planned"};
+    int64_t again = 0;
     bool planned = false;
     /* what is planned comes first, so that dots lie on its line */
-    for (int64_t i = 0; i < r->runs && i < COST_ROWS; i++) {
+    for (int64_t i = 0; i < r->runs; i++) {
         const lh_report_run *run = &r->run[i];
         const lh_json_item *list = memory_list(run, "rank_peak_bytes");
-        if (list == NULL || run->plan == NULL) continue;
+        if (!memory_shown(r, i, left) || run->plan == NULL) continue;
         lh_plot_series *s = lh_plot_series_add(&p, planned ? "" : "planned", LH_PLOT_DASHED, 0);
+        lh_plot_series_row(s, "planned: %s", run->label);
         planned = true;
         for (int64_t rank = 0; rank < lh_json_count(list); rank++)
             lh_plot_point_add(
@@ -340,13 +362,12 @@ static void memory_plot(lhi_report *r)
                                     COST_MIB,
                                 0.0, 0.0});
     }
-    for (int64_t i = 0; i < r->runs && i < COST_ROWS; i++) {
+    for (int64_t i = 0; i < r->runs; i++) {
         const lh_report_run *run = &r->run[i];
-        const lh_json_item *list = memory_list(run, "rank_peak_bytes");
-        if (list == NULL) continue;
+        if (!memory_shown(r, i, &again)) continue;
         lh_plot_series *s =
             lh_plot_series_add(&p, run->label, LH_PLOT_DOTS, lhi_report_colour(r, i));
-        for (int64_t rank = 0; rank < lh_json_count(list); rank++)
+        for (int64_t rank = 0; rank < lh_json_count(memory_list(run, "rank_peak_bytes")); rank++)
             lh_plot_point_add(&p, s,
                               (lh_plot_point){(double)rank,
                                               memory_of(run, "rank_peak_bytes", rank) / COST_MIB,
@@ -362,20 +383,27 @@ void lhi_report_memory(lhi_report *r)
     static const char *const head[] = {"run",          "#ranks",          "#rows",
                                        "#step memory", "#planned",        "#parameters",
                                        "#planned",     "#resident, most", NULL};
-    int64_t some = 0;
+    int64_t some = 0, left = 0, again = 0, ranks = 0;
     for (int64_t i = 0; i < r->runs; i++)
         some += memory_list(&r->run[i], "rank_peak_bytes") != NULL;
     if (some == 0) return;
     lhi_report_section(
         r, "memory", "Memory by rank",
-        "Step memory holds activations, exchange and scratch; parameters stand with gradients and "
-        "moments; resident memory is the process's largest so far, of the rank that needs most.");
-    memory_plot(r);
+        "Step memory holds activations, exchange and scratch, as the run's allocations were "
+        "counted, and, by the same formula in run and plan, the batch and the buffer of the "
+        "reduction; parameters stand with gradients and moments; resident memory is the process's "
+        "largest so far, of the rank that needs most.");
+    memory_plot(r, &left);
     lh_html_put(&r->h, "<div class=\"scroll\"><table>\n");
     lh_html_head(&r->h, head);
     lh_html_put(&r->h, "<tbody>\n");
-    for (int64_t i = 0; i < r->runs && i < COST_ROWS; i++)
-        if (memory_list(&r->run[i], "rank_peak_bytes") != NULL) memory_run(r, i);
+    for (int64_t i = 0; i < r->runs; i++)
+        if (memory_shown(r, i, &again)) ranks += memory_run(r, i);
     lh_html_put(&r->h, "</tbody></table></div>\n");
+    if (left > 0 || ranks > 0)
+        lh_html_print(&r->h,
+                      "<p class=\"foot\">Left out: %" PRId64 " more runs, %" PRId64
+                      " more ranks of those shown.</p>\n",
+                      left, ranks);
     cost_unplanned(r);
 }

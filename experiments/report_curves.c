@@ -155,7 +155,9 @@ static void curve_train(lhi_report *r, int64_t i, size_t offset, curve_kind kind
                        : 0;
     lh_plot_series *pale = NULL;
     if (kind == CURVE_BOTH && half > 0) pale = lh_plot_series_add(p, "", LH_PLOT_FAINT, colour);
+    lh_plot_series_row(pale, "%s: logged steps", run->label);
     lh_plot_series *line = lh_plot_series_add(p, lhi_report_legend(r, i), LH_PLOT_LINE, colour);
+    lh_plot_series_row(line, "%s", run->label);
     double sum = 0.0;
     int64_t from = 0, to = 0, count = 0;
     for (int64_t k = 0; k < run->n_train; k++) {
@@ -184,6 +186,7 @@ static void curve_eval(lhi_report *r, int64_t i, size_t offset, bool alone, lh_p
     lh_plot_series *s =
         lh_plot_series_add(p, alone ? lhi_report_legend(r, i) : "",
                            alone ? LH_PLOT_POINTS : LH_PLOT_DOTS, lhi_report_colour(r, i));
+    lh_plot_series_row(s, alone ? "%s" : "%s: validation", run->label);
     for (int64_t k = 0; k < run->n_eval; k++) {
         double y = *(const double *)((const char *)&run->eval[k] + offset);
         lh_plot_point_add(p, s, (lh_plot_point){run->eval[k].step, y, 0.0, 0.0});

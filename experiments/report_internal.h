@@ -10,9 +10,11 @@ enum { LHI_SWEEP_KEYS = 64, LHI_REPORT_NAME = 128, LHI_REPORT_VALUES = 160 };
 typedef struct lhi_scale_line {
     int file;
     char mode[16], mechanism[LHI_REPORT_NAME], attention[LHI_REPORT_NAME],
-        platform[LHI_REPORT_NAME];
+        platform[LHI_REPORT_NAME], pass[16], precision[16];
     bool simulated, extrapolated;
-    double ranks, n, batch, step_s, least_s, most_s, tokens_per_s, efficiency, wait_s;
+    int again; /* how many lines of its file and name before it have the same ranks and length */
+    double ranks, n, step_s, mean_s, least_s, most_s, tokens_per_s, efficiency, wait_s;
+    double batch, threads, parameters;
     double sent, predicted_sent, peak, predicted_peak;
     double exponent, low, high; /* of a fit; else NaN */
 } lhi_scale_line;
@@ -67,6 +69,11 @@ void lhi_report_count(lh_html *h, double x);
  * finite. Local, pure. lhi_report_bytes - the same of lh_units_bytes. */
 const char *lhi_report_seconds(double x, char *text);
 const char *lhi_report_bytes(double x, char *text);
+
+/* lhi_report_equal - is a counted number what was planned, as far as its digits go? lhi_report_planned - a cell:
+ * "equal", or the bytes that were planned, in red; a dash where one of the two is not known. Local. */
+bool lhi_report_equal(double counted, double planned);
+void lhi_report_planned(lh_html *h, double counted, double planned);
 
 /* The parts of the page. Each writes nothing where there is nothing to say. Local, but for plots. */
 void lhi_report_overview(lhi_report *r);

@@ -2,9 +2,9 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "experiments/bench_internal.h"
 #include "experiments/run_judge.h"
 #include "io/files.h"
 
@@ -251,12 +251,6 @@ double lh_report_environment(const lh_report_run *run, const char *key)
     return lh_json_number(run->environment, key);
 }
 
-static int run_less(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 double lh_report_median(const lh_report_run *run, size_t offset)
 {
     double *value = NULL;
@@ -267,8 +261,7 @@ double lh_report_median(const lh_report_run *run, size_t offset)
         double x = *(const double *)((const char *)&run->train[i] + offset);
         if (isfinite(x)) value[n++] = x;
     }
-    qsort(value, (size_t)n, sizeof *value, run_less);
-    if (n > 0) median = 0.5 * (value[(n - 1) / 2] + value[n / 2]);
+    if (n > 0) median = lhi_bench_median(value, (int)n);
     lh_free(&value);
     return median;
 }

@@ -25,8 +25,8 @@ static bool scale_read(const lh_json_item *o, lhi_scale_line *l)
     const lh_json_item *more = lh_json_find(o, "extrapolated"); /* false, or from what */
     *l = (lhi_scale_line){.ranks = lh_json_number(o, "ranks"),
                           .n = lh_json_number(o, "n"),
-                          .batch = lh_json_number(o, "batch"),
                           .step_s = lh_json_number(o, "step_s"),
+                          .mean_s = lh_json_number(o, "step_s_mean"),
                           .least_s = lh_json_number(o, "step_s_least"),
                           .tokens_per_s = lh_json_number(o, "tokens_per_s"),
                           .efficiency = lh_json_number(o, "efficiency"),
@@ -35,6 +35,9 @@ static bool scale_read(const lh_json_item *o, lhi_scale_line *l)
                           .predicted_sent = lh_json_number(o, "predicted_sent_bytes"),
                           .peak = lh_json_number(o, "peak_bytes"),
                           .predicted_peak = lh_json_number(o, "predicted_peak_bytes"),
+                          .batch = lh_json_number(o, "batch"),
+                          .threads = lh_json_number(o, "threads"),
+                          .parameters = lh_json_number(o, "parameters"),
                           .exponent = lh_json_number(o, "exponent"),
                           .low = lh_json_number(o, "low"),
                           .high = lh_json_number(o, "high"),
@@ -48,9 +51,40 @@ static bool scale_read(const lh_json_item *o, lhi_scale_line *l)
     scale_word(o, "mechanism", l->mechanism, sizeof l->mechanism);
     scale_word(o, "attention", l->attention, sizeof l->attention);
     scale_word(o, "platform", l->platform, sizeof l->platform);
+    scale_word(o, "pass", l->pass, sizeof l->pass);
+    scale_word(o, "precision", l->precision, sizeof l->precision);
     bool fit = lh_json_word(o, "fit") != NULL && isfinite(l->exponent);
     return isfinite(l->ranks) &&
            (fit || (l->mode[0] != '\0' && isfinite(l->step_s) && isfinite(l->n)));
+}
+
+static bool scale_point(const lhi_scale_line *l)
+{
+    return !isfinite(l->exponent);
+}
+
+/* Have two lines the same name before what tells namesakes apart? */
+static bool scale_named(const lhi_scale_line *a, const lhi_scale_line *b)
+{
+    return a->simulated == b->simulated && strcmp(a->mechanism, b->mechanism) == 0 &&
+           strcmp(a->attention, b->attention) == 0 && strcmp(a->platform, b->platform) == 0;
+}
+
+/* A second point of the same ranks and length is of another study, whatever else the two say; a fit is of the
+ * points before it. */
+static int scale_again(const lhi_report *r, const lhi_scale_line *l)
+{
+    int n = 0;
+    for (int64_t k = 0; k < r->scales; k++) {
+        const lhi_scale_line *o = &r->scale[k];
+        if (o->file != l->file || !scale_point(o) || !scale_named(o, l) || o->ranks != l->ranks)
+            continue;
+        if (!scale_point(l))
+            n = o->again;
+        else
+            n += o->n == l->n && strcmp(o->mode, l->mode) == 0;
+    }
+    return n;
 }
 
 static lh_status scale_take_line(lhi_report *r, const char *line, size_t n)
@@ -67,6 +101,7 @@ static lh_status scale_take_line(lhi_report *r, const char *line, size_t n)
     LH_TRY(st);
     if (scale_read(o, &r->scale[r->scales])) {
         r->scale[r->scales].file = r->scale_files;
+        r->scale[r->scales].again = scale_again(r, &r->scale[r->scales]);
         r->scales++;
     } else {
         r->scale_torn++;
@@ -102,16 +137,56 @@ done:
 
 /* --- series: points that differ in ranks alone, or in lengths alone --- */
 
-static bool scale_alike(const lhi_scale_line *a, const lhi_scale_line *b)
+/* Equal, or both unknown. */
+static bool scale_equal(double a, double b)
 {
-    return a->file == b->file && a->simulated == b->simulated && strcmp(a->mode, b->mode) == 0 &&
-           strcmp(a->mechanism, b->mechanism) == 0 && strcmp(a->attention, b->attention) == 0 &&
-           strcmp(a->platform, b->platform) == 0;
+    return a == b || (isnan(a) && isnan(b));
 }
 
-static bool scale_point(const lhi_scale_line *l)
+/* What tells namesakes apart. */
+typedef enum scale_tell {
+    SCALE_FILE,
+    SCALE_PASS,
+    SCALE_PRECISION,
+    SCALE_BATCH,
+    SCALE_THREADS,
+    SCALE_PARAMETERS,
+    SCALE_AGAIN,
+    SCALE_TELLS
+} scale_tell;
+
+static bool scale_tells(const lhi_scale_line *a, const lhi_scale_line *b, scale_tell what)
 {
-    return !isfinite(l->exponent);
+    switch (what) {
+    case SCALE_FILE:
+        return a->file != b->file;
+    case SCALE_PASS:
+        return strcmp(a->pass, b->pass) != 0;
+    case SCALE_PRECISION:
+        return strcmp(a->precision, b->precision) != 0;
+    case SCALE_BATCH:
+        return !scale_equal(a->batch, b->batch);
+    case SCALE_THREADS:
+        return !scale_equal(a->threads, b->threads);
+    case SCALE_PARAMETERS:
+        /* they may grow with the length */
+        return a->n == b->n && !scale_equal(a->parameters, b->parameters);
+    default:
+        return a->again != b->again;
+    }
+}
+
+/* Does nothing before `upto` tell two lines of one name apart? */
+static bool scale_untold(const lhi_scale_line *a, const lhi_scale_line *b, scale_tell upto)
+{
+    for (int t = 0; t < (int)upto; t++)
+        if (scale_tells(a, b, (scale_tell)t)) return false;
+    return true;
+}
+
+static bool scale_alike(const lhi_scale_line *a, const lhi_scale_line *b)
+{
+    return scale_named(a, b) && strcmp(a->mode, b->mode) == 0 && scale_untold(a, b, SCALE_TELLS);
 }
 
 /* The same study at other numbers of ranks: strong keeps n, weak keeps n / ranks. */
@@ -140,53 +215,54 @@ static int64_t scale_members(const lhi_report *r, int64_t i,
     return n;
 }
 
-/* Is there a line of another file that would have the same name? */
-static bool scale_twice(const lhi_report *r, const lhi_scale_line *l)
+static void scale_tell_text(const lhi_report *r, const lhi_scale_line *l, scale_tell what,
+                            char *text, size_t bytes)
 {
-    for (int64_t k = 0; k < r->scales; k++) {
-        const lhi_scale_line *o = &r->scale[k];
-        if (o->file != l->file && o->simulated == l->simulated &&
-            strcmp(o->mechanism, l->mechanism) == 0 && strcmp(o->attention, l->attention) == 0 &&
-            strcmp(o->platform, l->platform) == 0)
-            return true;
-    }
-    return false;
+    const char *name = r->scale_file[l->file], *slash = strrchr(name, '/');
+    char count[LH_UNITS_TEXT];
+    if (what == SCALE_FILE)
+        (void)snprintf(text, bytes, ", %.80s", slash != NULL ? slash + 1 : name);
+    else if (what == SCALE_PASS)
+        (void)snprintf(text, bytes, ", %s", strcmp(l->pass, "forward") == 0 ? "forward" : "step");
+    else if (what == SCALE_PRECISION)
+        (void)snprintf(text, bytes, ", %s", l->precision);
+    else if (what == SCALE_BATCH)
+        (void)snprintf(text, bytes, ", batch %.0f", l->batch);
+    else if (what == SCALE_THREADS)
+        (void)snprintf(text, bytes, ", %.0f threads", l->threads);
+    else if (what == SCALE_PARAMETERS)
+        (void)snprintf(text, bytes, ", %s parameters", lh_units_count(l->parameters, count));
+    else
+        (void)snprintf(text, bytes, ", study %d", l->again + 1);
 }
 
 /* "sliding_window, window: 128", and what else tells series apart. */
 static const char *scale_label(const lhi_report *r, const lhi_scale_line *l, char *text)
 {
     static const char begin[] = "{mechanism: ";
-    const char *name = r->scale_file[l->file];
-    const char *slash = strrchr(name, '/');
-    size_t length = strlen(l->attention);
-    int n = 0;
+    size_t length = strlen(l->attention), n = 0;
     if (strncmp(l->attention, begin, strlen(begin)) == 0 && l->attention[length - 1] == '}')
-        n = snprintf(text, SCALE_NAME, "%.*s", (int)(length - strlen(begin) - 1),
-                     l->attention + strlen(begin));
+        (void)snprintf(text, SCALE_NAME, "%.*s", (int)(length - strlen(begin) - 1),
+                       l->attention + strlen(begin));
     else
-        n = snprintf(text, SCALE_NAME, "%s",
-                     l->attention[0] == '{' || l->attention[0] == '[' ? l->attention
-                                                                      : l->mechanism);
+        (void)snprintf(text, SCALE_NAME, "%s",
+                       l->attention[0] == '{' || l->attention[0] == '[' ? l->attention
+                                                                        : l->mechanism);
     const char *platform =
         strrchr(l->platform, '/') != NULL ? strrchr(l->platform, '/') + 1 : l->platform;
-    if (l->simulated && n < SCALE_NAME)
-        n += snprintf(text + n, (size_t)(SCALE_NAME - n), ", simulated%s%s",
-                      platform[0] != '\0' ? " on " : "", platform);
-    if (scale_twice(r, l) && n < SCALE_NAME)
-        (void)snprintf(text + n, (size_t)(SCALE_NAME - n), ", %.80s",
-                       slash != NULL ? slash + 1 : name);
-    return text;
-}
-
-static const char *scale_length(double n, char *text)
-{
-    if (n >= 1048576.0 && fmod(n, 1048576.0) == 0.0)
-        (void)snprintf(text, LH_UNITS_TEXT, "%gM", n / 1048576.0);
-    else if (n >= 1024.0 && fmod(n, 1024.0) == 0.0)
-        (void)snprintf(text, LH_UNITS_TEXT, "%gk", n / 1024.0);
-    else
-        (void)snprintf(text, LH_UNITS_TEXT, "%.0f", n);
+    n = strlen(text);
+    if (l->simulated)
+        (void)snprintf(text + n, SCALE_NAME - n, ", simulated%s%s",
+                       platform[0] != '\0' ? " on " : "", platform);
+    for (int t = 0; t < SCALE_TELLS; t++) {
+        bool told = false;
+        for (int64_t k = 0; k < r->scales && !told; k++)
+            told = scale_point(&r->scale[k]) && scale_named(&r->scale[k], l) &&
+                   scale_tells(&r->scale[k], l, (scale_tell)t) &&
+                   (t < SCALE_AGAIN || scale_untold(&r->scale[k], l, SCALE_AGAIN));
+        n = strlen(text);
+        if (told) scale_tell_text(r, l, (scale_tell)t, text + n, SCALE_NAME - n);
+    }
     return text;
 }
 
@@ -215,6 +291,7 @@ static void scale_ideal(const lhi_report *r, int64_t i, bool weak, bool named, l
         if (scale_same(&r->scale[k], &r->scale[i]) && r->scale[k].ranks == least)
             time = r->scale[k].step_s;
     lh_plot_series *s = lh_plot_series_add(p, named ? "ideal" : "", LH_PLOT_DASHED, 0);
+    lh_plot_series_row(s, "ideal");
     lh_plot_point_add(p, s, (lh_plot_point){least, time, 0.0, 0.0});
     lh_plot_point_add(p, s, (lh_plot_point){most, weak ? time : time * least / most, 0.0, 0.0});
 }
@@ -232,7 +309,7 @@ static void scale_plot(lhi_report *r, const char *mode, scale_what what, lh_plot
             continue;
         (void)scale_label(r, first, label);
         size_t n = strlen(label);
-        (void)snprintf(label + n, sizeof label - n, ", n %s%s", scale_length(first->n, length),
+        (void)snprintf(label + n, sizeof label - n, ", n %s%s", lh_units_length(first->n, length),
                        weak ? " at first" : "");
         lh_plot_series *s = lh_plot_series_add(
             p, label, what == SCALE_TIME ? LH_PLOT_ERRORS : LH_PLOT_POINTS, colour++);
@@ -267,13 +344,13 @@ static bool scale_grows(const lhi_scale_line *a, const lhi_scale_line *b)
            strcmp(a->mode, "strong") == 0;
 }
 
+/* The fit of a point; the first point of a fit, which does not say all that names its points. NULL: none. */
 static const lhi_scale_line *scale_fit(const lhi_report *r, const lhi_scale_line *of)
 {
     for (int64_t k = 0; k < r->scales; k++) {
         const lhi_scale_line *l = &r->scale[k];
-        if (!scale_point(l) && l->file == of->file && l->ranks == of->ranks &&
-            strcmp(l->mechanism, of->mechanism) == 0 && strcmp(l->attention, of->attention) == 0 &&
-            strcmp(l->platform, of->platform) == 0)
+        if (scale_point(l) != scale_point(of) && l->file == of->file && l->ranks == of->ranks &&
+            l->again == of->again && scale_named(l, of))
             return l;
     }
     return NULL;
@@ -329,7 +406,8 @@ static void scale_fits(lhi_report *r)
         const lhi_scale_line *l = &r->scale[i];
         if (scale_point(l)) continue;
         lh_html_put(&r->h, "<tr>");
-        lh_html_cell(&r->h, scale_label(r, l, label));
+        const lhi_scale_line *point = scale_fit(r, l);
+        lh_html_cell(&r->h, scale_label(r, point != NULL ? point : l, label));
         lh_html_number(&r->h, 6, l->ranks);
         lh_html_print(
             &r->h, "<td class=\"n\">n<sup>%.3f</sup></td><td class=\"n\">%.3f to %.3f</td></tr>\n",
@@ -349,17 +427,33 @@ static void scale_row(lhi_report *r, const lhi_scale_line *l)
     lh_html_print(h, "<td>%s%s</td>", strcmp(l->mode, "weak") == 0 ? "weak" : "strong",
                   l->extrapolated ? ", extrapolated" : "");
     lh_html_number(h, 8, l->ranks);
-    lh_html_print(h, "<td class=\"n\">%s</td>", scale_length(l->n, text));
+    lh_html_print(h, "<td class=\"n\">%s</td>", lh_units_length(l->n, text));
     lh_html_print(h, "<td class=\"n\">%s</td>", lhi_report_seconds(l->step_s, text));
     lhi_report_count(h, l->tokens_per_s);
     lh_html_number(h, 3, l->efficiency);
-    lh_html_print(h, "<td class=\"n\">%.1f</td>", 100.0 * l->wait_s / l->step_s);
-    lh_html_print(h, "<td class=\"n\">%s</td>", lhi_report_bytes(l->sent, text));
-    if (fabs(l->sent - l->predicted_sent) <= 1e-8 * fabs(l->predicted_sent))
-        lh_html_put(h, "<td class=\"n good\">equal</td>");
+    if (isfinite(l->wait_s / l->mean_s))
+        lh_html_print(h, "<td class=\"n\">%.1f</td>", 100.0 * l->wait_s / l->mean_s);
     else
-        lh_html_print(h, "<td class=\"n bad\">%s</td>", lhi_report_bytes(l->predicted_sent, text));
+        lh_html_put(h, "<td class=\"n\">–</td>");
+    lh_html_print(h, "<td class=\"n\">%s</td>", lhi_report_bytes(l->sent, text));
+    lhi_report_planned(h, l->sent, l->predicted_sent);
     lh_html_print(h, "<td class=\"n\">%s</td></tr>\n", lhi_report_bytes(l->peak, text));
+}
+
+static lh_plot scale_axes(const char *id, const char *title, scale_what what, bool log_y)
+{
+    lh_plot p = {.id = id,
+                 .title = title,
+                 .x_label = "ranks",
+                 .y_label = what == SCALE_TIME ? "seconds a step" : "efficiency",
+                 .log_x = true,
+                 .log_y = log_y,
+                 .from_zero = !log_y,
+                 .ticks_at_x = true};
+    if (what == SCALE_EFFICIENCY)
+        (void)snprintf(p.note, sizeof p.note,
+                       "work of the model per second and rank, to that on the fewest ranks");
+    return p;
 }
 
 void lhi_report_scaling(lhi_report *r)
@@ -368,37 +462,11 @@ void lhi_report_scaling(lhi_report *r)
                                        "#a step",   "#tokens/s", "#efficiency",  "#waiting, %",
                                        "#sent",     "#formula",  "#step memory", NULL};
     static const char *const note = "bars: the fastest and the slowest repeat";
-    lh_plot strong = {.id = "strong",
-                      .title = "Strong scaling",
-                      .x_label = "ranks",
-                      .y_label = "seconds a step",
-                      .log_x = true,
-                      .log_y = true,
-                      .ticks_at_x = true};
-    lh_plot strong_e = {.id = "strong-efficiency",
-                        .title = "Efficiency, strong",
-                        .x_label = "ranks",
-                        .y_label = "efficiency",
-                        .log_x = true,
-                        .from_zero = true,
-                        .ticks_at_x = true,
-                        .note =
-                            "work of the model per second and rank, to that on the fewest ranks"};
-    lh_plot weak = {.id = "weak",
-                    .title = "Weak scaling",
-                    .x_label = "ranks",
-                    .y_label = "seconds a step",
-                    .log_x = true,
-                    .from_zero = true,
-                    .ticks_at_x = true};
-    lh_plot weak_e = {.id = "weak-efficiency",
-                      .title = "Efficiency, weak",
-                      .x_label = "ranks",
-                      .y_label = "efficiency",
-                      .log_x = true,
-                      .from_zero = true,
-                      .ticks_at_x = true,
-                      .note = "work of the model per second and rank, to that on the fewest ranks"};
+    lh_plot strong = scale_axes("strong", "Strong scaling", SCALE_TIME, true);
+    lh_plot strong_e =
+        scale_axes("strong-efficiency", "Efficiency, strong", SCALE_EFFICIENCY, false);
+    lh_plot weak = scale_axes("weak", "Weak scaling", SCALE_TIME, false);
+    lh_plot weak_e = scale_axes("weak-efficiency", "Efficiency, weak", SCALE_EFFICIENCY, false);
     if (r->scales == 0) return;
     lhi_report_section(r, "scaling", "Scaling",
                        "Steps on random tokens (longhaul scale): the median of the repeats.");

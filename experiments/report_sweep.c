@@ -8,9 +8,16 @@
 
 #include "experiments/report_internal.h"
 #include "experiments/sweep_status.h"
+#include "experiments/units.h"
 #include "io/files.h"
 
-enum { SWEEP_TEXT = LHI_REPORT_VALUES, SWEEP_LAST = 10, SWEEP_LOG = 20 };
+enum {
+    SWEEP_TEXT = LHI_REPORT_VALUES,
+    SWEEP_ID = 32,
+    SWEEP_CUT = 8,
+    SWEEP_LAST = 10,
+    SWEEP_LOG = 20
+};
 
 /* --- reading --- */
 
@@ -41,6 +48,17 @@ static void sweep_group(lhi_sweep *s, int64_t i)
         if (lh_json_same(told[k].values, told[i].values)) p->group = s->point[k].group;
     if (p->group == s->groups) sweep_keys(s, told[i].values);
     s->groups += p->group == s->groups;
+}
+
+/* Values as text; where they have no room, the row of the table tells them apart. */
+static void sweep_name(lhi_sweep *s, int group)
+{
+    char *name = s->name[group];
+    (void)lh_json_show_members(sweep_values(s, group), NULL, name, sizeof s->name[group]);
+    if (strlen(name) + 1 < sizeof s->name[group] - SWEEP_CUT) return;
+    int n = snprintf(name, sizeof s->name[group], "row %d: ", group + 1);
+    (void)lh_json_show_members(sweep_values(s, group), NULL, name + n,
+                               sizeof s->name[group] - (size_t)n);
 }
 
 static lh_status sweep_runs(lhi_report *r, int index)
@@ -75,8 +93,7 @@ lh_status lhi_report_take_sweep(lhi_report *r, const char *folder)
     LH_TRY(lh_new((size_t)s->told->count * sizeof *s->point, &s->point));
     for (int64_t i = 0; i < s->told->count; i++) sweep_group(s, i);
     LH_TRY(lh_new((size_t)s->groups * sizeof *s->name, &s->name));
-    for (int g = 0; g < s->groups; g++)
-        (void)lh_json_show_members(sweep_values(s, g), NULL, s->name[g], sizeof s->name[g]);
+    for (int g = 0; g < s->groups; g++) sweep_name(s, g);
     LH_TRY(sweep_runs(r, (int)r->sweeps - 1));
 done:
     return st;
@@ -190,64 +207,86 @@ static int sweep_by_x(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The series of group g and of all that differ from it in `key` alone. */
-static void sweep_series(const lhi_report *r, const lhi_sweep *s, int g, const char *key,
-                         lh_plot *p)
+/* Do two groups differ in `key` alone, which both have? */
+static bool sweep_alike(const lh_json_item *a, const lh_json_item *b, const char *key)
 {
-    char mine[SWEEP_TEXT], other[SWEEP_TEXT];
+    if (lh_json_count(a) != lh_json_count(b)) return false;
+    for (lh_json_member m = {0}; lh_json_next(a, &m);)
+        if (strcmp(m.key, key) != 0 && !lh_json_same(m.item, lh_json_find(b, m.key))) return false;
+    return true;
+}
+
+static void sweep_point(const lhi_report *r, const lhi_sweep *s, int group, sweep_metric metric,
+                        double x, lh_plot *p, lh_plot_series *series)
+{
+    sweep_stat stat = sweep_stat_of(r, s, group, metric);
+    double spread = isfinite(stat.spread) ? stat.spread : 0.0;
+    if (stat.n > 0)
+        lh_plot_point_add(p, series,
+                          (lh_plot_point){x, stat.mean, stat.mean - spread, stat.mean + spread});
+}
+
+/* The series of group g and of all that differ from it in `key` alone; nothing where an earlier one has it. */
+static void sweep_series(const lhi_report *r, const lhi_sweep *s, int g, const char *key,
+                         sweep_metric metric, lh_plot *p)
+{
+    char mine[SWEEP_TEXT];
+    for (int before = 0; before < g; before++)
+        if (sweep_alike(sweep_values(s, before), sweep_values(s, g), key)) return;
     (void)lh_json_show_members(sweep_values(s, g), key, mine, sizeof mine);
-    for (int before = 0; before < g; before++) {
-        (void)lh_json_show_members(sweep_values(s, before), key, other, sizeof other);
-        if (strcmp(mine, other) == 0) return;
-    }
     lh_plot_series *series = lh_plot_series_add(
         p, mine[0] != '\0' ? mine : "mean and spread over seeds", LH_PLOT_ERRORS, p->count);
-    for (int h = g; h < s->groups; h++) {
-        (void)lh_json_show_members(sweep_values(s, h), key, other, sizeof other);
-        if (strcmp(mine, other) != 0) continue;
-        sweep_stat stat = sweep_stat_of(r, s, h, SWEEP_MEASURE);
-        double x = key != NULL ? lh_json_number(sweep_values(s, h), key) : (double)(h + 1);
-        double spread = isfinite(stat.spread) ? stat.spread : 0.0;
-        if (stat.n > 0)
-            lh_plot_point_add(
-                p, series, (lh_plot_point){x, stat.mean, stat.mean - spread, stat.mean + spread});
-    }
+    for (int h = g; h < s->groups; h++)
+        if (sweep_alike(sweep_values(s, h), sweep_values(s, g), key))
+            sweep_point(r, s, h, metric, lh_json_number(sweep_values(s, h), key), p, series);
     if (series != NULL && series->n > 1)
         qsort(series->point, (size_t)series->n, sizeof *series->point, sweep_by_x);
 }
 
-static void sweep_plot(lhi_report *r, const lhi_sweep *s)
+/* What is shown: the measure; where nothing was evaluated, the training loss. */
+static sweep_metric sweep_shown(const lhi_report *r, const lhi_sweep *s)
 {
-    lh_plot p = {.id = "sweep",
-                 .title = "Validation over the sweep",
-                 .y_label = sweep_measure_name(sweep_unit(r, s)),
-                 .ticks_at_x = true};
-    const char *key = sweep_axis(s);
+    for (int g = 0; g < s->groups; g++)
+        if (sweep_stat_of(r, s, g, SWEEP_MEASURE).n > 0) return SWEEP_MEASURE;
+    return SWEEP_TRAIN;
+}
+
+static bool sweep_log_x(const lhi_sweep *s, const char *key)
+{
     double least = INFINITY, most = 0.0;
-    p.x_label = key != NULL ? "value" : "row of the table";
+    for (int g = 0; g < s->groups; g++) {
+        double x = lh_json_number(sweep_values(s, g), key);
+        least = fmin(least, x);
+        most = fmax(most, x);
+    }
+    return least > 0.0 && most >= SWEEP_LOG * least && isfinite(least);
+}
+
+static void sweep_plot(lhi_report *r, int index)
+{
+    const lhi_sweep *s = &r->sweep[index];
+    const char *key = sweep_axis(s);
+    sweep_metric metric = sweep_shown(r, s);
+    bool evaluated = metric == SWEEP_MEASURE;
+    char id[SWEEP_ID] = "sweep";
+    if (index > 0) (void)snprintf(id, sizeof id, "sweep-%d", index + 1);
+    lh_plot p = {.id = id,
+                 .title = evaluated ? "Validation over the sweep" : "Training over the sweep",
+                 .x_label = key != NULL ? "value" : "row of the table",
+                 .y_label = evaluated ? sweep_measure_name(sweep_unit(r, s)) : "training loss",
+                 .log_x = key != NULL && sweep_log_x(s, key),
+                 .ticks_at_x = true};
     if (key != NULL)
         (void)snprintf(p.note, sizeof p.note,
                        "along x: %.100s; bars: standard deviation over seeds", key);
     else
         (void)snprintf(p.note, sizeof p.note, "bars: standard deviation over seeds");
-    for (int g = 0; g < s->groups && key != NULL; g++) {
-        double x = lh_json_number(sweep_values(s, g), key);
-        least = fmin(least, x);
-        most = fmax(most, x);
-    }
-    p.log_x = least > 0.0 && most >= SWEEP_LOG * least && isfinite(least);
     if (key != NULL)
-        for (int g = 0; g < s->groups; g++) sweep_series(r, s, g, key, &p);
+        for (int g = 0; g < s->groups; g++) sweep_series(r, s, g, key, metric, &p);
     else { /* each group its own point, in one series */
         lh_plot_series *series =
             lh_plot_series_add(&p, "mean and spread over seeds", LH_PLOT_SPREAD, 0);
-        for (int g = 0; g < s->groups; g++) {
-            sweep_stat stat = sweep_stat_of(r, s, g, SWEEP_MEASURE);
-            double spread = isfinite(stat.spread) ? stat.spread : 0.0;
-            lh_plot_point_add(
-                &p, series,
-                (lh_plot_point){g + 1, stat.mean, stat.mean - spread, stat.mean + spread});
-        }
+        for (int g = 0; g < s->groups; g++) sweep_point(r, s, g, metric, g + 1, &p, series);
     }
     lh_html_put(&r->h, "<div class=\"plots one\">");
     lh_plot_figure(&p, &r->plotter, &r->h);
@@ -256,18 +295,30 @@ static void sweep_plot(lhi_report *r, const lhi_sweep *s)
 
 /* --- the table --- */
 
-static void sweep_cell(lh_html *h, sweep_stat stat, int digits)
+/* Tokens per second: mean and spread in the same unit. */
+static void sweep_speed(sweep_stat stat, char mean[LH_UNITS_TEXT], char spread[LH_UNITS_TEXT])
 {
+    static const char *const name[] = {"", " K", " M", " G"};
+    double unit = 1.0;
+    int i = 0;
+    for (; i < 3 && stat.mean >= 100000.0 * unit; i++) unit *= 1000.0;
+    (void)snprintf(mean, LH_UNITS_TEXT, "%.0f%s", stat.mean / unit, name[i]);
+    (void)snprintf(spread, LH_UNITS_TEXT, stat.spread >= 10.0 * unit ? "%.0f%s" : "%.2g%s",
+                   stat.spread / unit, name[i]);
+}
+
+static void sweep_cell(lh_html *h, sweep_stat stat, sweep_metric metric)
+{
+    char mean[LH_UNITS_TEXT], spread[LH_UNITS_TEXT];
+    (void)snprintf(mean, sizeof mean, "%.5g", stat.mean);
+    (void)snprintf(spread, sizeof spread, "%.2g", stat.spread);
+    if (metric == SWEEP_SPEED) sweep_speed(stat, mean, spread);
     if (stat.n == 0)
         lh_html_put(h, "<td class=\"n\">–</td>");
     else if (stat.n == 1)
-        lh_html_print(h, "<td class=\"n\">%.*g</td>", digits, stat.mean);
+        lh_html_print(h, "<td class=\"n\">%s</td>", mean);
     else
-        lh_html_print(h,
-                      stat.spread < 100.0
-                          ? "<td class=\"n\">%.*g <span class=\"unit\">± %.2g</span></td>"
-                          : "<td class=\"n\">%.*g <span class=\"unit\">± %.0f</span></td>",
-                      digits, stat.mean, stat.spread);
+        lh_html_print(h, "<td class=\"n\">%s <span class=\"unit\">± %s</span></td>", mean, spread);
 }
 
 /* Group of the best mean: the least loss. -1: none. */
@@ -306,7 +357,6 @@ static void sweep_states(lhi_report *r, const lhi_sweep *s, int group)
 
 static void sweep_row(lhi_report *r, const lhi_sweep *s, int group, bool best)
 {
-    static const int digits[SWEEP_METRICS] = {5, 5, 5, 5};
     const lh_json_item *values = sweep_values(s, group);
     char text[SWEEP_TEXT];
     lh_html_print(&r->h, "<tr%s><th scope=\"row\" class=\"n\">%d</th>",
@@ -320,7 +370,7 @@ static void sweep_row(lhi_report *r, const lhi_sweep *s, int group, bool best)
         lh_html_put(&r->h, "</td>");
     }
     for (int m = 0; m < SWEEP_METRICS; m++)
-        sweep_cell(&r->h, sweep_stat_of(r, s, group, (sweep_metric)m), digits[m]);
+        sweep_cell(&r->h, sweep_stat_of(r, s, group, (sweep_metric)m), (sweep_metric)m);
     sweep_states(r, s, group);
     lh_html_put(&r->h, "</tr>\n");
 }
@@ -367,7 +417,7 @@ void lhi_report_sweeps(lhi_report *r)
         lh_html_print(&r->h, ": %" PRId64 " points, %d combinations", s->told->count, s->groups);
         if (left > 0) lh_html_print(&r->h, ", <b>%" PRId64 " not finished</b>", left);
         lh_html_put(&r->h, "</h3>\n");
-        sweep_plot(r, s);
+        sweep_plot(r, (int)i);
         sweep_table(r, s);
     }
 }

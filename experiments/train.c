@@ -344,7 +344,8 @@ static lh_status train_open(train_run *r, bool resume)
     LH_TRY(lh_metrics_open(r->world, r->folder, from, &r->metrics));
     LH_TRY(lhi_path(path, r->folder, "config.yaml"));
     LH_TRY(lh_write_small(r->world, path, r->yaml, strlen(r->yaml)));
-    LH_TRY(lh_environment_write(r->world, r->session, r->folder, r->step));
+    if (r->step < r->config->schedule.steps) /* else the last start that trained stays */
+        LH_TRY(lh_environment_write(r->world, r->session, r->folder, r->step));
     lh_session_profile_step(r->session, &r->profile);
     r->started = lh_wall();
     r->started_at = r->step;

@@ -49,6 +49,19 @@ const char *lh_units_count(double x, char *text)
     return text;
 }
 
+const char *lh_units_length(double x, char *text)
+{
+    if (x >= 1048576.0 && fmod(x, 1048576.0) == 0.0)
+        (void)snprintf(text, LH_UNITS_TEXT, "%gM", x / 1048576.0);
+    else if (x >= 1024.0 && fmod(x, 1024.0) == 0.0)
+        (void)snprintf(text, LH_UNITS_TEXT, "%gk", x / 1024.0);
+    else if (fabs(x) < 1e15 && x == floor(x))
+        (void)snprintf(text, LH_UNITS_TEXT, "%.0f", x);
+    else
+        (void)snprintf(text, LH_UNITS_TEXT, "%.4g", x);
+    return text;
+}
+
 /* Digits only, so that neither signs nor hexadecimal numbers pass. Returns what follows; NULL: no number. */
 static const char *units_number(const char *text, double *x)
 {

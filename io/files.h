@@ -20,8 +20,9 @@ LH_NODISCARD lh_status lh_files_agree(lh_comm *comm, lh_status st);
  * counted. Errors: agreed LH_ERR_IO (missing, a folder, not readable, too large), LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_read_small(void *user, const char *path, char **bytes, size_t *count);
 
-/* lh_write_small - replace a file by these bytes, all or nothing: written beside, synced, renamed.
- * Collective on comm. Errors: agreed LH_ERR_IO; then the old file is untouched. */
+/* lh_write_small - replace a file by these bytes, all or nothing: written beside, synced, renamed. What is no
+ * ordinary file (a link, a device, a pipe, a folder) is not replaced. Collective on comm. Errors: agreed
+ * LH_ERR_IO; then what was there is untouched. */
 LH_NODISCARD lh_status lh_write_small(lh_comm *comm, const char *path, const char *bytes,
                                       size_t count);
 

@@ -25,6 +25,19 @@ for loss in 2.0 2.5 3.3 1.0 1.5; do
 done
 echo "{\"sweep\": 1, \"points\": [$points{\"point\": 6, \"dir\": \"0006\", \"values\": {\"key <i>\": 2}, \"seed\": 9}]}" >sweep/sweep.json
 
+# Another one: values that have no room in a name and differ in the last keys alone, nothing evaluated.
+mkdir sweep2
+points=
+decay=0.125
+for seed in 1 2 3 4 5; do
+    [ $seed = 5 ] && decay=0.5
+    cp -r runs/other "sweep2/000$seed"
+    sed -i -E "/\"event\":\"eval\"/d; s/\"tokens_per_s\":[-+.0-9e]+/\"tokens_per_s\":$((200000 + 100000 * (seed % 2)))/; s/\"loss\":[-+.0-9e]+/\"loss\":$seed/" "sweep2/000$seed/metrics.jsonl"
+    layers='[{"mechanism": "sliding_window", "window": 100, "dilation": 10}, {"mechanism": "sliding_window", "window": 100, "dilation": 11}]'
+    points="$points{\"point\": $seed, \"dir\": \"000$seed\", \"values\": {\"model.attention\": $layers, \"model.width\": 32, \"optimizer.weight_decay\": $decay, \"optimizer.lr\": $(((seed - 1) % 4 / 2 + 1))}, \"seed\": $((seed % 2))}$([ $seed = 5 ] || echo ,)"
+done
+echo "{\"sweep\": 1, \"points\": [$points]}" >sweep2/sweep.json
+
 # report PATHS...: the page in page.html, with gnuplot's commands in commands/
 mkdir bin commands empty
 cat >bin/gnuplot <<EOF
@@ -66,11 +79,11 @@ plots() {
     same "pictures with marks in $1" "$(awk 'BEGIN { RS = "<figure class=\"plot\"" }
         NR > 1 && /class="series"/ && (/d=.M[0-9.]+,[0-9.]+ L/ || /<polygon/ || /<use/) { n++ } END { print n + 0 }' "$1")" "$count"
     same "colours of gnuplot that are left in $1" "$(grep -c 'rgb(' "$1")" 0
-    same "ids in $1 that come twice" "$(grep -oE ' id="[^"]*"' "$1" | sort | uniq -d | grep -v plot-sweep)" ''
+    same "ids in $1 that come twice" "$(grep -oE ' id="[^"]*"' "$1" | sort | uniq -d)" ''
 }
 
 # --- everything at once ---
-report "runs/$name" runs/other runs/lag sweep scale.jsonl
+report "runs/$name" runs/other runs/lag sweep sweep2 scale.jsonl
 same "standard output" "$(cat out)" page.html
 whole page.html
 plots page.html
@@ -90,7 +103,7 @@ for run in "$name" other lag; do
 done
 says page.html "$(metric runs/other eval 5 bits_per_byte | awk '{ printf "%.4g", $1 }') <span class=\"unit\">bits/byte"
 says page.html 'Runs of differing tasks'
-says page.html '<figure class="plot" id="plot-accuracy"' || true
+says page.html '<figure class="plot" id="plot-accuracy"'
 says page.html '<td>0.01</td><td class="differs">0.003</td><td>0.01</td>'
 says_not page.html '<code>model.layers</code>' # it is the same everywhere
 says page.html "$(value mpi "runs/$name/environment.json" | tr -d '"')"
@@ -99,11 +112,36 @@ says page.html '2.6 <span class="unit">± 0.66</span>'
 says page.html '1.25 <span class="unit">± 0.35</span>'
 says page.html '3 of 3'
 says page.html '2 of 3<div class="said">seed 9: not begun</div>'
+says page.html 'sweep2: 5 points, 3 combinations'
+says page.html '<td class="n">3.5 <span class="unit">± 0.71</span></td>'
+says page.html '<td class="n">250 K <span class="unit">± 71 K</span></td>'
+says page.html '{mechanism: sliding_window, window: 100, dilation: 11}]</td>'
+if [ -n "$gnuplot" ]; then
+    says page.html '<figure class="plot" id="plot-sweep-2"'
+    says page.html '<h3>Training over the sweep</h3>'
+    same "series of the sweep" "$(sed -n '/id="plot-sweep-2"/,/<\/ul>/p' page.html | grep -o '<li>' | grep -c .)" 2
+fi
+says page.html 'row 2: model.attention: [{mechanism'
 holds "bytes of the page" "$(wc -c <page.html) < 2000000"
 if [ -n "$gnuplot" ]; then
     same "words of users in gnuplot's commands" "$(cat commands/* | grep -cE 'zebra|`|\$\(|<i>|<b>|sliding|optimizer')" 0
     same "what else is in the data" "$(cat commands/* | sed -n '/EOD/,/^EOD/p' | grep -vE '^(\$s[0-9]+ << )?EOD$' | grep -cvE '^[-+.0-9eEnaif ]*$')" 0
 fi
+
+# --- studies in one file that differ in what their names do not say; a line that does not say all ---
+sed -e '/fit/d' -e 's/"pass":"step"/"pass":"forward"/; s/"step_s_mean":[^,]*/"step_s_mean":1e6/' scale.jsonl >forward
+sed -E -e '/fit/d' -e 's/"predicted_sent_bytes":[^,]*,//; s/"step_s_mean":[^,]*,//' -e 's/"batch":[0-9]+/"batch":77/' scale.jsonl >batch
+cat scale.jsonl forward batch scale.jsonl >studies.jsonl
+report studies.jsonl
+whole page.html
+says page.html 'sliding_window, step, batch 1, study 1, n 32'
+says page.html 'sliding_window, forward, batch 1, n 32'
+says page.html 'sliding_window, step, batch 77, n 32'
+says page.html 'sliding_window, step, batch 1, study 4, n 32'
+says page.html 'sliding_window, step, batch 1, study 4, 2 ranks: n^'
+same "cells in red" "$(grep -c 'n bad' page.html)" 0
+same "shares of waiting in mean times" "$(grep 'forward, batch 1</td>' page.html | grep -c '<td class="n">0.0</td>')" "$(grep -c . forward)"
+same "shares of waiting that are not known" "$(grep 'batch 77</td>' page.html | grep -c '<td class="n">–</td><td class="n">[^–]*</td><td class="n">–</td>')" "$(grep -c . batch)"
 
 # --- a run that goes on: half a line, no last line of the log; then one without any line, and one that is torn ---
 cp -r "runs/$name" going
@@ -128,13 +166,17 @@ says page.html '1 torn lines'
 cp -r "runs/$name" wild
 sed -i '/finished/d' wild/log.txt
 printf '%s\n' 'T failed: no <memory>' >>wild/log.txt
-report wild
+report wild "runs/$name"
+says page.html '#1</b> wild</th>'
+says page.html '#2</b> runs/&lt;b&gt;'
 whole page.html
 says page.html 'class="state failed"'
 says page.html 'failed: no &lt;memory&gt;'
 cp -r runs/other old # of a version without environment.json
 rm old/environment.json
+sed -i -E 's/"step":([0-9]+)(.*)"grad_norm":[^,]*/"step":\1\2"grad_norm":3.\1/' old/metrics.jsonl
 report old
+[ -z "$gnuplot" ] || same "axes without a number" "$(cat commands/* | grep -cF 'tics ()')" 0
 whole page.html
 says page.html '#1 is not planned: the folder has no environment.json'
 says_not page.html '<section id="environment">'
@@ -144,6 +186,50 @@ report broken
 whole page.html
 says page.html '&lt;oops&gt;'
 says page.html '<div class="note warn">'
+
+# --- started again: on other ranks with nothing left to do; before the first line ---
+cp -r "runs/$name" runs/again
+expect 0 3 train tiny.yaml --set run.name=again --set schedule.steps=6 --set train.eval_every=3 --set checkpoint.every=3 --resume
+same_file runs/again/environment.json "runs/$name/environment.json"
+cp -r runs/again begun
+sed -i 's/"from_step":0/"from_step":6/; s/"ranks":2/"ranks":3/; s/"sequence":2/"sequence":3/' begun/environment.json
+report runs/again begun
+whole page.html
+says page.html '6 of 6 logged steps send exactly what is planned'
+says page.html 'no step logged since the last start'
+says_not page.html 'class="bad"'
+
+# --- more runs than there is room for ---
+# shellcheck disable=SC2046 # no blanks
+report $(yes runs/other | head -n 98)
+if [ -n "$gnuplot" ]; then
+    says page.html '2 more series are left out'
+    says page.html 'the first 24 of 98 runs'
+fi
+says page.html 'Left out: 74 more runs, 0 more ranks'
+
+# --- the page takes the place of an earlier one alone ---
+kept() {
+    cp -P "$1" before
+    expect 2 0 report runs/other scale.jsonl --out "$1"
+    says err "$2"
+    [ "$(readlink "$1")" = "$(readlink before)" ] || fail "$1 is another link"
+    same_file "$1" before
+}
+kept scale.jsonl 'give a name that ends with .html'
+kept runs/other/config.yaml 'give a name that ends with .html'
+cp text.txt mine.html
+kept mine.html 'is no page of longhaul report'
+ln -s text.txt link.html
+kept link.html 'is no ordinary file'
+mkfifo pipe.html pipe.svg
+expect 2 0 report runs/other --out pipe.html
+expect 1 0 plan tiny.yaml --draw pipe.svg
+says err 'is no ordinary file, but a pipe'
+ln -s text.txt link.svg
+expect 1 0 plan tiny.yaml --draw link.svg
+says err 'is no ordinary file, but a symbolic link'
+same_file text.txt mine.html
 
 # --- gnuplot is missing, fails, hangs ---
 code_of() {
@@ -155,7 +241,7 @@ code_of() {
 code_of 0 env PATH="$PWD/empty" "$LONGHAUL" report runs/other --out page.html
 says err 'there is no gnuplot in $PATH (Debian: gnuplot-nox)'
 says page.html 'gnuplot is missing'
-says page.html '<details open="open"><summary>Figures</summary>'
+says page.html '<details open="open"><summary>Some of the figures</summary>'
 says_not page.html 'class="drawing"'
 whole page.html
 printf '#!/bin/sh\necho "boom <&" >&2\nexit 3\n' >empty/gnuplot
@@ -183,6 +269,8 @@ no_run 'wants the name of the page' runs/other --out
 no_run "unknown option '--foo'" runs/other --foo
 echo '{"sweep": 1, "points": 3}' >empty/sweep.json
 no_run "no list 'points'" empty
+echo '{"sweep": 1, "points": [{"point": 1, "dir": "../runs/other", "values": {}, "seed": 1}]}' >empty/sweep.json
+no_run "'empty/sweep.json'" empty
 echo '{"sweep": 1' >empty/sweep.json
 no_run "'empty/sweep.json': byte 12" empty
 expect 1 0 report runs/other --out nowhere/page.html

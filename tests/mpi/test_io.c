@@ -162,6 +162,9 @@ static void test_links(void **state)
     link_to(c, "config.yaml.tmp", "precious");
     lh_assert_all_code(c, lh_write_small(c, in(path, "config.yaml"), "x", 1), LH_ERR_IO);
     lh_assert_all(c, says("a symbolic link lies there"));
+    link_to(c, "picture.svg", "precious");
+    lh_assert_all_code(c, lh_write_small(c, in(path, "picture.svg"), "x", 1), LH_ERR_IO);
+    lh_assert_all(c, says("a symbolic link, and is not replaced"));
     link_to(c, "log.txt", "precious");
     lh_assert_all_code(c, lh_log_open(c, folder, &log), LH_ERR_IO);
     link_to(c, "metrics.jsonl", "nowhere");
