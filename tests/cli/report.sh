@@ -119,6 +119,7 @@ says page.html '{mechanism: sliding_window, window: 100, dilation: 11}]</td>'
 if [ -n "$gnuplot" ]; then
     says page.html '<figure class="plot" id="plot-sweep-2"'
     says page.html '<h3>Training over the sweep</h3>'
+    says page.html '</i>row 2: model.attention: [{mechanism'
     same "series of the sweep" "$(sed -n '/id="plot-sweep-2"/,/<\/ul>/p' page.html | grep -o '<li>' | grep -c .)" 2
 fi
 says page.html 'row 2: model.attention: [{mechanism'
