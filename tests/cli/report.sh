@@ -226,10 +226,10 @@ kept link.html 'is no ordinary file'
 mkfifo pipe.html pipe.svg
 expect 2 0 report runs/other --out pipe.html
 expect 1 0 plan tiny.yaml --draw pipe.svg
-says err 'is no ordinary file, but a pipe'
+says err 'is no ordinary file (a link'
 ln -s text.txt link.svg
 expect 1 0 plan tiny.yaml --draw link.svg
-says err 'is no ordinary file, but a symbolic link'
+says err 'is no ordinary file (a link'
 same_file text.txt mine.html
 
 # --- gnuplot is missing, fails, hangs ---
