@@ -49,6 +49,7 @@ static const char report_style[] =
     "thead "
     "th{border-top:0;color:var(--soft);font-weight:550;font-size:12.5px;vertical-align:bottom}\n"
     "tbody th{font-weight:500}\n"
+    "tbody th:not(.n){white-space:normal;min-width:18ch;max-width:44ch}\n"
     "th.n,td.n{text-align:right;font-variant-numeric:tabular-nums}\n"
     "tr.first>th{border-right:1px solid var(--line);white-space:normal;max-width:34ch}\n"
     "tr.best td,tr.best th{background:var(--mark)}\n"

@@ -50,15 +50,13 @@ static void sweep_group(lhi_sweep *s, int64_t i)
     s->groups += p->group == s->groups;
 }
 
-/* Values as text; where they have no room, the row of the table tells them apart. */
-static void sweep_name(lhi_sweep *s, int group)
+/* A group's values as text, but for `except`; where they have no room, the row of the table tells them apart. */
+static void sweep_text(const lhi_sweep *s, int group, const char *except, char text[SWEEP_TEXT])
 {
-    char *name = s->name[group];
-    (void)lh_json_show_members(sweep_values(s, group), NULL, name, sizeof s->name[group]);
-    if (strlen(name) + 1 < sizeof s->name[group] - SWEEP_CUT) return;
-    int n = snprintf(name, sizeof s->name[group], "row %d: ", group + 1);
-    (void)lh_json_show_members(sweep_values(s, group), NULL, name + n,
-                               sizeof s->name[group] - (size_t)n);
+    (void)lh_json_show_members(sweep_values(s, group), except, text, SWEEP_TEXT);
+    if (strlen(text) + 1 < SWEEP_TEXT - SWEEP_CUT) return;
+    int n = snprintf(text, SWEEP_TEXT, "row %d: ", group + 1);
+    (void)lh_json_show_members(sweep_values(s, group), except, text + n, SWEEP_TEXT - (size_t)n);
 }
 
 static lh_status sweep_runs(lhi_report *r, int index)
@@ -93,7 +91,7 @@ lh_status lhi_report_take_sweep(lhi_report *r, const char *folder)
     LH_TRY(lh_new((size_t)s->told->count * sizeof *s->point, &s->point));
     for (int64_t i = 0; i < s->told->count; i++) sweep_group(s, i);
     LH_TRY(lh_new((size_t)s->groups * sizeof *s->name, &s->name));
-    for (int g = 0; g < s->groups; g++) sweep_name(s, g);
+    for (int g = 0; g < s->groups; g++) sweep_text(s, g, NULL, s->name[g]);
     LH_TRY(sweep_runs(r, (int)r->sweeps - 1));
 done:
     return st;
@@ -233,7 +231,7 @@ static void sweep_series(const lhi_report *r, const lhi_sweep *s, int g, const c
     char mine[SWEEP_TEXT];
     for (int before = 0; before < g; before++)
         if (sweep_alike(sweep_values(s, before), sweep_values(s, g), key)) return;
-    (void)lh_json_show_members(sweep_values(s, g), key, mine, sizeof mine);
+    sweep_text(s, g, key, mine);
     lh_plot_series *series = lh_plot_series_add(
         p, mine[0] != '\0' ? mine : "mean and spread over seeds", LH_PLOT_ERRORS, p->count);
     for (int h = g; h < s->groups; h++)

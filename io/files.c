@@ -301,13 +301,9 @@ static lh_status files_replace(const char *path, const char *bytes, size_t count
         return LH_RAISE(LH_ERR_USAGE, "the path '%.60s...' is too long", path);
     if (lstat(path, &info) == 0 && !S_ISREG(info.st_mode))
         return LH_RAISE(LH_ERR_IO,
-                        "'%s' is no ordinary file, but a %s, and is not replaced: remove it or "
-                        "choose another name",
-                        path,
-                        S_ISLNK(info.st_mode)    ? "symbolic link"
-                        : S_ISDIR(info.st_mode)  ? "folder"
-                        : S_ISFIFO(info.st_mode) ? "pipe"
-                                                 : "device or socket");
+                        "'%s' is no ordinary file (a link, a device, a pipe, a folder), and is not "
+                        "replaced: remove it or choose another name",
+                        path);
     int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (fd < 0) return files_error("create", beside);
     LH_TRY(lhi_write_all(fd, beside, bytes, count));

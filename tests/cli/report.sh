@@ -119,6 +119,7 @@ says page.html '{mechanism: sliding_window, window: 100, dilation: 11}]</td>'
 if [ -n "$gnuplot" ]; then
     says page.html '<figure class="plot" id="plot-sweep-2"'
     says page.html '<h3>Training over the sweep</h3>'
+    says page.html '</i>row 2: model.attention: [{mechanism'
     same "series of the sweep" "$(sed -n '/id="plot-sweep-2"/,/<\/ul>/p' page.html | grep -o '<li>' | grep -c .)" 2
 fi
 says page.html 'row 2: model.attention: [{mechanism'
@@ -225,10 +226,10 @@ kept link.html 'is no ordinary file'
 mkfifo pipe.html pipe.svg
 expect 2 0 report runs/other --out pipe.html
 expect 1 0 plan tiny.yaml --draw pipe.svg
-says err 'is no ordinary file, but a pipe'
+says err 'is no ordinary file (a link'
 ln -s text.txt link.svg
 expect 1 0 plan tiny.yaml --draw link.svg
-says err 'is no ordinary file, but a symbolic link'
+says err 'is no ordinary file (a link'
 same_file text.txt mine.html
 
 # --- gnuplot is missing, fails, hangs ---
