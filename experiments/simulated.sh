@@ -3,7 +3,7 @@
 #   bash experiments/simulated.sh [BUILD_FOLDER] [OUT_FOLDER]     defaults: build/release, build/simulated
 # OUT holds a file of JSON lines for each network and mechanism, table.md and, with gnuplot, NETWORK.svg. What is there
 # already is not simulated again. MANY, SQUARE: other numbers of ranks; SQUARE those of ring and zigzag, whose messages grow
-# with the square of the ranks (1,024 were not tried). RATES: another file than experiments/platforms/rates.jsonl.
+# with the square of the ranks (512 take one to fifteen minutes each, 1,024 at least ten). RATES: another file than experiments/platforms/rates.jsonl.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 build=${1:-$here/../build/release}

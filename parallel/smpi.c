@@ -386,6 +386,7 @@ lh_status lh_smpi_run(const lh_smpi_job *job)
     LH_TRY(smpi_deploy(job, f));
     SMPI_app_instance_register("longhaul", smpi_rank_main, job->ranks);
     simgrid_load_deployment(path);
+    (void)unlink(path); /* it is read; killed from here on, nothing is left behind */
     simgrid_run();
     SMPI_finalize();
     if (smpi_run.status != LH_OK)
