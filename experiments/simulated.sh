@@ -2,8 +2,9 @@
 # Which exchange stops scaling where: mechanisms over 1,048,576 tokens on 16 to 1,024 simulated nodes, on two networks.
 #   bash experiments/simulated.sh [BUILD_FOLDER] [OUT_FOLDER]     defaults: build/release, build/simulated
 # OUT holds a file of JSON lines for each network and mechanism, table.md and, with gnuplot, NETWORK.svg. What is there
-# already is not simulated again. MANY, SQUARE: other numbers of ranks; SQUARE those of ring and zigzag, whose messages grow
-# with the square of the ranks (512 take one to fifteen minutes each, 1,024 at least ten). RATES: another file than experiments/platforms/rates.jsonl.
+# already is not simulated again. Other numbers of ranks: MANY; SQUARE those of ring and zigzag, whose messages grow with the
+# square of the ranks (512 take one to fifteen minutes each, 1,024 at least ten); HEADS those of Ulysses, which has work for 16
+# and whose plans grow with ranks times tokens. RATES: another file than experiments/platforms/rates.jsonl.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 build=${1:-$here/../build/release}
@@ -12,6 +13,7 @@ rates=${RATES:-$here/platforms/rates.jsonl}
 networks=${NETWORKS:-fat-tree-100g ethernet-10g}
 many=${MANY:-16,32,64,128,256,512,1024}
 square=${SQUARE:-16,32,64,128,256}
+heads=${HEADS:-16,32}
 mkdir -p "$out"
 
 # simulate NETWORK NAME RANKS ARGUMENTS...
@@ -29,7 +31,7 @@ for network in $networks; do
     simulate "$network" performer "$many" --set 'model.attention={mechanism: performer, features: 256}'
     simulate "$network" linformer "$many" --set model.kind=encoder --set data.task=masked_text \
         --set 'model.attention={mechanism: linformer, k: 256}'
-    simulate "$network" ulysses "$many" --set mesh.exchange=ulysses
+    simulate "$network" ulysses "$heads" --set mesh.exchange=ulysses
     simulate "$network" usp "$many" --set mesh.exchange=ulysses --set mesh.ulysses=16 --set mesh.layout=zigzag
     simulate "$network" ring "$square"
     simulate "$network" zigzag "$square" --set mesh.layout=zigzag

@@ -5,12 +5,15 @@
 #include "parallel/smpi_internal.h"
 
 #include <inttypes.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <simgrid/actor.h>
 #include <simgrid/engine.h>
 #include <simgrid/host.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xbt/config.h>
 
@@ -358,6 +361,32 @@ static const char *const smpi_options[] = {
 };
 enum { SMPI_OPTIONS = sizeof smpi_options / sizeof smpi_options[0] };
 
+static sigjmp_buf smpi_aborted;
+
+static void smpi_on_abort(int signal)
+{
+    (void)signal;
+    siglongjmp(smpi_aborted, 1);
+}
+
+/* SimGrid aborts where a file is no platform, after it has said what is wrong: that is a user's mistake as others are. */
+static lh_status smpi_load_platform(const char *path)
+{
+    lh_status st = LH_OK;
+    const struct sigaction mine = {.sa_handler = smpi_on_abort};
+    static struct sigaction old; /* static: kept over the jump */
+    (void)sigaction(SIGABRT, &mine, &old);
+    bool fits = sigsetjmp(smpi_aborted, 1) == 0;
+    if (fits) simgrid_load_platform(path);
+    (void)sigaction(SIGABRT, &old, NULL);
+    LH_CHECK(fits, LH_ERR_USAGE,
+             "'%s' is no platform file of SimGrid (see what it said): name one such as "
+             "experiments/platforms/ethernet-10g.xml",
+             path);
+done:
+    return st;
+}
+
 lh_status lh_smpi_run(const lh_smpi_job *job)
 {
     lh_status st = LH_OK;
@@ -366,7 +395,10 @@ lh_status lh_smpi_run(const lh_smpi_job *job)
     char path[SMPI_TEXT];
     const char *folder = getenv("TMPDIR");
     FILE *f = NULL;
-    LH_CHECK(access(job->platform, R_OK) == 0, LH_ERR_USAGE,
+    struct stat info;
+    LH_CHECK(access(job->platform, R_OK) == 0 && stat(job->platform, &info) == 0 &&
+                 !S_ISDIR(info.st_mode),
+             LH_ERR_USAGE,
              "platform '%s' cannot be read: name a file such as "
              "experiments/platforms/ethernet-10g.xml",
              job->platform);
@@ -381,7 +413,7 @@ lh_status lh_smpi_run(const lh_smpi_job *job)
     /* what it has declared just now; ranks share what is global: nothing is but this file's */
     sg_cfg_set_string("smpi/privatization", "no");
     sg_cfg_set_string("smpi/coll-selector", "ompi");
-    simgrid_load_platform(job->platform);
+    LH_TRY(smpi_load_platform(job->platform));
     smpi_run = (struct smpi_run){.job = job};
     LH_TRY(smpi_deploy(job, f));
     SMPI_app_instance_register("longhaul", smpi_rank_main, job->ranks);

@@ -24,7 +24,7 @@ field() { sed -n "s/.*\"$1\":\([0-9.e+-]*\)[,}].*/\1/p" "$2"; }
 simulate() {
     local to=$1
     shift
-    timeout 60 "$sim" model.yaml --platform "$root/experiments/platforms/${platform:-ethernet-10g}.xml" \
+    timeout 60 "$sim" model.yaml --platform "${cluster:-$root/experiments/platforms/${platform:-ethernet-10g}.xml}" \
         --rates "${rates:-$root/experiments/platforms/rates.jsonl}" --mode strong "$@" >"$to" 2>err
     code=$?
 }
@@ -89,6 +89,12 @@ same "rates that are no JSON" "$code" 2
 says err 'bad:1: byte '
 platform=missing simulate none --ranks 2
 same "no platform" "$code" 2
+cluster=$PWD simulate none --ranks 2
+same "a folder" "$code" 2
+says err 'cannot be read: name a file'
+cluster=model.yaml simulate none --ranks 2
+same "no platform file" "$code" 2
+says err "'model.yaml' is no platform file of SimGrid"
 simulate none --rank 2
 same "unknown option" "$code" 2
 finish

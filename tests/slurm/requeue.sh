@@ -3,13 +3,7 @@
 . "$LH_SOURCE/tests/cli/lib.sh"
 . "$LH_SOURCE/tests/slurm/start.sh"
 
-missing_tools=$(slurm_missing)
-if [ -n "$missing_tools" ]; then
-    echo "skipped: $missing_tools"
-    exit 77
-fi
-trap slurm_stop EXIT
-slurm_start "$PWD/slurm" || { tail -n 20 slurm/log/*; fail 'Slurm did not start'; finish; }
+slurm_begin
 
 write_text text.txt 60000
 write_experiment tiny.yaml text.txt

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A Slurm of one node, this machine, for tests: `. tests/slurm/start.sh FOLDER` starts munged, slurmctld and slurmd, whose files
-# all lie in FOLDER, sets SLURM_CONF, and stops them when the shell ends. Needs root, and Debian's slurmctld, slurmd, slurm-client
-# and munge (apt-get install); slurm_missing says what is not there.
+# A Slurm of one node, this machine, for tests: slurm_begin starts munged, slurmctld and slurmd, whose files all lie in ./slurm,
+# sets SLURM_CONF, and stops them when the shell ends. Needs root, and Debian's slurmctld, slurmd, slurm-client and munge
+# (apt-get install); slurm_missing says what is not there.
 #
 # The node has two processors whatever the machine has, processes are followed by their group, and nothing is bound or limited:
 # what a test needs, no more.
@@ -88,4 +88,16 @@ EOF
     slurmctld -c >"$slurm_folder/log/slurmctld.out" 2>&1 || return 1
     slurmd -c >"$slurm_folder/log/slurmd.out" 2>&1 || return 1
     slurm_wait 'the node' 30 slurm_ready
+}
+
+# slurm_begin: a test's Slurm, in ./slurm, until the test ends; exit code 77 where there is none to start.
+slurm_begin() {
+    local missing
+    missing=$(slurm_missing)
+    if [ -n "$missing" ]; then
+        echo "skipped: $missing"
+        exit 77
+    fi
+    trap slurm_stop EXIT
+    slurm_start "$PWD/slurm" || { tail -n 20 slurm/log/*; fail 'Slurm did not start'; finish; }
 }
