@@ -66,27 +66,28 @@ done:
     return st;
 }
 
-/* Rates of the same model: the n-th line of it joins the mean of those before. */
-static bool rates_join(lh_rates *r, const lh_rate_set *s, const int64_t n)
+/* Rates of the same model: a further line of it joins the mean of those before. */
+static bool rates_join(lh_rates *r, const lh_rate_set *s)
 {
     for (int64_t i = 0; i < r->count; i++) {
         lh_rate_set *to = &r->set[i];
         if (strcmp(to->mechanism, s->mechanism) != 0 || strcmp(to->kind, s->kind) != 0) continue;
+        const double n = (double)++to->lines;
         for (int k = 0; k < to->count; k++) {
             lh_rate *a = &to->item[k];
             const lh_rate *b = lh_rate_find(s, a->name, a->direction);
             if (b == NULL) continue;
-            a->per_flop += (b->per_flop - a->per_flop) / (double)n;
-            a->per_byte += (b->per_byte - a->per_byte) / (double)n;
+            a->per_flop += (b->per_flop - a->per_flop) / n;
+            a->per_byte += (b->per_byte - a->per_byte) / n;
         }
-        to->memory += (s->memory - to->memory) / (double)n;
+        to->memory += (s->memory - to->memory) / n;
         return true;
     }
     return false;
 }
 
 static lh_status rates_line(lh_rates *r, const char *path, int64_t number, const char *line,
-                            size_t length, int64_t *n)
+                            size_t length)
 {
     lh_status st = LH_OK;
     lh_json_item *map = NULL;
@@ -96,13 +97,10 @@ static lh_status rates_line(lh_rates *r, const char *path, int64_t number, const
     LH_TRY(lh_error_context(st, "%s:%lld", path, (long long)number));
     LH_TRY(lh_new(sizeof *s, &s));
     LH_TRY(rates_set(path, number, map, s));
-    if (rates_join(r, s, *n)) {
-        ++*n;
-        goto done;
-    }
+    s->lines = 1;
+    if (rates_join(r, s)) goto done;
     LH_TRY(lh_grow(&r->set, &r->capacity, r->count + 1, sizeof *r->set));
     r->set[r->count++] = *s;
-    *n = 2;
 done:
     lh_free(&s);
     lh_json_release(&map);
@@ -114,7 +112,7 @@ lh_status lh_rates_read(const char *path, lh_rates *out)
     lh_status st = LH_OK;
     char *line = NULL;
     size_t size = 0;
-    int64_t number = 0, n = 2;
+    int64_t number = 0;
     *out = (lh_rates){0};
     FILE *f = fopen(path, "re");
     LH_CHECK(f != NULL, LH_ERR_USAGE,
@@ -126,7 +124,7 @@ lh_status lh_rates_read(const char *path, lh_rates *out)
         number++;
         LH_CHECK(length < RATES_MAX, LH_ERR_USAGE, "%s:%lld: too long", path, (long long)number);
         if (strspn(line, " \t\r\n") < (size_t)length)
-            LH_TRY(rates_line(out, path, number, line, (size_t)length, &n));
+            LH_TRY(rates_line(out, path, number, line, (size_t)length));
     }
     LH_CHECK(out->count > 0, LH_ERR_USAGE, "rates '%s': the file is empty", path);
 done:

@@ -19,6 +19,7 @@ typedef struct lh_rate_set {
     lh_rate item[LH_PROFILE_ITEMS];
     int count;
     double memory; /* seconds per byte of rows that are moved */
+    int64_t lines; /* whose mean this is */
 } lh_rate_set;
 
 typedef struct lh_rates {

@@ -83,6 +83,16 @@ echo '{"mechanism":"full"}' >bad
 rates=bad simulate none --ranks 2
 same "no rates in the file" "$code" 2
 says err 'bad:1: no rates'
+# Of several lines of a model the mean, in whatever order they stand.
+grep '"full"\|"sliding_window"' "$root/experiments/platforms/rates.jsonl" >quick
+sed 's/"seconds":/"seconds":1/g' quick >slow
+cat quick slow slow >mixed
+sort mixed >sorted
+for attention in full '{mechanism: sliding_window, window: 8}'; do
+    rates=mixed simulate one --ranks 2 --attention "$attention"
+    rates=sorted simulate other --ranks 2 --attention "$attention"
+    same "rates in another order" "$(field step_s one | cut -c1-8)" "$(field step_s other | cut -c1-8)"
+done
 echo 'mechanism: full' >bad # YAML
 rates=bad simulate none --ranks 2
 same "rates that are no JSON" "$code" 2
