@@ -31,7 +31,6 @@
 
 enum { EXIT_RUN_FAILED = 1, EXIT_BAD_USAGE = 2, EXIT_STOPPED = 75 };
 enum {
-    MAIN_LOOK = 1000,        /* names in a folder that are looked at */
     MAIN_MEMORY = 256 << 20, /* bytes that Open MPI maps on a node */
     MAIN_LARGE = 128 << 10,  /* bytes of a block that returns to the system at once */
     MAIN_STACK = 1 << 20     /* bytes; the largest frames of kernels have about 200 KiB */
@@ -250,23 +249,11 @@ done:
 static lh_status main_no_run(lh_comm *world, const char *folder)
 {
     lh_status st = LH_OK;
-    char *names = NULL;
-    char path[LH_PATH_MAX];
-    const char *run = "";
-    int64_t count = 0;
-    int64_t runs = 0;
-    st = lh_folder_list(world, folder, &names, &count);
+    char run[LH_PATH_MAX];
+    st = lh_run_inside(world, folder, run);
     if (st == LH_ERR_IO) st = LH_ERR_USAGE; /* a file, such as a checkpoint of the run */
     LH_TRY(lh_error_context(st, "longhaul eval wants the folder of a run (run.output/run.name)"));
-    const char *name = names;
-    for (int64_t i = 0; i < count && i < MAIN_LOOK; i++, name += strlen(name) + 1) {
-        if (snprintf(path, sizeof path, "%s/%s/config.yaml", folder, name) >= (int)sizeof path ||
-            !lh_file_exists(world, path))
-            continue;
-        run = name;
-        runs++;
-    }
-    LH_CHECK(runs == 0, LH_ERR_USAGE,
+    LH_CHECK(run[0] == '\0', LH_ERR_USAGE,
              "'%s' is no run folder, but holds some: give one of them, such as %s/%s", folder,
              folder, run);
     st = LH_RAISE(LH_ERR_USAGE,
@@ -274,7 +261,6 @@ static lh_status main_no_run(lh_comm *world, const char *folder)
                   "train made (run.output/run.name)",
                   folder);
 done:
-    lh_free(&names);
     return st;
 }
 

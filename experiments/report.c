@@ -9,6 +9,7 @@
 
 #include "experiments/options.h"
 #include "experiments/report_internal.h"
+#include "experiments/run_status.h"
 #include "experiments/units.h"
 #include "io/files.h"
 
@@ -71,27 +72,17 @@ void lh_report_help(FILE *out)
 static lh_status report_no_run(const char *folder)
 {
     lh_status st = LH_OK;
-    char *names = NULL;
-    char path[LH_PATH_MAX];
-    int64_t count = 0;
-    LH_TRY(lh_folder_list(NULL, folder, &names, &count));
-    const char *name = names;
-    for (int64_t i = 0; i < count; i++, name += strlen(name) + 1) {
-        if (snprintf(path, sizeof path, "%s/%s/config.yaml", folder, name) >= (int)sizeof path ||
-            !lh_file_exists(NULL, path))
-            continue;
-        st = LH_RAISE(LH_ERR_USAGE,
-                      "'%s' is no run folder, but holds some: name them, such as %s/%s", folder,
-                      folder, name);
-        goto done;
-    }
+    char run[LH_PATH_MAX];
+    LH_TRY(lh_run_inside(NULL, folder, run));
+    LH_CHECK(run[0] == '\0', LH_ERR_USAGE,
+             "'%s' is no run folder, but holds some: name them, such as %s/%s", folder, folder,
+             run);
     st = LH_RAISE(
         LH_ERR_USAGE,
         "'%s' is no run folder: it has neither config.yaml nor sweep.json; give folders that "
         "longhaul train made (run.output/run.name), or files of lines of longhaul scale",
         folder);
 done:
-    lh_free(&names);
     return st;
 }
 

@@ -15,7 +15,10 @@
 #include "io/files.h"
 #include "io/metrics.h"
 
-enum { STATUS_TAIL = 8 << 20 }; /* bytes of metrics that are looked at */
+enum {
+    STATUS_TAIL = 8 << 20, /* bytes of metrics that are looked at */
+    STATUS_LOOK = 1000     /* names in a folder that are looked at */
+};
 
 typedef struct status_options {
     const char *folder;
@@ -114,6 +117,26 @@ void lh_run_state_free(lh_run_state *r)
     lh_json_release(&r->train);
     lh_json_release(&r->eval);
     lh_config_destroy(&r->config);
+}
+
+lh_status lh_run_inside(lh_comm *comm, const char *folder, char name[LH_PATH_MAX])
+{
+    lh_status st = LH_OK;
+    char *names = NULL;
+    char path[LH_PATH_MAX];
+    int64_t count = 0;
+    name[0] = '\0';
+    LH_TRY(lh_folder_list(comm, folder, &names, &count));
+    const char *next = names;
+    for (int64_t i = 0; i < count && i < STATUS_LOOK && name[0] == '\0'; i++) {
+        if (snprintf(path, sizeof path, "%s/%s/config.yaml", folder, next) < (int)sizeof path &&
+            lh_file_exists(comm, path))
+            (void)snprintf(name, LH_PATH_MAX, "%s", next);
+        next += strlen(next) + 1;
+    }
+done:
+    lh_free(&names);
+    return st;
 }
 
 /* Seconds to the last step at the rate of the last one; NaN when that is not known, or over. */

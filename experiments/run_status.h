@@ -22,6 +22,10 @@ typedef struct lh_run_state {
 LH_NODISCARD lh_status lh_run_state_read(const char *folder, lh_run_state *out);
 void lh_run_state_free(lh_run_state *run);
 
+/* lh_run_inside - name: the first folder in a folder that is a run, "": none (of many names not all are looked at).
+ * Collective on comm; NULL: local. Errors: as of lh_folder_list. */
+LH_NODISCARD lh_status lh_run_inside(lh_comm *comm, const char *folder, char name[LH_PATH_MAX]);
+
 /* lh_run_left - seconds to the last step at the rate of the last one; NaN when that is not known, or over.
  * Local. */
 double lh_run_left(const lh_run_state *run);

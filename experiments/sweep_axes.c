@@ -89,6 +89,13 @@ done:
     return st;
 }
 
+/* What stands where a node of some kind, with something in it, was expected. */
+static const char *axes_got(const lh_node *node, lh_node_kind expected, char shown[LH_SHOWN_MAX])
+{
+    if (lh_node_is_null(node)) return "no value";
+    return node->kind == expected ? "an empty one" : lh_node_shown(node, shown);
+}
+
 /* The values of one key: a list with something in it. name: how the key is called in `sweep`. */
 static lh_status axes_list(const char *name, const lh_node *values)
 {
@@ -96,7 +103,7 @@ static lh_status axes_list(const char *name, const lh_node *values)
     char p[LH_PLACE_MAX], shown[LH_SHOWN_MAX];
     LH_CHECK(values->kind == LH_NODE_LIST, LH_ERR_USAGE,
              "%s: key '%s': expected a list of values, got %s", lh_node_place(values, p), name,
-             lh_node_is_null(values) ? "no value" : lh_node_shown(values, shown));
+             axes_got(values, LH_NODE_LIST, shown));
     LH_CHECK(values->count > 0, LH_ERR_USAGE,
              "%s: key '%s': an empty list; expected at least one value", lh_node_place(values, p),
              name);
@@ -125,8 +132,7 @@ static lh_status axes_seeds(lhi_sweep_axes *axes, const lh_node *sweep, const lh
              LH_ERR_USAGE,
              "%s: key 'sweep.seeds': expected a number of seeds from 1 to %d, or a list of seeds, "
              "got %s",
-             lh_node_place(seeds, p), LH_SWEEP_MAX,
-             lh_node_is_null(seeds) ? "no value" : lh_node_shown(seeds, shown));
+             lh_node_place(seeds, p), LH_SWEEP_MAX, axes_got(seeds, LH_NODE_LIST, shown));
     LH_TRY(axes_add(axes, &axes->seed, NULL, (int64_t)count));
 done:
     return st;
@@ -143,10 +149,7 @@ static lh_status axes_entries(lhi_sweep_axes *axes, const lh_node *list)
         LH_CHECK(entry->kind == LH_NODE_MAP && entry->count > 0, LH_ERR_USAGE,
                  "%s: key 'sweep.list': expected a map of keys and values, such as {optimizer.lr: "
                  "0.001}, got %s",
-                 lh_node_place(entry, p),
-                 entry->kind == LH_NODE_MAP ? "an empty one"
-                 : lh_node_is_null(entry)   ? "no value"
-                                            : lh_node_shown(entry, shown));
+                 lh_node_place(entry, p), axes_got(entry, LH_NODE_MAP, shown));
         for (int64_t k = 0; k < entry->count; k++) LH_TRY(axes_key(axes, entry->key[k], entry));
     }
     LH_TRY(axes_add(axes, NULL, list, list->count));
@@ -162,10 +165,7 @@ static lh_status axes_grid(lhi_sweep_axes *axes, const lh_node *grid)
     LH_CHECK(grid->kind == LH_NODE_MAP && grid->count > 0, LH_ERR_USAGE,
              "%s: key 'sweep.grid': expected a map from keys to lists of values, such as "
              "{optimizer.lr: [0.001, 0.002]}, got %s",
-             lh_node_place(grid, p),
-             grid->kind == LH_NODE_MAP ? "an empty one"
-             : lh_node_is_null(grid)   ? "no value"
-                                       : lh_node_shown(grid, shown));
+             lh_node_place(grid, p), axes_got(grid, LH_NODE_MAP, shown));
     for (int64_t k = 0; k < grid->count; k++) {
         const lh_node *key = grid->key[k], *values = grid->item[k];
         LH_TRY(axes_key(axes, key, NULL));
