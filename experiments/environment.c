@@ -51,8 +51,6 @@ static void environment_machine(lh_json *j, const lh_session *s)
 static lh_status environment_text(const lh_session *s, const int64_t *list, double nodes,
                                   int64_t from_step, lh_json *j)
 {
-    static const char *const unit[] = {
-        [LH_UNIT_BYTE] = "byte", [LH_UNIT_TOKEN] = "token", [LH_UNIT_ANSWER] = "answer"};
     static const char *const name[ENVIRONMENT_LISTS] = {"rank_rows", "rank_peak_bytes",
                                                         "rank_parameter_bytes"};
     const char *text = NULL;
@@ -61,7 +59,7 @@ static lh_status environment_text(const lh_session *s, const int64_t *list, doub
     lh_json_string(j, "version", LH_VERSION);
     lh_json_string(j, "precision", LH_REAL_NAME);
     lh_json_int(j, "from_step", from_step);
-    lh_json_string(j, "unit", unit[lh_task_unit(s->task)]);
+    lh_json_string(j, "unit", lh_unit_name(lh_task_unit(s->task)));
     lh_json_int(j, "parameters", lh_params_total(s->params));
     lh_json_int(j, "ranks", ranks);
     lh_json_int(j, "data", s->mesh->size[LH_AXIS_DATA]);

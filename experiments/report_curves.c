@@ -23,26 +23,13 @@ static void overview_state(lhi_report *r, const lh_report_run *run)
     lh_html_put(&r->h, "</td>");
 }
 
-/* The loss of a line in the unit of its run; *unit: its name. */
-static double overview_measure(const lh_report_run *run, const lh_eval_line *e, const char **unit)
-{
-    *unit = run->unit == LH_UNIT_BYTE    ? "bits/byte"
-            : run->unit == LH_UNIT_TOKEN ? "perplexity"
-                                         : "accuracy";
-    if (e == NULL) return (double)NAN;
-    return run->unit == LH_UNIT_BYTE    ? e->bits
-           : run->unit == LH_UNIT_TOKEN ? e->perplexity
-                                        : e->accuracy;
-}
-
 static void overview_row(lhi_report *r, int64_t i)
 {
     const lh_report_run *run = &r->run[i];
     const lh_train_line *last = lh_report_last(run);
     const lh_eval_line *e = lh_report_last_eval(run);
-    const char *unit = "";
     char text[LH_UNITS_TEXT];
-    double measure = overview_measure(run, e, &unit);
+    double measure = lh_report_measure(run);
     lh_html *h = &r->h;
     lh_html_put(h, "<tr>");
     lhi_report_name(r, i);
@@ -53,7 +40,8 @@ static void overview_row(lhi_report *r, int64_t i)
     lh_html_number(h, 5, last != NULL ? last->loss : (double)NAN);
     lh_html_number(h, 5, e != NULL ? e->loss : (double)NAN);
     if (isfinite(measure))
-        lh_html_print(h, "<td class=\"n\">%.4g <span class=\"unit\">%s</span></td>", measure, unit);
+        lh_html_print(h, "<td class=\"n\">%.4g <span class=\"unit\">%s</span></td>", measure,
+                      run->unit == LH_UNIT_BYTE ? "bits/byte" : lh_report_measure_name(run->unit));
     else
         lh_html_put(h, "<td class=\"n\">–</td>");
     lh_html_number(h, 4, e != NULL ? 100.0 * e->accuracy : (double)NAN);
@@ -75,20 +63,16 @@ static void overview_tile(lh_html *h, const char *name, const char *value)
 static void overview_tiles(lhi_report *r, const lh_report_run *run)
 {
     const lh_train_line *last = lh_report_last(run);
-    const char *unit = "";
     char value[2 * LH_UNITS_TEXT], text[LH_UNITS_TEXT];
-    double measure = overview_measure(run, lh_report_last_eval(run), &unit);
+    double measure = lh_report_measure(run);
     lh_html_put(&r->h, "<dl class=\"tiles\">\n");
     (void)snprintf(value, sizeof value, "<span class=\"state %s\">%s</span>", run->state,
                    run->state);
     overview_tile(&r->h, "state", value);
     if (isfinite(measure)) {
         (void)snprintf(value, sizeof value, "%.4g", measure);
-        overview_tile(&r->h,
-                      run->unit == LH_UNIT_BYTE    ? "bits per byte, validation"
-                      : run->unit == LH_UNIT_TOKEN ? "perplexity, validation"
-                                                   : "accuracy, validation",
-                      value);
+        (void)snprintf(text, sizeof text, "%s, validation", lh_report_measure_name(run->unit));
+        overview_tile(&r->h, text, value);
     }
     if (last != NULL) {
         (void)snprintf(value, sizeof value, "%.4g", last->loss);

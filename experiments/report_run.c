@@ -131,8 +131,7 @@ done:
 
 static lh_status run_environment(lh_report_run *run)
 {
-    static const char *const units[] = {
-        [LH_UNIT_BYTE] = "byte", [LH_UNIT_TOKEN] = "token", [LH_UNIT_ANSWER] = "answer"};
+    static const lh_unit units[] = {LH_UNIT_BYTE, LH_UNIT_TOKEN, LH_UNIT_ANSWER};
     lh_status st = LH_OK;
     char path[LH_PATH_MAX];
     char *text = NULL;
@@ -145,8 +144,8 @@ static lh_status run_environment(lh_report_run *run)
     LH_TRY(st);
     const char *unit = lh_json_word(run->environment, "unit");
     for (size_t i = 0; unit != NULL && i < sizeof units / sizeof units[0]; i++) {
-        if (strcmp(unit, units[i]) != 0) continue;
-        run->unit = (lh_unit)i;
+        if (strcmp(unit, lh_unit_name(units[i])) != 0) continue;
+        run->unit = units[i];
         run->unit_known = true;
     }
 done:
@@ -249,6 +248,22 @@ const lh_eval_line *lh_report_last_eval(const lh_report_run *run)
 double lh_report_environment(const lh_report_run *run, const char *key)
 {
     return lh_json_number(run->environment, key);
+}
+
+double lh_report_measure(const lh_report_run *run)
+{
+    const lh_eval_line *e = lh_report_last_eval(run);
+    if (e == NULL) return (double)NAN;
+    return run->unit == LH_UNIT_BYTE    ? e->bits
+           : run->unit == LH_UNIT_TOKEN ? e->perplexity
+                                        : e->accuracy;
+}
+
+const char *lh_report_measure_name(lh_unit unit)
+{
+    return unit == LH_UNIT_BYTE    ? "bits per byte"
+           : unit == LH_UNIT_TOKEN ? "perplexity"
+                                   : "accuracy";
 }
 
 double lh_report_median(const lh_report_run *run, size_t offset)

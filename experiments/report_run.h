@@ -53,5 +53,10 @@ const lh_train_line *lh_report_last(const lh_report_run *run);
 const lh_eval_line *lh_report_last_eval(const lh_report_run *run);
 double lh_report_median(const lh_report_run *run, size_t offset);
 
+/* lh_report_measure - what the last evaluation says in the run's unit, NaN: there was none;
+ * lh_report_measure_name - "bits per byte", "perplexity", "accuracy": static. Local. */
+double lh_report_measure(const lh_report_run *run);
+const char *lh_report_measure_name(lh_unit unit);
+
 /* lh_report_environment - a number of environment.json; NaN where there is none. Local. */
 double lh_report_environment(const lh_report_run *run, const char *key);

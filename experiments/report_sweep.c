@@ -126,11 +126,8 @@ static double sweep_metric_of(const lh_report_run *run, sweep_metric m)
     const lh_eval_line *e = lh_report_last_eval(run);
     if (m == SWEEP_TRAIN) return sweep_train_loss(run);
     if (m == SWEEP_SPEED) return lh_report_median(run, offsetof(lh_train_line, tokens_per_s));
-    if (e == NULL) return (double)NAN;
-    if (m == SWEEP_VALID) return e->loss;
-    return run->unit == LH_UNIT_BYTE    ? e->bits
-           : run->unit == LH_UNIT_TOKEN ? e->perplexity
-                                        : e->accuracy;
+    if (m == SWEEP_VALID) return e != NULL ? e->loss : (double)NAN;
+    return lh_report_measure(run);
 }
 
 static const lh_report_run *sweep_finished(const lhi_report *r, const lhi_sweep_point *p)
@@ -166,13 +163,6 @@ static lh_unit sweep_unit(const lhi_report *r, const lhi_sweep *s)
     for (int64_t i = 0; i < s->told->count; i++)
         if (s->point[i].run >= 0) return r->run[s->point[i].run].unit;
     return LH_UNIT_ANSWER;
-}
-
-static const char *sweep_measure_name(lh_unit unit)
-{
-    return unit == LH_UNIT_BYTE    ? "bits per byte"
-           : unit == LH_UNIT_TOKEN ? "perplexity"
-                                   : "accuracy";
 }
 
 /* --- the plot --- */
@@ -271,7 +261,7 @@ static void sweep_plot(lhi_report *r, int index)
     lh_plot p = {.id = id,
                  .title = evaluated ? "Validation over the sweep" : "Training over the sweep",
                  .x_label = key != NULL ? "value" : "row of the table",
-                 .y_label = evaluated ? sweep_measure_name(sweep_unit(r, s)) : "training loss",
+                 .y_label = evaluated ? lh_report_measure_name(sweep_unit(r, s)) : "training loss",
                  .log_x = key != NULL && sweep_log_x(s, key),
                  .ticks_at_x = true};
     if (key != NULL)
@@ -391,7 +381,7 @@ static void sweep_table(lhi_report *r, const lhi_sweep *s)
         "<th scope=\"col\" class=\"n\">training loss</th><th scope=\"col\" "
         "class=\"n\">tokens/s</th>"
         "<th scope=\"col\" class=\"n\">finished</th></tr></thead>\n<tbody>\n",
-        sweep_measure_name(sweep_unit(r, s)));
+        lh_report_measure_name(sweep_unit(r, s)));
     for (int g = 0; g < s->groups; g++) sweep_row(r, s, g, g == best);
     lh_html_put(
         &r->h,

@@ -57,6 +57,11 @@ lh_unit lh_task_unit(const lh_task *t)
                                                                              : LH_UNIT_TOKEN;
 }
 
+const char *lh_unit_name(lh_unit unit)
+{
+    return unit == LH_UNIT_BYTE ? "byte" : unit == LH_UNIT_TOKEN ? "token" : "answer";
+}
+
 int64_t lh_task_classes(const lh_config *config)
 {
     bool markers = config->data.task == LH_TASK_MARKERS && config->model.head == LH_HEAD_CLASS;

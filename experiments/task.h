@@ -92,8 +92,9 @@ typedef enum lh_unit {
     LH_UNIT_TOKEN   /* perplexity: per word, per residue */
 } lh_unit;
 
-/* lh_task_unit - of the task's labels. Local. */
+/* lh_task_unit - of the task's labels. Local. lh_unit_name - "answer", "byte", "token": static. */
 lh_unit lh_task_unit(const lh_task *t);
+const char *lh_unit_name(lh_unit unit);
 
 /* lh_task_windows - windows of a split (0: there is no such split; INT64_MAX: without end).
  * Local. */
