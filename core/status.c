@@ -105,6 +105,14 @@ lh_status lh_new(size_t bytes, void *out)
     return LH_OK;
 }
 
+lh_status lh_new_text(const char *text, char **out)
+{
+    size_t bytes = strlen(text) + 1;
+    lh_status st = lh_new(bytes, out);
+    if (st == LH_OK) memcpy(*out, text, bytes);
+    return st;
+}
+
 lh_status lh_new_probe(size_t bytes)
 {
     void *room = NULL;

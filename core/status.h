@@ -78,6 +78,9 @@ const char *lh_status_text(lh_status code);
  * Errors: LH_ERR_MEMORY, local. A test can make the n-th call fail: lh_new_fail_at. */
 LH_NODISCARD lh_status lh_new(size_t bytes, void *out);
 
+/* lh_new_text - a copy of a string, as lh_new makes it. */
+LH_NODISCARD lh_status lh_new_text(const char *text, char **out);
+
 /* lh_free - release what lh_new made and null the pointer. Local. ptr: address of the pointer. */
 void lh_free(void *ptr);
 

@@ -15,16 +15,6 @@ enum {
     RUN_TEXT = 64
 };
 
-static lh_status run_copy(char **to, const char *text)
-{
-    lh_status st = LH_OK;
-    lh_free(to);
-    LH_TRY(lh_new(strlen(text) + 1, to));
-    memcpy(*to, text, strlen(text) + 1);
-done:
-    return st;
-}
-
 /* What went wrong becomes a remark; only a lack of memory ends the report. */
 static lh_status run_remark(lh_status st, char **remark)
 {
@@ -32,7 +22,8 @@ static lh_status run_remark(lh_status st, char **remark)
     char text[LH_ERROR_TEXT_MAX];
     (void)snprintf(text, sizeof text, "%s", lh_error_text());
     lh_error_clear();
-    return run_copy(remark, text);
+    lh_free(remark);
+    return lh_new_text(text, remark);
 }
 
 /* --- metrics.jsonl --- */
@@ -123,7 +114,7 @@ static lh_status run_log(lh_report_run *run)
     size_t n = strlen(text);
     if (n > 0 && text[n - 1] == '\n') text[n - 1] = '\0';
     const char *last = strrchr(text, '\n');
-    LH_TRY(run_copy(&run->said, last != NULL ? last + 1 : text));
+    LH_TRY(lh_new_text(last != NULL ? last + 1 : text, &run->said));
 done:
     lh_free(&text);
     return st;
@@ -176,9 +167,10 @@ static lh_status run_plan(lh_report_run *run, const char *path)
     double ranks = lh_report_environment(run, "ranks");
     double count = lh_report_environment(run, "threads");
     if (!(ranks >= 1.0) || !(count >= 1.0) || kernels == NULL)
-        return run_copy(&run->unplanned, "the folder has no environment.json that tells its ranks");
+        return lh_new_text("the folder has no environment.json that tells its ranks",
+                           &run->unplanned);
     if (ranks / (double)run->config->mesh.data > RUN_RANKS)
-        return run_copy(&run->unplanned, "so many ranks take long to plan: see longhaul plan");
+        return lh_new_text("so many ranks take long to plan: see longhaul plan", &run->unplanned);
     (void)snprintf(threads, sizeof threads, "device.threads=%.0f", count);
     (void)snprintf(isa, sizeof isa, "device.isa=%.32s", kernels);
     const lh_config_source source = {.read = lh_read_small,
@@ -198,7 +190,7 @@ lh_status lh_report_run_read(const char *folder, bool planned, lh_report_run *ru
     char path[LH_PATH_MAX];
     size_t count = 0;
     *run = (lh_report_run){.state = "new", .age_s = -1.0, .sweep = -1, .group = -1};
-    LH_TRY(run_copy(&run->folder, folder));
+    LH_TRY(lh_new_text(folder, &run->folder));
     LH_TRY(lhi_path(path, folder, "config.yaml"));
     LH_CHECK(lh_file_exists(NULL, path), LH_ERR_USAGE,
              "'%s' is no run folder: it has no config.yaml; give folders that longhaul train made "
@@ -207,7 +199,7 @@ lh_status lh_report_run_read(const char *folder, bool planned, lh_report_run *ru
     const lh_config_source source = {.read = lh_read_small, .path = path, .flags = LH_CONFIG_PLAN};
     LH_TRY(run_remark(lh_config_load(&source, &run->config), &run->trouble));
     if (lh_read_small(NULL, path, &run->yaml, &count) != LH_OK) lh_error_clear();
-    LH_TRY(run_copy(&run->label, run->config != NULL ? run->config->run.name : folder));
+    LH_TRY(lh_new_text(run->config != NULL ? run->config->run.name : folder, &run->label));
     LH_TRY(run_remark(run_metrics(run), &run->trouble));
     LH_TRY(run_remark(run_environment(run), &run->trouble));
     LH_TRY(run_remark(run_log(run), &run->trouble));

@@ -85,8 +85,7 @@ lh_status lhi_report_take_sweep(lhi_report *r, const char *folder)
     LH_TRY(lh_grow(&r->sweep, &r->sweep_room, r->sweeps + 1, sizeof *r->sweep));
     lhi_sweep *s = &r->sweep[r->sweeps++];
     *s = (lhi_sweep){.groups = 0};
-    LH_TRY(lh_new(strlen(folder) + 1, &s->folder));
-    memcpy(s->folder, folder, strlen(folder) + 1);
+    LH_TRY(lh_new_text(folder, &s->folder));
     LH_TRY(lh_sweep_read(folder, &s->told));
     LH_TRY(lh_new((size_t)s->told->count * sizeof *s->point, &s->point));
     for (int64_t i = 0; i < s->told->count; i++) sweep_group(s, i);

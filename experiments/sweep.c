@@ -193,21 +193,13 @@ done:
 
 /* --- all points --- */
 
-static lh_status sweep_keep(const char *text, char **copy)
-{
-    size_t bytes = strlen(text) + 1;
-    lh_status st = lh_new(bytes, copy);
-    if (st == LH_OK) memcpy(*copy, text, bytes);
-    return st;
-}
-
 static lh_status sweep_new(int64_t count, const char *path, lh_sweep **out)
 {
     lh_status st = LH_OK;
     lh_sweep *s = NULL;
     LH_TRY(lh_new(sizeof *s, &s));
     s->count = count;
-    LH_TRY(sweep_keep(path, &s->path));
+    LH_TRY(lh_new_text(path, &s->path));
     *out = s;
     s = NULL;
 done:
@@ -242,7 +234,7 @@ static lh_status sweep_point(lh_sweep *s, const lh_node *root, const lh_config_s
     LH_TRY(sweep_resolve(root, source, axes, index, y, &values, &config));
     LH_TRY(sweep_name("sweep", config));
     LH_TRY(lh_config_emit(config, &p->yaml));
-    if (s->output == NULL) LH_TRY(sweep_keep(config->run.output, &s->output));
+    if (s->output == NULL) LH_TRY(lh_new_text(config->run.output, &s->output));
     p->number = index + 1;
     p->seed = config->run.seed;
     lh_json_object(j, NULL);
@@ -293,7 +285,7 @@ static lh_status sweep_points(lh_sweep *s, const lh_node *root, const lh_config_
     for (int64_t i = 0; i < s->count; i++) LH_TRY(sweep_point(s, root, source, axes, i, &j));
     lh_json_close(&j);
     LH_TRY(lh_json_text(&j, &text));
-    LH_TRY(sweep_keep(text, &s->json));
+    LH_TRY(lh_new_text(text, &s->json));
     LH_TRY(sweep_take_values(s));
     for (int64_t i = 0; i < s->count; i++) LH_TRY(sweep_differ(s, i));
 done:

@@ -207,8 +207,7 @@ lh_status lh_checkpoint_convert(const char *from, const char *to, const char *co
     LH_TRY(lhi_checkpoint_open(NULL, from, &job.from, &info));
     changed = info;
     changed.optimizer = false;
-    LH_TRY(lh_new(strlen(config) + 1, &changed.config));
-    memcpy(changed.config, config, strlen(config) + 1);
+    LH_TRY(lh_new_text(config, &changed.config));
     LH_TRY(lh_h5_list(job.from, lhi_checkpoint_group(0), &job.names, &job.count));
     st = convert_make(&job, beside, &changed);
     if (st == LH_OK) st = lhi_file_move(beside, to);
