@@ -10,21 +10,6 @@
 
 enum { ENVIRONMENT_TEXT = 256, ENVIRONMENT_LISTS = 3 };
 
-/* "model name" of /proc/cpuinfo; "" where there is none. */
-static void environment_processor(char text[ENVIRONMENT_TEXT])
-{
-    char line[ENVIRONMENT_TEXT];
-    FILE *f = fopen("/proc/cpuinfo", "re");
-    text[0] = '\0';
-    while (f != NULL && text[0] == '\0' && fgets(line, sizeof line, f) != NULL) {
-        const char *value = strchr(line, ':');
-        if (strncmp(line, "model name", 10) != 0 || value == NULL) continue;
-        value += 1 + strspn(value + 1, " \t");
-        (void)snprintf(text, ENVIRONMENT_TEXT, "%.*s", (int)strcspn(value, "\n"), value);
-    }
-    if (f != NULL) (void)fclose(f);
-}
-
 /* Of rank 0. */
 static void environment_machine(lh_json *j, const lh_session *s)
 {
@@ -41,8 +26,7 @@ static void environment_machine(lh_json *j, const lh_session *s)
         (void)snprintf(text, sizeof text, "%.80s %.80s %.80s", u.sysname, u.release, u.machine);
         lh_json_string(j, "system", text);
     }
-    environment_processor(text);
-    if (text[0] != '\0') lh_json_string(j, "processor", text);
+    if (lh_host_processor(text, sizeof text)[0] != '\0') lh_json_string(j, "processor", text);
     lh_json_int(j, "processors", s->host.online);
     lh_json_int(j, "memory_bytes", s->host.memory);
 }

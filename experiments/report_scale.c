@@ -103,7 +103,7 @@ static lh_status scale_take_line(lhi_report *r, const char *line, size_t n)
         r->scale[r->scales].file = r->scale_files;
         r->scale[r->scales].again = scale_again(r, &r->scale[r->scales]);
         r->scales++;
-    } else {
+    } else if (lh_json_word(o, "study") == NULL) { /* the head of a study's file */
         r->scale_torn++;
     }
 done:

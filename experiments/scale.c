@@ -7,38 +7,32 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "experiments/bench_internal.h"
-#include "experiments/options.h"
-#include "experiments/step_times.h"
+#include "experiments/scale_internal.h"
 #include "io/files.h"
+#include "parallel/host.h"
 
-enum { SCALE_LIST = 64, SCALE_TEXT = 512, SCALE_NAME = 128 };
-
-typedef struct scale_options {
-    const char *file, *ranks, *lengths, *mode;
-    lh_option_words attention, overrides;
-    int64_t repeats, warmup;
-} scale_options;
+enum { SCALE_TEXT = 256 };
 
 #define SCALE_WORD(text, member, what)                                                             \
     {                                                                                              \
-        .name = text, .kind = LH_OPTION_WORD, .offset = offsetof(scale_options, member),           \
+        .name = text, .kind = LH_OPTION_WORD, .offset = offsetof(lhi_scale_options, member),       \
         .expected = what                                                                           \
     }
 #define SCALE_WORDS(text, member, what)                                                            \
     {                                                                                              \
-        .name = text, .kind = LH_OPTION_WORDS, .offset = offsetof(scale_options, member),          \
+        .name = text, .kind = LH_OPTION_WORDS, .offset = offsetof(lhi_scale_options, member),      \
         .expected = what                                                                           \
     }
 #define SCALE_INT(text, member, least, most)                                                       \
     {                                                                                              \
-        .name = text, .kind = LH_OPTION_INT, .offset = offsetof(scale_options, member),            \
+        .name = text, .kind = LH_OPTION_INT, .offset = offsetof(lhi_scale_options, member),        \
         .min = least, .max = most                                                                  \
     }
 static const lh_option scale_table[] = {
     SCALE_WORD("--ranks", ranks, "numbers of ranks, such as --ranks 1,2,4,8"),
     SCALE_WORD("--lengths", lengths, "sequence lengths, such as --lengths 4k,16k,64k"),
     SCALE_WORD("--mode", mode, "strong, weak or both"),
+    SCALE_WORD("--out", out, "a file for the results, such as --out scale.jsonl"),
     SCALE_WORDS("--attention", attention,
                 "a mechanism, such as --attention full or --attention '{mechanism: "
                 "sliding_window, window: 256}'"),
@@ -53,7 +47,8 @@ void lh_scale_help(FILE *out)
         out,
         "longhaul scale FILE.yaml --ranks 1,2,4,8 [--mode strong|weak|both] [--lengths 4k,16k]\n"
         "               [--attention MECHANISM]... [--set KEY=VALUE]... [--repeats 5] [--warmup "
-        "2]\n\n"
+        "2]\n"
+        "               [--out scale.jsonl]\n\n"
         "Measures training steps of an experiment, on random tokens, on several numbers of ranks "
         "in\n"
         "one launch: under mpirun -n P (P: the largest of them) or srun each point takes the "
@@ -66,6 +61,11 @@ void lh_scale_help(FILE *out)
         "               step's time with the length is fitted for every number of ranks\n"
         "  --attention  in place of model.attention, may be repeated: a name, or {mechanism: ...}\n"
         "Where model.head has no loss (--set model.head=none) a step is one forward pass.\n"
+        "  --out        the results go there, and not to standard output, each as soon as it is "
+        "known.\n"
+        "               Given again, the study goes on: points that stand there are not measured "
+        "again,\n"
+        "               and a study with another configuration is refused\n"
         "Standard output: one object a point.\n"
         "  ranks, n, mode, mechanism, attention (as given, or null)\n"
         "  step_s, step_s_least, step_s_mean, seconds\n"
@@ -81,17 +81,13 @@ void lh_scale_help(FILE *out)
         "                       of the rank that needs most\n"
         "  pass, loss           step or forward; of the last step, which every run repeats\n"
         "  model_flops, parameters, batch, threads, isa, precision, repeats\n"
+        "  configuration        digest of all that the experiment file and the options say\n"
         "and with --lengths one a fit, step_s = c n^exponent by least squares over all repeats:\n"
         "  fit, ranks, mechanism, attention, exponent, low, high (95 %% confidence), lengths, "
         "samples\n");
 }
 
 /* --- lists of numbers --- */
-
-typedef struct scale_list {
-    int64_t item[SCALE_LIST];
-    int count;
-} scale_list;
 
 /* One number at *text, which then stands behind it; k and m are 2^10 and 2^20. 0: none. */
 static int64_t scale_number(const char **text)
@@ -107,7 +103,7 @@ static int64_t scale_number(const char **text)
 
 /* Ascending numbers with commas between. */
 static lh_status scale_read_list(const char *command, const char *option, const char *text,
-                                 int64_t most, scale_list *out)
+                                 int64_t most, lhi_scale_list *out)
 {
     lh_status st = LH_OK;
     const char *at = text;
@@ -115,11 +111,11 @@ static lh_status scale_read_list(const char *command, const char *option, const 
         if (out->count > 0) at++; /* the comma */
         int64_t value = scale_number(&at);
         LH_CHECK(value > 0 && value <= most && (*at == ',' || *at == '\0') &&
-                     out->count < SCALE_LIST,
+                     out->count < LHI_SCALE_LIST,
                  LH_ERR_USAGE,
                  "%s: %s '%s': expected at most %d whole numbers from 1 to %" PRId64
                  " with commas between, such as 1,2,4k",
-                 command, option, text, (int)SCALE_LIST, most);
+                 command, option, text, (int)LHI_SCALE_LIST, most);
         LH_CHECK(out->count == 0 || value > out->item[out->count - 1], LH_ERR_USAGE,
                  "%s: %s '%s': numbers must ascend", command, option, text);
         out->item[out->count++] = value;
@@ -128,149 +124,46 @@ done:
     return st;
 }
 
-/* --- points --- */
-
-/* What is measured once, though it may be a point of both modes. */
-typedef struct scale_point {
-    int ranks, attention;
-    int64_t n;
-    lh_step_times times; /* on rank 0 */
-    char mechanism[LH_STEP_NAME];
-} scale_point;
-
-typedef struct scale_study {
-    lh_comm *world;
-    const lh_scale_kind *kind;
-    const scale_options *o;
-    scale_list ranks, lengths;
-    bool strong, weak;
-    scale_point *point; /* [points] */
-    int64_t points, capacity;
-    lh_json json;
-} scale_study;
-
-/* The mechanism that --attention names; NULL: the file's. */
-static const char *scale_attention(const scale_study *s, int attention)
-{
-    return s->o->attention.count > 0 ? s->o->attention.word[attention] : NULL;
-}
-
-/* Collective on comm, the ranks of the point. */
-static lh_status scale_measure(const scale_study *s, lh_comm *comm, scale_point *p)
-{
-    lh_status st = LH_OK;
-    lh_config *config = NULL;
-    lh_option_words set = s->o->overrides;
-    char length[SCALE_NAME], attention[SCALE_TEXT];
-    const char *word = scale_attention(s, p->attention);
-    const lh_step_wish wish = {(int)s->o->repeats, (int)s->o->warmup, 0};
-    LH_CHECK(set.count + 2 <= LH_OPTION_MANY, LH_ERR_USAGE, "%s: too many --set", s->kind->command);
-    (void)snprintf(length, sizeof length, "data.length=%" PRId64, p->n);
-    set.word[set.count++] = length;
-    if (word != NULL) {
-        int n = snprintf(attention, sizeof attention,
-                         word[0] == '{' || word[0] == '[' ? "model.attention=%s"
-                                                          : "model.attention={mechanism: %s}",
-                         word);
-        LH_CHECK(n > 0 && n < (int)sizeof attention, LH_ERR_USAGE,
-                 "%s: --attention '%.40s...' is too long", s->kind->command, word);
-        set.word[set.count++] = attention;
-    }
-    const lh_config_source source = {.read = lh_read_small,
-                                     .path = s->o->file,
-                                     .overrides = set.word,
-                                     .n_overrides = set.count,
-                                     .flags = LH_CONFIG_PLAN};
-    LH_TRY(lh_step_times_config(comm, &source, &config));
-    if (s->kind->begin != NULL) LH_TRY(lh_agree(comm, s->kind->begin(s->kind->user, comm, config)));
-    LH_TRY(lh_step_times_measure(comm, config, &wish, &p->times));
-    if (s->kind->end != NULL) LH_TRY(s->kind->end(s->kind->user, comm, config, &p->times));
-    lh_step_mechanism(config, p->mechanism);
-done:
-    lh_config_destroy(&config);
-    return st;
-}
-
-/* The point, measured if it is not yet there; *index: its place. Collective on the world. */
-static lh_status scale_get(scale_study *s, int attention, int64_t ranks, int64_t n, int64_t *index)
-{
-    lh_status st = LH_OK;
-    lh_comm *part = NULL;
-    for (*index = 0; *index < s->points; ++*index) {
-        const scale_point *p = s->point + *index;
-        if (p->attention == attention && p->ranks == ranks && p->n == n) return LH_OK;
-    }
-    st = lh_grow(&s->point, &s->capacity, s->points + 1, sizeof *s->point);
-    LH_TRY(lh_agree(s->world, st));
-    scale_point *p = s->point + s->points++;
-    *p = (scale_point){.ranks = (int)ranks, .attention = attention, .n = n};
-    LH_TRY(lh_comm_first(s->world, (int)ranks, &part));
-    if (part != NULL) st = scale_measure(s, part, p);
-    lh_barrier_asleep(s->world);
-    LH_TRY(lh_agree(s->world, st));
-done:
-    if (part != NULL) lh_comm_destroy(&part);
-    return st;
-}
-
 /* --- saying it --- */
 
-static void scale_json_name(const scale_study *s, const scale_point *p, lh_json *j)
+/* One line of results, to the file or to standard output. *said: it did not stand there. Rank 0. */
+static lh_status scale_line(lhi_scale_study *s, bool *said)
 {
-    const char *word = scale_attention(s, p->attention);
-    lh_json_string(j, "mechanism", p->mechanism);
-    if (word != NULL)
-        lh_json_string(j, "attention", word);
-    else
-        lh_json_real(j, "attention", (double)NAN); /* null */
+    *said = true;
+    if (s->o->out != NULL) return lh_scale_file_add(&s->file, &s->json, said);
+    return lh_json_print(&s->json, stdout);
 }
 
 /* Work of the model per second and rank. */
-static double scale_rate(const scale_point *p)
+static double scale_rate(const lhi_scale_point *p)
 {
-    return p->times.model_flops / p->times.step_s / p->ranks;
+    return lhi_scale_of(p, "model_flops") / lhi_scale_of(p, "step_s") / p->ranks;
 }
 
 /* Rank 0. first: the point of the series on the fewest ranks. */
-static lh_status scale_print(scale_study *s, const char *mode, const scale_point *p,
-                             const scale_point *first)
+static lh_status scale_print(lhi_scale_study *s, const char *mode, const lhi_scale_point *p,
+                             const lhi_scale_point *first)
 {
-    const lh_step_times *t = &p->times;
-    int repeats = (int)s->o->repeats;
+    const double efficiency = scale_rate(p) / scale_rate(first);
+    bool said = false;
     lh_json *j = &s->json;
     lh_json_begin(j);
-    lh_json_int(j, "ranks", p->ranks);
-    lh_json_int(j, "n", p->n);
-    lh_json_string(j, "mode", mode);
-    scale_json_name(s, p, j);
-    lh_json_real(j, "step_s", t->step_s);
-    lh_json_real(j, "step_s_least", t->least_s);
-    lh_json_real(j, "step_s_mean", t->mean_s);
-    lh_json_real(j, "tokens_per_s", (double)(t->sequences * p->n) / t->step_s);
-    lh_json_real(j, "efficiency", scale_rate(p) / scale_rate(first));
-    lh_json_real(j, "comm_wait_s", t->wait_s);
-    lhi_bench_json_mean(j, "sent_bytes", t->sent / repeats, p->ranks);
-    lh_json_real(j, "predicted_sent_bytes", t->predicted_sent);
-    lh_json_int(j, "peak_bytes", t->peak);
-    lh_json_int(j, "predicted_peak_bytes", t->predicted_peak);
-    lh_json_int(j, "parameter_bytes", t->parameter_bytes);
-    lh_json_string(j, "pass", t->forward_only ? "forward" : "step");
-    lh_json_real(j, "loss", t->loss);
-    lh_json_real(j, "model_flops", t->model_flops);
-    lh_json_int(j, "parameters", t->parameters);
-    lh_json_int(j, "batch", t->sequences);
-    lh_json_int(j, "threads", t->threads);
-    lh_json_string(j, "isa", t->isa);
-    lh_json_string(j, "precision", LH_REAL_NAME);
-    lh_json_int(j, "repeats", repeats);
-    lh_json_reals(j, "seconds", t->seconds, repeats);
-    if (s->kind->say != NULL) s->kind->say(s->kind->user, t, j);
-    (void)fprintf(stderr,
-                  "%s: %s, %s, ranks %d, n %" PRId64 ": step %.4f s, efficiency %.3f, "
-                  "waiting %.1f %%\n",
-                  s->kind->command, p->mechanism, mode, p->ranks, p->n, t->step_s,
-                  scale_rate(p) / scale_rate(first), 100.0 * t->wait_s / t->mean_s);
-    return lh_json_print(j, stdout);
+    for (lh_json_member m = {0}; lh_json_next(p->object, &m);)
+        if (strcmp(m.key, "mode") == 0)
+            lh_json_string(j, "mode", mode);
+        else if (strcmp(m.key, "efficiency") == 0)
+            lh_json_real(j, "efficiency", efficiency);
+        else
+            lh_json_copy(j, m.key, m.item);
+    lh_status st = scale_line(s, &said);
+    if (st == LH_OK && said)
+        (void)fprintf(stderr,
+                      "%s: %s, %s, ranks %d, n %" PRId64 ": step %.4f s, efficiency %.3f, "
+                      "waiting %.1f %%\n",
+                      s->kind->command, lh_json_word(p->object, "mechanism"), mode, p->ranks, p->n,
+                      lhi_scale_of(p, "step_s"), efficiency,
+                      100.0 * lhi_scale_of(p, "comm_wait_s") / lhi_scale_of(p, "step_s_mean"));
+    return st;
 }
 
 /* --- growth with the length --- */
@@ -288,16 +181,18 @@ static double scale_student(int64_t freedom)
 }
 
 /* Least squares of log time on log length over all repeats of the points index [count]. Rank 0. */
-static lh_status scale_fit(scale_study *s, const int64_t *index, int count)
+static lh_status scale_fit(lhi_scale_study *s, const int64_t *index, int count)
 {
-    const scale_point *first = s->point + index[0];
+    const lhi_scale_point *first = s->point + index[0];
     int repeats = (int)s->o->repeats;
     int64_t m = (int64_t)count * repeats;
     double x = 0.0, y = 0.0, xx = 0.0, xy = 0.0, left = 0.0;
     for (int pass = 0; pass < 3; pass++) { /* means, then the slope, then what it leaves */
         for (int i = 0; i < count * repeats; i++) {
-            const scale_point *p = s->point + index[i / repeats];
-            double a = log((double)p->n), b = log(p->times.seconds[i % repeats]);
+            const lhi_scale_point *p = s->point + index[i / repeats];
+            double a = log((double)p->n);
+            double b = log(
+                lh_json_item_number(lh_json_at(lh_json_find(p->object, "seconds"), i % repeats)));
             if (pass == 0) x += a / (double)m;
             if (pass == 0) y += b / (double)m;
             if (pass == 1) xx += (a - x) * (a - x);
@@ -311,26 +206,30 @@ static lh_status scale_fit(scale_study *s, const int64_t *index, int count)
     lh_json_begin(j);
     lh_json_string(j, "fit", "step_s = c n^exponent");
     lh_json_int(j, "ranks", first->ranks);
-    scale_json_name(s, first, j);
+    lh_json_copy(j, "mechanism", lh_json_find(first->object, "mechanism"));
+    lh_json_copy(j, "attention", lh_json_find(first->object, "attention"));
     lh_json_real(j, "exponent", slope);
     lh_json_real(j, "low", slope - margin);
     lh_json_real(j, "high", slope + margin);
     lh_json_int(j, "lengths", count);
     lh_json_int(j, "samples", m);
-    (void)fprintf(stderr, "%s: %s, ranks %d: time grows as n^%.3f (%.3f to %.3f)\n",
-                  s->kind->command, first->mechanism, first->ranks, slope, slope - margin,
-                  slope + margin);
-    return lh_json_print(j, stdout);
+    bool said = false;
+    lh_status st = scale_line(s, &said);
+    if (st == LH_OK && said)
+        (void)fprintf(stderr, "%s: %s, ranks %d: time grows as n^%.3f (%.3f to %.3f)\n",
+                      s->kind->command, lh_json_word(first->object, "mechanism"), first->ranks,
+                      slope, slope - margin, slope + margin);
+    return st;
 }
 
 /* Every number of ranks at every length, in strong mode. */
-static lh_status scale_fits(scale_study *s, int attention)
+static lh_status scale_fits(lhi_scale_study *s, int attention)
 {
     lh_status st = LH_OK;
     for (int r = 0; r < s->ranks.count; r++) {
-        int64_t index[SCALE_LIST] = {0};
+        int64_t index[LHI_SCALE_LIST] = {0};
         for (int l = 0; l < s->lengths.count; l++)
-            LH_TRY(scale_get(s, attention, s->ranks.item[r], s->lengths.item[l], &index[l]));
+            LH_TRY(lhi_scale_get(s, attention, s->ranks.item[r], s->lengths.item[l], &index[l]));
         st = lh_comm_rank(s->world) == 0 ? scale_fit(s, index, s->lengths.count) : LH_OK;
         LH_TRY(lh_agree(s->world, st));
     }
@@ -341,13 +240,13 @@ done:
 /* --- the whole --- */
 
 /* One mode at one length over all numbers of ranks. */
-static lh_status scale_series(scale_study *s, int attention, int64_t n, bool weak)
+static lh_status scale_series(lhi_scale_study *s, int attention, int64_t n, bool weak)
 {
     lh_status st = LH_OK;
     int64_t first = 0, index = 0;
     for (int r = 0; r < s->ranks.count; r++) {
         int64_t length = weak ? n * s->ranks.item[r] / s->ranks.item[0] : n;
-        LH_TRY(scale_get(s, attention, s->ranks.item[r], length, &index));
+        LH_TRY(lhi_scale_get(s, attention, s->ranks.item[r], length, &index));
         if (r == 0) first = index;
         if (lh_comm_rank(s->world) == 0)
             st = scale_print(s, weak ? "weak" : "strong", s->point + index, s->point + first);
@@ -358,7 +257,7 @@ done:
 }
 
 /* The file's own length. Collective on the world. */
-static lh_status scale_length(scale_study *s)
+static lh_status scale_length(lhi_scale_study *s)
 {
     lh_status st = LH_OK;
     lh_config *config = NULL;
@@ -368,13 +267,13 @@ static lh_status scale_length(scale_study *s)
                                      .n_overrides = s->o->overrides.count,
                                      .flags = LH_CONFIG_PLAN};
     LH_TRY(lh_step_times_config(s->world, &source, &config));
-    s->lengths = (scale_list){.item = {config->data.length}, .count = 1};
+    s->lengths = (lhi_scale_list){.item = {config->data.length}, .count = 1};
 done:
     lh_config_destroy(&config);
     return st;
 }
 
-static lh_status scale_run(scale_study *s)
+static lh_status scale_run(lhi_scale_study *s)
 {
     lh_status st = LH_OK;
     int attentions = s->o->attention.count > 0 ? s->o->attention.count : 1;
@@ -391,7 +290,7 @@ done:
     return st;
 }
 
-static lh_status scale_read(scale_study *s, scale_options *o, int argc, char **argv)
+static lh_status scale_read(lhi_scale_study *s, lhi_scale_options *o, int argc, char **argv)
 {
     lh_status st = LH_OK;
     lh_options options = {.command = s->kind->command,
@@ -420,15 +319,38 @@ done:
     return st;
 }
 
+/* The file of --out: what all points of a study have in common. Rank 0. */
+static lh_status scale_open(lhi_scale_study *s)
+{
+    lh_status st = LH_OK;
+    char processor[SCALE_TEXT];
+    lh_json *j = &s->json;
+    lh_json_begin(j);
+    lh_json_string(j, "study", s->kind->command);
+    lh_json_string(j, "version", LH_VERSION);
+    lh_json_string(j, "precision", LH_REAL_NAME);
+    lh_json_string(j, "processor", lh_host_processor(processor, sizeof processor));
+    lh_json_int(j, "repeats", s->o->repeats);
+    lh_json_int(j, "warmup", s->o->warmup);
+    lh_json_int(j, "fewest_ranks", s->ranks.item[0]);
+    if (s->kind->about != NULL) LH_TRY(s->kind->about(s->kind->user, j));
+    LH_TRY(lh_scale_file_open(s->o->out, j, &s->file));
+done:
+    return st;
+}
+
 lh_status lh_scale_run(lh_comm *world, int argc, char **argv, const lh_scale_kind *kind)
 {
     lh_status st = LH_OK;
-    scale_options o = {.repeats = kind->repeats, .warmup = kind->warmup};
-    scale_study s = {.world = world, .kind = kind, .o = &o};
+    lhi_scale_options o = {.repeats = kind->repeats, .warmup = kind->warmup};
+    lhi_scale_study s = {.world = world, .kind = kind, .o = &o};
     LH_TRY(lh_agree(world, scale_read(&s, &o, argc, argv)));
+    if (o.out != NULL && lh_comm_rank(world) == 0) st = scale_open(&s);
+    LH_TRY(lh_agree(world, st));
     LH_TRY(scale_run(&s));
 done:
-    for (int64_t i = 0; i < s.points; i++) lh_step_times_free(&s.point[i].times);
+    for (int64_t i = 0; i < s.points; i++) lh_json_release(&s.point[i].own);
+    lh_scale_file_close(&s.file);
     lh_free(&s.point);
     lh_json_free(&s.json);
     return st;

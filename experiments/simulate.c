@@ -9,6 +9,7 @@
 #include "experiments/options.h"
 #include "experiments/scale.h"
 #include "experiments/simulate_rates.h"
+#include "io/digest.h"
 #include "parallel/smpi.h"
 
 enum { SIMULATE_FAILED = 1, SIMULATE_USAGE = 2, SIMULATE_WORDS = 600 };
@@ -246,6 +247,35 @@ static void simulate_say(void *user, const lh_step_times *t, lh_json *j)
     lh_json_close(j);
 }
 
+/* The file's name without its folder, and a digest of what it holds. */
+static lh_status simulate_file(const char *key, const char *path, lh_json *j)
+{
+    lh_status st = LH_OK;
+    char digest[32];
+    uint64_t sum = 0;
+    int64_t bytes = 0;
+    const char *slash = strrchr(path, '/');
+    LH_TRY(lhi_digest_file(NULL, path, 0, &bytes, &sum));
+    (void)snprintf(digest, sizeof digest, "%016" PRIx64, sum);
+    lh_json_object(j, key);
+    lh_json_string(j, "name", slash != NULL ? slash + 1 : path);
+    lh_json_string(j, "digest", digest);
+    lh_json_close(j);
+done:
+    return st;
+}
+
+static lh_status simulate_about(void *user, lh_json *j)
+{
+    lh_status st = LH_OK;
+    const simulate_options *o = &((const simulate_rank *)user)->program->o;
+    LH_TRY(simulate_file("platform", o->platform, j));
+    LH_TRY(simulate_file("rates", o->rates, j));
+    lh_json_int(j, "layers", o->layers); /* 0: what is simulated */
+done:
+    return st;
+}
+
 /* --- the whole --- */
 
 static lh_status simulate_run(void *user)
@@ -261,6 +291,7 @@ static lh_status simulate_run(void *user)
                                 .begin = simulate_begin,
                                 .end = simulate_end,
                                 .say = simulate_say,
+                                .about = simulate_about,
                                 .user = &r};
     r.by.user = &r;
     LH_TRY(lh_comm_world(&world));

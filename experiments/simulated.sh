@@ -20,10 +20,8 @@ mkdir -p "$out"
 simulate() {
     local network=$1 name=$2 ranks=$3 file="$out/$1-$2.jsonl"
     shift 3
-    if [ -s "$file" ]; then return; fi
     "$build/longhaul-sim" "$here/simulated.yaml" --ranks "$ranks" --mode strong --rates "$rates" \
-        --platform "$here/platforms/$network.xml" "$@" >"$file.part"
-    mv "$file.part" "$file"
+        --platform "$here/platforms/$network.xml" --out "$file" "$@"
 }
 
 for network in $networks; do

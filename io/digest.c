@@ -28,6 +28,11 @@ static uint64_t digest_bytes(const uint8_t *bytes, int64_t count, uint64_t index
     return sum;
 }
 
+uint64_t lhi_digest_bytes(const void *bytes, int64_t count)
+{
+    return digest_bytes(bytes, count, 0);
+}
+
 lh_status lhi_digest_file(lh_comm *comm, const char *path, int64_t from, int64_t *bytes,
                           uint64_t *digest)
 {

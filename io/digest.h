@@ -19,6 +19,9 @@ static inline uint64_t lhi_digest_word(uint64_t word, uint64_t index)
  * nothing). */
 void lhi_digest_sum(lh_comm *comm, uint64_t *parts, int64_t count);
 
+/* lhi_digest_bytes - digest of bytes [count], as lhi_digest_file has it. Local. */
+uint64_t lhi_digest_bytes(const void *bytes, int64_t count);
+
 /* lhi_digest_file - digest of the file's bytes from offset `from` to its end, as 8-byte
  * little-endian words, the last one padded with zeros; *bytes: size of the whole file. Every rank
  * reads its share. Collective on comm (NULL: one process). Errors: agreed LH_ERR_IO, LH_ERR_FORMAT

@@ -136,3 +136,19 @@ const char *lh_mpi_version(char *text, size_t bytes)
     (void)snprintf(text, bytes, "%.*s", (int)strcspn(all, ",\r\n"), all);
     return text;
 }
+
+/* "model name" of /proc/cpuinfo. */
+const char *lh_host_processor(char *text, size_t bytes)
+{
+    char line[256];
+    FILE *f = fopen("/proc/cpuinfo", "re");
+    text[0] = '\0';
+    while (f != NULL && text[0] == '\0' && fgets(line, sizeof line, f) != NULL) {
+        const char *value = strchr(line, ':');
+        if (strncmp(line, "model name", 10) != 0 || value == NULL) continue;
+        value += 1 + strspn(value + 1, " \t");
+        (void)snprintf(text, bytes, "%.*s", (int)strcspn(value, "\n"), value);
+    }
+    if (f != NULL) (void)fclose(f);
+    return text;
+}

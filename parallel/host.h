@@ -28,3 +28,7 @@ const char *lh_mpi_version(char *text, size_t bytes);
 
 /* lh_host_processors - processors that this process may run on. Local, needs no MPI. */
 int lh_host_processors(void);
+
+/* lh_host_processor - what the system calls this node's processor; "": it does not say. Into text, which it
+ * returns. Local, needs no MPI. */
+const char *lh_host_processor(char *text, size_t bytes);

@@ -287,6 +287,12 @@ bool lh_host_short(const lh_host *h, int threads, char *text, size_t bytes)
     return false;
 }
 
+const char *lh_host_processor(char *text, size_t bytes)
+{
+    (void)snprintf(text, bytes, "simulated");
+    return text;
+}
+
 /* --- the job --- */
 
 /* One rank, from its beginning to its end. */

@@ -3,13 +3,14 @@
 # minutes on two cores that do nothing else; where they do, times mean little. Raw lines, objects, tables and plots go to runs/figures
 # of the repository, those of --quick to runs/figures-quick.
 #
-#   bash experiments/papers/figures.sh [--write] [--into DIR] [--only NAME,NAME] [--quick] [--redo] [--out DIR]
+#   bash experiments/papers/figures.sh [--write] [--into DIR] [--only NAME,NAME] [--quick] [--resume | --redo] [--out DIR]
 #        [--program FILE]
 #
 #   --write  puts the tables into experiments/RESULTS.md, between their marks, and the plots into experiments/plots/
 #   --into   these two in another folder, which has a RESULTS.md with the marks
 #   --only   linformer-speed, longformer-growth, performer-speed, performer-features, scaling-lengths, scaling-ranks
 #   --quick  tiny sizes: shows that everything runs, and no figures worth keeping (so --write wants --into then)
+#   --resume what an interrupted measurement has in its raw lines is not measured again
 #   --redo   measures nothing: tables and plots again, from the raw lines of the last time
 set -eu -o pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -24,11 +25,11 @@ while [ $# -gt 0 ]; do
     --into) into=$(absolute "${2:?'--into wants a folder'}") && shift ;;
     --only) only=${2:?'--only wants names'} && shift ;;
     --quick) quick=1 && options+=(--quick) ;;
-    --redo) options+=(--redo) ;;
+    --resume | --redo) options+=("$1") ;;
     --out) out=$(absolute "${2:?'--out wants a folder'}") && shift ;;
     --program) options+=(--program "$(absolute "${2:?'--program wants a file'}")") && shift ;;
-    --help) sed -n '2,14s/^# \{0,1\}//p' "$0" && exit ;;
-    *) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+    --help) sed -n '2,15s/^# \{0,1\}//p' "$0" && exit ;;
+    *) sed -n '2,15s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
     esac
     shift
 done

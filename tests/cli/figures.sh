@@ -59,6 +59,25 @@ ROWS
 same "points" "$(wc -l <"$out/linformer-speed.jsonl")" 5
 same "rows of the table" "$(grep -cE '^\| (512|1,024) \|' printed)" 2
 
+# --- an interrupted measurement goes on ---
+raw=$out/linformer-speed.raw.jsonl
+cp "$raw" whole
+cp "$out/linformer-speed.jsonl" objects
+figure --quick --resume --only linformer-speed
+same_file "$raw" whole
+same_file "$out/linformer-speed.jsonl" objects
+runs=$(grep -c '^{"run":' whole)
+sed '/^{"run":1,/q' whole >kept
+{ cat kept && sed -n "$(($(wc -l <kept) + 1))p" whole | head -c 30; } >"$raw"
+figure --quick --resume --only linformer-speed
+says err 'linformer-speed: 1 runs stand in'
+same "what stood there" "$(head -n "$(wc -l <kept)" "$raw" | cksum)" "$(cksum <kept)"
+same "runs" "$(sed -n 's/^{"run":\([0-9]*\),.*/\1/p' "$raw" | tr '\n' ' ')" "$(seq -s ' ' "$runs") "
+same "points" "$(wc -l <"$out/linformer-speed.jsonl")" 5
+THREADS=2 timeout 60 bash "$papers/figures.sh" --out "$out" --quick --resume --only linformer-speed >printed 2>err
+same "other runs" $? 2
+says err 'holds other runs than this'
+
 # --- a table and a plot into a document; without gnuplot the table alone ---
 mkdir -p document
 printf 'before\n<!-- linformer-speed -->\nold\n<!-- end -->\nafter\n' >document/RESULTS.md

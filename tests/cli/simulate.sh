@@ -60,6 +60,19 @@ real=0 sends recompute --set train.recompute=block
 simulate first --ranks 2,4,8
 simulate second --ranks 2,4,8
 same "twice" "$(cat second)" "$(cat first)"
+# Strong and weak share the point on the fewest ranks, with all that was counted there; a study goes on in its file.
+simulate both --ranks 2,4 --mode both
+same "what SMPI was given, of one point" "$(field smpi_bytes both | sed -n '1p;3p' | uniq | wc -l)" 1
+simulate none --ranks 2,4 --out grown.jsonl
+same "to a file: exit code" "$code" 0
+simulate none --ranks 2,4,8 --out grown.jsonl
+same "to a file: taken" "$(grep -c 'stands in' err)" 2
+same "to a file: as at once" "$(field step_s grown.jsonl)" "$(field step_s first)"
+cp grown.jsonl before
+platform=fat-tree-100g simulate none --ranks 2,4,8,16 --out grown.jsonl
+same "to a file of another network" "$code" 2
+says err "holds a study with platform {name: ethernet-10g.xml"
+same "to a file of another network: untouched" "$(cmp before grown.jsonl && echo same)" same
 platform=fat-tree-100g simulate faster --ranks 2,4,8
 same "bytes on another network" "$(field sent_bytes faster)" "$(field sent_bytes first)"
 platform=dragonfly-100g simulate dragonfly --ranks 2,4,8

@@ -9,6 +9,7 @@
 #   --quick        tiny sizes: shows that everything runs, and no figures worth keeping
 #   --out DIR      where files go (runs/figures of the repository; of --quick runs/figures-quick)
 #   --program FILE the program (build/release/longhaul)
+#   --resume       goes on where an interrupted measurement has stopped: what stands in OUT/NAME.raw.jsonl is not measured again
 #   --redo         measures nothing: makes tables and plots again from OUT/NAME.raw.jsonl; from those of --quick with --quick alone
 # LENGTHS='512 1024' in the environment: of the papers' speeds these lengths alone.
 set -eu
@@ -21,11 +22,12 @@ figures=experiments/papers/figures
 here=$1 # the folder of the script
 shift
 . experiments/launch.sh
-quick='' redo='' out='' program=${LONGHAUL:-build/release/longhaul}
+quick='' redo='' resume='' out='' program=${LONGHAUL:-build/release/longhaul}
 while [ $# -gt 0 ]; do
     case $1 in
     --quick) quick=1 ;;
     --redo) redo=1 ;;
+    --resume) resume=1 ;;
     --out) out=$(absolute "${2:?'--out wants a folder'}") && shift ;;
     --program) program=$(absolute "${2:?'--program wants a file'}") && shift ;;
     *)
@@ -48,7 +50,8 @@ mkdir -p "$out"
 processors=$(env -u OMP_NUM_THREADS nproc)
 export OMP_NUM_THREADS=${THREADS:-$processors}
 
-# figure_begin NAME: whose raw lines start anew.
+# figure_begin NAME: whose raw lines start anew, unless it is resumed.
+runs=0 done_runs=0 # that were asked for, and of them those that stand in the raw lines
 figure_begin() {
     name=$1
     raw=$out/$name.raw.jsonl
@@ -61,6 +64,12 @@ figure_begin() {
             echo "$0: $raw was measured with --quick, and has no figures worth keeping: give --quick, or measure without --redo" >&2
             exit 2
         }
+    elif [ -n "$resume" ] && [ -s "$raw" ] && [ "$(grep -c '^{"quick":' "$raw")" = "${quick:-0}" ]; then
+        done_runs=$(grep -c '^{"run":' "$raw" || :)
+        # what follows the last run that ended goes
+        awk -v runs="$done_runs" 'ended < runs || /^\{"quick":/ { print } /^\{"run":/ { ended++ }' "$raw" >"$raw.part"
+        mv "$raw.part" "$raw"
+        echo "$name: $done_runs runs stand in $raw" >&2
     else
         : >"$raw"
         if [ -n "$quick" ]; then echo '{"quick":true}' >"$raw"; fi
@@ -71,9 +80,16 @@ figure_begin() {
 # figure_run RANKS ARGUMENTS...: the program, whose lines join the raw ones. 1 rank: without a launcher. What it says while it
 # works is kept beside them, and shown where it fails.
 figure_run() {
-    local ranks=$1 started=() status=0
+    local ranks=$1 started=() status=0 mark
     shift
     [ -z "$redo" ] || return 0
+    runs=$((runs + 1))
+    mark="{\"run\":$runs,\"ranks\":$ranks,\"threads\":$OMP_NUM_THREADS,\"command\":\"longhaul $*\"}"
+    if [ "$runs" -le "$done_runs" ]; then
+        grep -qxF -e "$mark" "$raw" && return
+        echo "$0: $raw holds other runs than this (longhaul $* on $ranks ranks): leave out --resume" >&2
+        exit 2
+    fi
     if [ "$ranks" -gt 1 ]; then started=("${launch[@]}" -n "$ranks"); fi
     ${started[@]+"${started[@]}"} "$program" "$@" >>"$raw" 2>>"$out/$name.log" </dev/null || status=$?
     [ "$status" = 0 ] || {
@@ -81,10 +97,11 @@ figure_run() {
         tail -n 5 "$out/$name.log" >&2
         exit 1
     }
+    printf '%s\n' "$mark" >>"$raw"
 }
 
 # figure_mark STUDY PART: the raw lines that follow belong to it.
-figure_mark() { [ -n "$redo" ] || printf '{"study":"%s","part":"%s"}\n' "$1" "$2" >>"$raw"; }
+figure_mark() { [ -n "$redo" ] || [ "$runs" -lt "$done_runs" ] || printf '{"study":"%s","part":"%s"}\n' "$1" "$2" >>"$raw"; }
 
 # What every script's awk may use. get: a member of the line, without the quotes of a text. as_planned: are bytes and memory there,
 # and the predicted ones? add, median: numbers by name.
@@ -111,7 +128,7 @@ function median(set,   n, i, j, t, x) {
 function show(x, form) { return x == "" ? "-" : sprintf(form, x) }
 function json(x) { return x == "" ? "null" : sprintf("%.9g", x) }
 function thousands(n,   s) { s = ""; n = sprintf("%d", n); while (length(n) > 3) { s = "," substr(n, length(n) - 2) s; n = substr(n, 1, length(n) - 3) } return n s }
-/^\{"quick":/ { next }
+/^\{"(quick|run)":/ { next }
 function factor(x) { return x == "" ? "-" : sprintf(x < 9.95 ? "%.1fx" : "%.0fx", x) }
 '
 
