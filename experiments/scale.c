@@ -333,6 +333,8 @@ static lh_status scale_open(lhi_scale_study *s)
     lh_json_int(j, "repeats", s->o->repeats);
     lh_json_int(j, "warmup", s->o->warmup);
     lh_json_int(j, "fewest_ranks", s->ranks.item[0]);
+    const char *threads = getenv("OMP_NUM_THREADS"); /* where device.threads is auto */
+    lh_json_string(j, "omp_num_threads", threads != NULL ? threads : "");
     if (s->kind->about != NULL) LH_TRY(s->kind->about(s->kind->user, j));
     LH_TRY(lh_scale_file_open(s->o->out, j, &s->file));
 done:

@@ -92,6 +92,7 @@ refused() {
 refused whole.jsonl "'whole.jsonl' holds a study with another configuration" --set model.width=32
 refused whole.jsonl "'whole.jsonl' holds a study with repeats 2, and this is one with 3" --repeats 3
 refused whole.jsonl "'whole.jsonl' holds a study with fewest_ranks 1, and this is one with 2" --ranks 2
+OMP_NUM_THREADS=2 refused whole.jsonl "'whole.jsonl' holds a study with omp_num_threads 1, and this is one with 2"
 refused study.yaml 'study.yaml:1: byte '
 printf 'no newline' >short
 refused short 'is no file that a study has written'
