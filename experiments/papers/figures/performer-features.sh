@@ -14,7 +14,7 @@ for scale in 0.6 1; do figure_run 1 bench features "${size[@]}" --head-dim 16 --
 
 figure_table '
 get("arm") != "" {
-    arm = get("arm"); m = get("features"); scale = get("scale")
+    arm = get("arm"); m = get("features"); scale = json(get("scale")) # 0.6, also where the program prints 17 digits
     if (!((scale, m) in known)) { known[scale, m] = 1; order[++count] = m; of[count] = scale }
     mse[scale, m, arm] = get("mse_median"); mean[scale, m, arm] = get("mse"); sd[scale, m, arm] = get("mse_sd"); variance[scale] = get("output_variance"); draws = get("draws")
 }
