@@ -136,6 +136,28 @@ if [ -n "${LH_ALL:-}" ]; then
     one_message 'GiB for parameters and a step, and it has'
 fi
 missing runs/large
+
+# A control group with less memory than the node has, as batch systems make them: version 1 and 2, where one may be made.
+group_memory() { # ROOT MINE FILE: in $group
+    group=$1$2/longhaul-$$
+    [ -d "$1$2" ] || group=$1/longhaul-$$ # a container that sees the root alone
+    mkdir "$group" 2>/dev/null && echo 400000000 2>/dev/null >"$group/$3" && return
+    rmdir "$group" 2>/dev/null
+    return 1
+}
+if group_memory /sys/fs/cgroup/memory "$(sed -n 's/^[0-9]*:memory://p' /proc/self/cgroup)" memory.limit_in_bytes ||
+    group_memory /sys/fs/cgroup "$(sed -n 's/^0:://p' /proc/self/cgroup)" memory.max; then
+    as_rank "echo \$\$ >$group/cgroup.procs"
+    expect 1 2 train tiny.yaml --set run.name=large --set model.width=2000
+    one_message 'GiB for parameters, gradients and moments, and it has 0.37 GiB'
+    missing runs/large
+    if [ -z "${ASAN_OPTIONS:-}" ]; then expect 0 2 train tiny.yaml --set run.name=grouped; fi
+    rmdir "$group"
+    as_rank ''
+else
+    echo 'no control group may be made here'
+fi
+
 # tight: a job of which ranks leave before MPI has started. Open MPI's mpirun sometimes stays behind then (see kill.sh), so
 # that it has to be ended.
 tight() {
