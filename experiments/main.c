@@ -55,10 +55,6 @@ static void main_catch_signals(void)
         action.sa_flags = signals[i] == SIGUSR1 ? SA_RESTART : SA_RESTART | (int)SA_RESETHAND;
         (void)sigaction(signals[i], &action, NULL);
     }
-    action.sa_flags = 0;
-    /* a file-size limit becomes a write error with a message instead of a dead process */
-    action.sa_handler = SIG_IGN;
-    (void)sigaction(SIGXFSZ, &action, NULL);
 }
 
 /* The stack grows when a page is first touched, and where memory is limited (ulimit -v) a step that
@@ -507,6 +503,8 @@ int main(int argc, char **argv)
         return EXIT_BAD_USAGE;
     }
     main_touch_stack();
+    /* a file-size limit becomes a write error with a message instead of a dead process */
+    (void)signal(SIGXFSZ, SIG_IGN);
     const struct main_command *command = main_find(argv[1]);
     main_return_memory();
     /* Of several processes none may leave before MPI starts: the others might wait for it, and the launcher

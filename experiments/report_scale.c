@@ -87,22 +87,35 @@ static int scale_again(const lhi_report *r, const lhi_scale_line *l)
     return n;
 }
 
-static lh_status scale_take_line(lhi_report *r, const char *line, size_t n)
+/* The place of a line: behind the others, or a fit's of the same series, to which lengths were added since. */
+static lhi_scale_line *scale_place(lhi_report *r, const lhi_scale_line *l)
+{
+    for (int64_t k = 0; k < r->scales && !scale_point(l); k++) {
+        lhi_scale_line *o = &r->scale[k];
+        if (o->file == l->file && o->again == l->again && o->ranks == l->ranks && !scale_point(o) &&
+            scale_named(o, l))
+            return o;
+    }
+    return &r->scale[r->scales++];
+}
+
+static lh_status scale_take_line(lhi_report *r, const char *text, size_t n)
 {
     lh_status st = LH_OK;
     lh_json_item *o = NULL;
+    lhi_scale_line line = {0};
     LH_TRY(lh_grow(&r->scale, &r->scale_room, r->scales + 1, sizeof *r->scale));
-    st = lh_json_read(line, n, &o);
+    st = lh_json_read(text, n, &o);
     if (st == LH_ERR_FORMAT) {
         lh_error_clear();
         r->scale_torn++;
         return LH_OK;
     }
     LH_TRY(st);
-    if (scale_read(o, &r->scale[r->scales])) {
-        r->scale[r->scales].file = r->scale_files;
-        r->scale[r->scales].again = scale_again(r, &r->scale[r->scales]);
-        r->scales++;
+    if (scale_read(o, &line)) {
+        line.file = r->scale_files;
+        line.again = scale_again(r, &line);
+        *scale_place(r, &line) = line;
     } else if (lh_json_word(o, "study") == NULL) { /* the head of a study's file */
         r->scale_torn++;
     }

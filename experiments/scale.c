@@ -9,7 +9,6 @@
 
 #include "experiments/scale_internal.h"
 #include "io/files.h"
-#include "parallel/host.h"
 
 enum { SCALE_TEXT = 256 };
 
@@ -58,14 +57,14 @@ void lh_scale_help(FILE *out)
         "               ranks, and is the file's on the fewest; both (default)\n"
         "  --lengths    in place of data.length (4k: 4096; 1m: 1048576); from two on the growth of "
         "a\n"
-        "               step's time with the length is fitted for every number of ranks\n"
+        "               step's time with the length is fitted for every number of ranks (strong)\n"
         "  --attention  in place of model.attention, may be repeated: a name, or {mechanism: ...}\n"
-        "Where model.head has no loss (--set model.head=none) a step is one forward pass.\n"
         "  --out        the results go there, and not to standard output, each as soon as it is "
         "known.\n"
         "               Given again, the study goes on: points that stand there are not measured "
         "again,\n"
         "               and a study with another configuration is refused\n"
+        "Where model.head has no loss (--set model.head=none) a step is one forward pass.\n"
         "Standard output: one object a point.\n"
         "  ranks, n, mode, mechanism, attention (as given, or null)\n"
         "  step_s, step_s_least, step_s_mean, seconds\n"
@@ -156,6 +155,8 @@ static lh_status scale_print(lhi_scale_study *s, const char *mode, const lhi_sca
         else
             lh_json_copy(j, m.key, m.item);
     lh_status st = scale_line(s, &said);
+    if (st == LH_ERR_FORMAT) /* of a point that the file had */
+        st = lh_error_context(LH_ERR_USAGE, "'%s'", s->o->out);
     if (st == LH_OK && said)
         (void)fprintf(stderr,
                       "%s: %s, %s, ranks %d, n %" PRId64 ": step %.4f s, efficiency %.3f, "
@@ -278,14 +279,29 @@ static lh_status scale_run(lhi_scale_study *s)
     lh_status st = LH_OK;
     int attentions = s->o->attention.count > 0 ? s->o->attention.count : 1;
     if (s->lengths.count == 0) LH_TRY(scale_length(s));
+    if (s->o->out != NULL) LH_TRY(lhi_scale_open(s));
     for (int a = 0; a < attentions; a++) {
         for (int l = 0; l < s->lengths.count; l++) {
             const int64_t n = s->lengths.item[l];
             if (s->strong) LH_TRY(scale_series(s, a, n, false));
             if (s->weak) LH_TRY(scale_series(s, a, n, true));
         }
-        if (s->lengths.count > 1) LH_TRY(scale_fits(s, a));
+        if (s->lengths.count > 1 && s->strong) LH_TRY(scale_fits(s, a));
     }
+done:
+    return st;
+}
+
+/* In a file a point stands once. */
+static lh_status scale_once(const lhi_scale_study *s)
+{
+    lh_status st = LH_OK;
+    const lh_option_words *a = &s->o->attention;
+    for (int i = 1; i < a->count; i++)
+        for (int k = 0; k < i; k++)
+            LH_CHECK(strcmp(a->word[i], a->word[k]) != 0, LH_ERR_USAGE,
+                     "%s: --attention '%s' is given twice, and with --out each is measured once",
+                     s->kind->command, a->word[i]);
 done:
     return st;
 }
@@ -315,28 +331,7 @@ static lh_status scale_read(lhi_scale_study *s, lhi_scale_options *o, int argc, 
     if (o->lengths != NULL)
         LH_TRY(
             scale_read_list(s->kind->command, "--lengths", o->lengths, INT32_MAX - 1, &s->lengths));
-done:
-    return st;
-}
-
-/* The file of --out: what all points of a study have in common. Rank 0. */
-static lh_status scale_open(lhi_scale_study *s)
-{
-    lh_status st = LH_OK;
-    char processor[SCALE_TEXT];
-    lh_json *j = &s->json;
-    lh_json_begin(j);
-    lh_json_string(j, "study", s->kind->command);
-    lh_json_string(j, "version", LH_VERSION);
-    lh_json_string(j, "precision", LH_REAL_NAME);
-    lh_json_string(j, "processor", lh_host_processor(processor, sizeof processor));
-    lh_json_int(j, "repeats", s->o->repeats);
-    lh_json_int(j, "warmup", s->o->warmup);
-    lh_json_int(j, "fewest_ranks", s->ranks.item[0]);
-    const char *threads = getenv("OMP_NUM_THREADS"); /* where device.threads is auto */
-    lh_json_string(j, "omp_num_threads", threads != NULL ? threads : "");
-    if (s->kind->about != NULL) LH_TRY(s->kind->about(s->kind->user, j));
-    LH_TRY(lh_scale_file_open(s->o->out, j, &s->file));
+    if (o->out != NULL) LH_TRY(scale_once(s));
 done:
     return st;
 }
@@ -347,8 +342,6 @@ lh_status lh_scale_run(lh_comm *world, int argc, char **argv, const lh_scale_kin
     lhi_scale_options o = {.repeats = kind->repeats, .warmup = kind->warmup};
     lhi_scale_study s = {.world = world, .kind = kind, .o = &o};
     LH_TRY(lh_agree(world, scale_read(&s, &o, argc, argv)));
-    if (o.out != NULL && lh_comm_rank(world) == 0) st = scale_open(&s);
-    LH_TRY(lh_agree(world, st));
     LH_TRY(scale_run(&s));
 done:
     for (int64_t i = 0; i < s.points; i++) lh_json_release(&s.point[i].own);

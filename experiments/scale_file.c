@@ -1,5 +1,6 @@
 #include "experiments/scale_file.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
@@ -20,31 +21,61 @@ static lh_status file_keep(lh_scale_file *f, lh_json_item **item)
     return LH_OK;
 }
 
-/* The object that j holds, which ends it: as it is read, and as a line of j->text [j->length + 1]. */
-static lh_status file_item(lh_json *j, lh_json_item **item)
+/* Reads all of the file by its own descriptor: to close another one would end the lock. */
+static lh_status file_read(lh_scale_file *f, char **text)
 {
     lh_status st = LH_OK;
-    const char *text = NULL;
-    LH_TRY(lh_json_text(j, &text));
-    LH_TRY(lh_json_read(text, (size_t)j->length, item));
-    j->text[j->length] = '\n'; /* lh_json_text has made room for its closing NUL */
+    struct stat about;
+    *text = NULL;
+    if (fstat(f->fd, &about) != 0) return lhi_file_error("read", f->path);
+    LH_CHECK(S_ISREG(about.st_mode), LH_ERR_USAGE,
+             "'%s' is no ordinary file: results go into one that grows and is read again", f->path);
+    LH_TRY(lh_new((size_t)about.st_size + 1, text));
+    while (f->size < about.st_size) {
+        ssize_t n = pread(f->fd, *text + f->size, (size_t)(about.st_size - f->size), f->size);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) LH_TRY(lhi_file_error("read", f->path));
+        if (n == 0) break;
+        f->size += n;
+    }
 done:
     return st;
 }
 
-/* All whole lines of text [count]; *whole: bytes up to the end of the last one. */
-static lh_status file_parse(lh_scale_file *f, const char *text, size_t count, size_t *whole)
+/* A last line without its end, as editors leave it, counts when it is whole. */
+static lh_status file_last(lh_scale_file *f, const char *text)
+{
+    lh_json_item *item = NULL;
+    if (f->whole == f->size) return LH_OK;
+    lh_status st = lh_json_read(text + f->whole, (size_t)(f->size - f->whole), &item);
+    if (st == LH_ERR_FORMAT) {
+        lh_error_clear();
+        return LH_OK;
+    }
+    if (st == LH_OK) st = file_keep(f, &item);
+    lh_json_release(&item);
+    if (st != LH_OK) return st;
+    f->whole = f->size;
+    f->open_end = true;
+    return LH_OK;
+}
+
+/* All whole lines of text [f->size]. */
+static lh_status file_parse(lh_scale_file *f, const char *text)
 {
     lh_status st = LH_OK;
     lh_json_item *item = NULL;
     const char *end = NULL;
-    for (*whole = 0; (end = memchr(text + *whole, '\n', count - *whole)) != NULL;
-         *whole = (size_t)(end - text) + 1) {
-        st = lh_json_read(text + *whole, (size_t)(end - text) - *whole, &item);
+    for (int64_t number = 1; (end = memchr(text + f->whole, '\n', (size_t)(f->size - f->whole)));
+         f->whole = end - text + 1, number++) {
+        size_t n = (size_t)(end - text - f->whole);
+        if (strspn(text + f->whole, " \t\r") >= n) continue;
+        st = lh_json_read(text + f->whole, n, &item);
         if (st == LH_ERR_FORMAT) st = LH_ERR_USAGE; /* the file was named by the user */
-        LH_TRY(lh_error_context(st, "%s:%" PRId64, f->path, f->lines + 1));
+        LH_TRY(lh_error_context(st, "%s:%" PRId64, f->path, number));
         LH_TRY(file_keep(f, &item));
     }
+    LH_TRY(file_last(f, text));
 done:
     lh_json_release(&item);
     return st;
@@ -54,7 +85,7 @@ done:
 static lh_status file_check(const lh_scale_file *f, const lh_json_item *head)
 {
     lh_status st = LH_OK;
-    LH_CHECK(lh_json_word(f->line[0], "study") != NULL, LH_ERR_USAGE,
+    LH_CHECK(f->lines > 0 && lh_json_word(f->line[0], "study") != NULL, LH_ERR_USAGE,
              "'%s' is no file that a study has written: name another one, or one that does not "
              "exist",
              f->path);
@@ -71,34 +102,38 @@ done:
     return st;
 }
 
-static lh_status file_cut(const lh_scale_file *f, size_t whole)
+static lh_status file_lock(lh_scale_file *f)
 {
-    (void)fprintf(stderr, "%s: the last line is torn and is cut off\n", f->path);
-    if (ftruncate(f->fd, (off_t)whole) == 0) return LH_OK;
-    return LH_RAISE(LH_ERR_IO, "cannot cut the torn last line of '%s'", f->path);
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    f->fd = open(f->path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
+    if (f->fd < 0) return lhi_file_error("write", f->path);
+    if (fcntl(f->fd, F_SETLK, &lock) == 0 || (errno != EACCES && errno != EAGAIN))
+        return LH_OK; /* there are file systems without locks */
+    return LH_RAISE(LH_ERR_USAGE,
+                    "'%s' is being written by another study: wait until it ends, or "
+                    "name another file",
+                    f->path);
 }
 
 lh_status lh_scale_file_open(const char *path, lh_json *head, lh_scale_file *f)
 {
     lh_status st = LH_OK;
     lh_json_item *item = NULL;
+    const char *line = NULL;
     char *text = NULL;
-    size_t count = 0, whole = 0;
-    *f = (lh_scale_file){.path = path};
-    LH_TRY(file_item(head, &item));
-    if (lh_file_exists(NULL, path)) LH_TRY(lh_read_small(NULL, path, &text, &count));
-    if (count > 0) LH_TRY(file_parse(f, text, count, &whole));
-    LH_CHECK(f->lines > 0 || count == 0, LH_ERR_USAGE,
-             "'%s' is no file that a study has written: name another one, or one that does not "
-             "exist",
-             path);
-    if (f->lines > 0) LH_TRY(file_check(f, item));
-    if (f->lines == 0) {
-        LH_TRY(lh_write_small(NULL, path, head->text, (size_t)head->length + 1));
+    *f = (lh_scale_file){.path = path, .fd = -1};
+    LH_TRY(lh_json_text(head, &line));
+    LH_TRY(lh_json_read(line, strlen(line), &item));
+    LH_TRY(file_lock(f));
+    LH_TRY(file_read(f, &text));
+    if (text != NULL) LH_TRY(file_parse(f, text));
+    /* one that is empty, or whose head was torn, is as good as none */
+    if (f->lines > 0 || (text != NULL && strncmp(text, line, (size_t)f->size) != 0)) {
+        LH_TRY(file_check(f, item));
+    } else {
+        LH_TRY(lh_new_text(line, &f->head));
         LH_TRY(file_keep(f, &item));
     }
-    LH_TRY(lhi_file_append(path, &f->fd));
-    if (whole < count) LH_TRY(file_cut(f, whole));
 done:
     lh_free(&text);
     lh_json_release(&item);
@@ -118,15 +153,36 @@ const lh_json_item *lh_scale_file_find(const lh_scale_file *f, const lh_json_ite
     return NULL;
 }
 
+/* One line, with whatever is missing before it. */
+static lh_status file_write(lh_scale_file *f, const char *line)
+{
+    lh_status st = LH_OK;
+    if (f->whole < f->size) {
+        (void)fprintf(stderr, "%s: the last line is torn and is cut off\n", f->path);
+        if (ftruncate(f->fd, (off_t)f->whole) != 0) LH_TRY(lhi_file_error("cut", f->path));
+        f->size = f->whole;
+    }
+    if (f->open_end) LH_TRY(lhi_write_all(f->fd, f->path, "\n", 1));
+    f->open_end = false;
+    LH_TRY(lhi_write_all(f->fd, f->path, line, strlen(line)));
+    LH_TRY(lhi_write_all(f->fd, f->path, "\n", 1));
+done:
+    return st;
+}
+
 lh_status lh_scale_file_add(lh_scale_file *f, lh_json *j, bool *added)
 {
     lh_status st = LH_OK;
     lh_json_item *item = NULL;
-    LH_TRY(file_item(j, &item));
+    const char *line = NULL;
+    LH_TRY(lh_json_text(j, &line));
+    LH_TRY(lh_json_read(line, strlen(line), &item));
     *added = lh_scale_file_find(f, item) == NULL;
     if (!*added) goto done;
-    LH_TRY(lhi_write_all(f->fd, f->path, j->text, (size_t)j->length + 1));
-    LH_TRY(lhi_file_sync(f->path));
+    if (f->head != NULL) LH_TRY(file_write(f, f->head));
+    lh_free(&f->head);
+    LH_TRY(file_write(f, line));
+    if (fsync(f->fd) != 0) LH_TRY(lhi_file_error("sync", f->path));
     LH_TRY(file_keep(f, &item));
 done:
     lh_json_release(&item);
@@ -137,6 +193,7 @@ void lh_scale_file_close(lh_scale_file *f)
 {
     for (int64_t i = 0; i < f->lines; i++) lh_json_release(&f->line[i]);
     lh_free(&f->line);
-    if (f->fd > 0) (void)close(f->fd);
+    lh_free(&f->head);
+    if (f->path != NULL && f->fd >= 0) (void)close(f->fd);
     *f = (lh_scale_file){0};
 }

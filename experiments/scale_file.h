@@ -1,7 +1,7 @@
 #pragma once
 /* The file in which a study of longhaul scale grows (--out): one JSON object a line, first what all its points
  * have in common, then points and fits as they come. A study that was interrupted finds there what it has.
- * All functions are local: rank 0 has the file. */
+ * While it is open it is locked. All functions are local: rank 0 has the file. */
 #include "io/json_read.h"
 #include "io/metrics.h"
 
@@ -9,21 +9,27 @@ typedef struct lh_scale_file {
     const char *path;    /* borrowed */
     lh_json_item **line; /* [lines], owned; the first is the head */
     int64_t lines, capacity;
-    int fd; /* 0: not open */
+    char *head;          /* its line, until it stands there; owned */
+    int64_t whole, size; /* bytes that count, and that there are */
+    bool open_end;       /* the last line that counts lacks its end */
+    int fd;
 } lh_scale_file;
 
-/* lh_scale_file_open - the file at `path`, which begins with `head`, a line of which every member must be the
- * same as now, or is made. What stands behind the last whole line is cut off, and said on standard error.
- * The caller closes *f, also after an error. Errors: LH_ERR_USAGE (no study, one with another head, a
- * link), LH_ERR_IO, LH_ERR_MEMORY; then the file is as it was. */
+/* lh_scale_file_open - the file at `path`, whose first line must have every member of `head`, with the same
+ * value; one that is missing is made, empty. What stands behind the last whole line does not count. Ends
+ * head. The caller closes *f, also after an error. Errors: LH_ERR_USAGE (no ordinary file, no study, one
+ * with another head, another process writes it), LH_ERR_IO (a link, no permission), LH_ERR_MEMORY; then the
+ * file is as it was. */
 LH_NODISCARD lh_status lh_scale_file_open(const char *path, lh_json *head, lh_scale_file *f);
 
 /* lh_scale_file_find - the first line that has all members of `wanted`, with these values; NULL: there is
  * none. Borrowed until the file is closed. */
 const lh_json_item *lh_scale_file_find(const lh_scale_file *f, const lh_json_item *wanted);
 
-/* lh_scale_file_add - one more line, handed to the system whole; nothing where the same line stands there.
- * Ends j. *added: it did not stand there. Errors: LH_ERR_IO, LH_ERR_MEMORY. */
+/* lh_scale_file_add - one more line, on disk when it returns; nothing where the same line stands there. What
+ * does not count is cut off first, and said on standard error. Ends j. *added: it did not stand there.
+ * Errors: LH_ERR_IO, LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_scale_file_add(lh_scale_file *f, lh_json *j, bool *added);
 
+/* lh_scale_file_close - accepts {0}. */
 void lh_scale_file_close(lh_scale_file *f);

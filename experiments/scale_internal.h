@@ -38,6 +38,10 @@ typedef struct lhi_scale_study {
     lh_json json;
 } lhi_scale_study;
 
+/* lhi_scale_open - the file of --out, with what all points of the study have in common. Collective on the world;
+ * rank 0 has it. Errors: agreed, as lh_scale_file_open. */
+LH_NODISCARD lh_status lhi_scale_open(lhi_scale_study *s);
+
 /* lhi_scale_get - the point, measured if it is not yet there, nor in the file; *index: its place. Collective on
  * the world. Errors: agreed, as lh_scale_main. */
 LH_NODISCARD lh_status lhi_scale_get(lhi_scale_study *s, int attention, int64_t ranks, int64_t n,

@@ -5,8 +5,10 @@
 
 #include "experiments/bench_internal.h"
 #include "experiments/scale_internal.h"
+#include "experiments/session.h"
 #include "io/digest.h"
 #include "io/files.h"
+#include "parallel/host.h"
 
 enum { SCALE_TEXT = 512, SCALE_LENGTH = 64, SCALE_DIGEST = 24 };
 
@@ -81,8 +83,32 @@ static lh_status scale_object(lhi_scale_study *s, lhi_scale_point *p, const lh_c
     return st;
 }
 
-/* Takes a point from the file, if it stands there. Rank 0. */
-static lh_status scale_take(lhi_scale_study *s, lhi_scale_point *p, const char *digest)
+/* A point of the file has what is computed with and printed: files are edited by people. */
+static lh_status scale_sound(const lhi_scale_study *s, const lhi_scale_point *p,
+                             const lh_json_item *o)
+{
+    static const char *const words[] = {"mode", "mechanism", "configuration", NULL};
+    static const char *const numbers[] = {"step_s",     "step_s_mean", "model_flops",
+                                          "efficiency", "threads",     NULL};
+    const lh_json_item *seconds = lh_json_find(o, "seconds");
+    const char *bad = NULL;
+    for (int i = 0; words[i] != NULL; i++)
+        if (lh_json_word(o, words[i]) == NULL) bad = words[i];
+    for (int i = 0; numbers[i] != NULL; i++)
+        if (!(lh_json_number(o, numbers[i]) > 0.0)) bad = numbers[i];
+    if (!(lh_json_number(o, "comm_wait_s") >= 0.0)) bad = "comm_wait_s";
+    if (lh_json_count(seconds) != s->o->repeats) bad = "seconds";
+    for (int64_t i = 0; i < lh_json_count(seconds); i++)
+        if (!(lh_json_item_number(lh_json_at(seconds, i)) > 0.0)) bad = "seconds";
+    if (bad == NULL) return LH_OK;
+    return LH_RAISE(LH_ERR_USAGE,
+                    "'%s': the point of n %" PRId64 " on %d ranks has no such '%s' as was written: "
+                    "remove its lines, and it is measured again",
+                    s->file.path, p->n, p->ranks, bad);
+}
+
+/* Takes a point from the file, if it stands there. threads: of a rank, now. Rank 0. */
+static lh_status scale_take(lhi_scale_study *s, lhi_scale_point *p, const char *digest, int threads)
 {
     lh_status st = LH_OK;
     lh_json_item *wanted = NULL;
@@ -90,11 +116,15 @@ static lh_status scale_take(lhi_scale_study *s, lhi_scale_point *p, const char *
     LH_TRY(scale_item(s, &wanted));
     const lh_json_item *found = lh_scale_file_find(&s->file, wanted);
     if (found == NULL) goto done;
-    const char *was = lh_json_word(found, "configuration");
-    LH_CHECK(was != NULL && strcmp(was, digest) == 0, LH_ERR_USAGE,
+    LH_TRY(scale_sound(s, p, found));
+    LH_CHECK(strcmp(lh_json_word(found, "configuration"), digest) == 0, LH_ERR_USAGE,
              "'%s' holds a study with another configuration (its point of n %" PRId64
              " on %d ranks has digest %s, now it is %s): name another file, or study the same",
-             s->file.path, p->n, p->ranks, was != NULL ? was : "none", digest);
+             s->file.path, p->n, p->ranks, lh_json_word(found, "configuration"), digest);
+    LH_CHECK(lh_json_number(found, "threads") == threads, LH_ERR_USAGE,
+             "'%s' holds a study with %.0f threads a rank (n %" PRId64 ", %d ranks), now there are "
+             "%d: set device.threads, or start the ranks as they were started",
+             s->file.path, lh_json_number(found, "threads"), p->n, p->ranks, threads);
     p->object = found;
     (void)fprintf(stderr, "%s: ranks %d, n %" PRId64 " stands in '%s'\n", s->kind->command,
                   p->ranks, p->n, s->file.path);
@@ -103,11 +133,21 @@ done:
     return st;
 }
 
-/* All that the file and the options say. */
-static lh_status scale_digest(const lh_config *config, char digest[SCALE_DIGEST])
+/* What the file and the options say of a point; whole: of all points, without length and mechanism. The names and
+ * places of runs change nothing. */
+static lh_status scale_digest(const lh_config *config, bool whole, char digest[SCALE_DIGEST])
 {
+    static char nothing[] = "";
     char *text = NULL;
-    lh_status st = lh_config_emit(config, &text);
+    lh_config c = *config; /* which borrows */
+    c.run.name = c.run.output = c.run.init = nothing;
+    c.checkpoint = (lh_config_checkpoint){0};
+    if (whole) {
+        c.data.length = c.model.max_length = 0;
+        for (int64_t i = 0; i < c.model.layers; i++)
+            c.model.attention[i] = (lh_attn_choice){.ops = lh_attn_find("full")};
+    }
+    lh_status st = lh_config_emit(&c, &text);
     if (st != LH_OK) return st;
     (void)snprintf(digest, SCALE_DIGEST, "%016" PRIx64,
                    lhi_digest_bytes(text, (int64_t)strlen(text)));
@@ -147,10 +187,11 @@ done:
 
 /* Does the point stand in the file? Collective on comm, the ranks of the point. */
 static lh_status scale_known(lhi_scale_study *s, lh_comm *comm, lhi_scale_point *p,
-                             const char *digest, bool *known)
+                             const lh_config *config, const char *digest, bool *known)
 {
     lh_status st = LH_OK;
-    if (lh_comm_rank(comm) == 0 && s->o->out != NULL) st = scale_take(s, p, digest);
+    const lh_host host = lh_host_of(comm);
+    if (lh_comm_rank(comm) == 0) st = scale_take(s, p, digest, lh_session_threads(config, &host));
     int64_t found = p->object != NULL;
     LH_TRY(lh_agree(comm, st));
     lh_sum_i64(comm, &found, 1, LH_SEND_OTHER);
@@ -169,8 +210,8 @@ static lh_status scale_measure(lhi_scale_study *s, lh_comm *comm, lhi_scale_poin
     bool known = false;
     const lh_step_wish wish = {(int)s->o->repeats, (int)s->o->warmup, 0};
     LH_TRY(scale_load(s, comm, p, &config));
-    LH_TRY(lh_agree(comm, scale_digest(config, digest)));
-    LH_TRY(scale_known(s, comm, p, digest, &known));
+    LH_TRY(lh_agree(comm, scale_digest(config, false, digest)));
+    if (s->o->out != NULL) LH_TRY(scale_known(s, comm, p, config, digest, &known));
     if (known) goto done;
     if (s->kind->begin != NULL) LH_TRY(lh_agree(comm, s->kind->begin(s->kind->user, comm, config)));
     LH_TRY(lh_step_times_measure(comm, config, &wish, &times));
@@ -180,6 +221,44 @@ static lh_status scale_measure(lhi_scale_study *s, lh_comm *comm, lhi_scale_poin
 done:
     lh_step_times_free(&times);
     lh_config_destroy(&config);
+    return st;
+}
+
+/* Rank 0. */
+static lh_status scale_head(lhi_scale_study *s, const lh_config *config)
+{
+    lh_status st = LH_OK;
+    char processor[SCALE_TEXT], digest[SCALE_DIGEST];
+    lh_json *j = &s->json;
+    LH_TRY(scale_digest(config, true, digest));
+    lh_json_begin(j);
+    lh_json_string(j, "study", s->kind->command);
+    lh_json_string(j, "version", LH_VERSION);
+    lh_json_string(j, "precision", LH_REAL_NAME);
+    lh_json_string(j, "processor", lh_host_processor(processor, sizeof processor));
+    lh_json_int(j, "repeats", s->o->repeats);
+    lh_json_int(j, "warmup", s->o->warmup);
+    lh_json_int(j, "fewest_ranks", s->ranks.item[0]);
+    lh_json_string(j, "configuration", digest);
+    if (s->kind->about != NULL) LH_TRY(s->kind->about(s->kind->user, j));
+    LH_TRY(lh_scale_file_open(s->o->out, j, &s->file));
+done:
+    return st;
+}
+
+lh_status lhi_scale_open(lhi_scale_study *s)
+{
+    lh_status st = LH_OK;
+    lh_comm *part = NULL;
+    lh_config *config = NULL;
+    const lhi_scale_point first = {.ranks = (int)s->ranks.item[0], .n = s->lengths.item[0]};
+    LH_TRY(lh_comm_first(s->world, first.ranks, &part));
+    if (part != NULL) st = scale_load(s, part, &first, &config);
+    if (st == LH_OK && config != NULL && lh_comm_rank(s->world) == 0) st = scale_head(s, config);
+    LH_TRY(lh_agree(s->world, st));
+done:
+    lh_config_destroy(&config);
+    if (part != NULL) lh_comm_destroy(&part);
     return st;
 }
 

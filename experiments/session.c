@@ -10,15 +10,13 @@ enum {
     SESSION_BUCKETS = 4       /* in flight, at most */
 };
 
-/* Threads of this rank: what the file says, else OMP_NUM_THREADS, else its share of the processors
- * it may use. */
-static int session_threads(const lh_session *s)
+int lh_session_threads(const lh_config *config, const lh_host *host)
 {
     const char *text = getenv("OMP_NUM_THREADS");
     long wish = text != NULL ? strtol(text, NULL, 10) : 0;
-    if (s->config->device.threads != LH_AUTO) return (int)s->config->device.threads;
+    if (config->device.threads != LH_AUTO) return (int)config->device.threads;
     if (wish > 0) return wish < LH_MAX_THREADS ? (int)wish : LH_MAX_THREADS;
-    int share = s->host.mask / (s->host.sharing > 0 ? s->host.sharing : 1);
+    int share = host->mask / (host->sharing > 0 ? host->sharing : 1);
     return share > 0 ? share : 1;
 }
 
@@ -44,7 +42,7 @@ static lh_status session_isa(lh_session *s, const char **isa)
 static lh_status session_devices(lh_session *s, const char *isa)
 {
     lh_status st = LH_OK;
-    int threads = session_threads(s);
+    int threads = lh_session_threads(s->config, &s->host);
     if (s->mesh->counting) {
         LH_TRY(lh_device_create_count(isa, threads, &s->counting_device));
         s->device = s->counting_device;

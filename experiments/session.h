@@ -60,6 +60,10 @@ typedef struct lh_session {
     lh_profile *profile;    /* NULL: nobody asks; borrowed */
 } lh_session;
 
+/* lh_session_threads - of each rank: what the file says, else OMP_NUM_THREADS, else a rank's share of the
+ * processors that it may use. Local. */
+int lh_session_threads(const lh_config *config, const lh_host *host);
+
 /* lh_session_check_ranks - may this configuration run on so many ranks? Local, pure. Errors: LH_ERR_USAGE. */
 LH_NODISCARD lh_status lh_session_check_ranks(const lh_config *config, int ranks);
 

@@ -2,6 +2,7 @@
  * SimGrid's SMPI (parallel/smpi.h) and a device without data (lh_device_create_simulate). */
 #include <inttypes.h>
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -361,6 +362,7 @@ done:
 int main(int argc, char **argv)
 {
     simulate_program program = {.o = {0}};
+    (void)signal(SIGXFSZ, SIG_IGN); /* a file-size limit becomes a write error with a message */
     bool asks = argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
     if (asks) {
         simulate_help(stdout);

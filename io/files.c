@@ -52,7 +52,7 @@ static const char *files_advice(int error)
     }
 }
 
-static lh_status files_error(const char *what, const char *path)
+lh_status lhi_file_error(const char *what, const char *path)
 {
     int error = errno;
     return LH_RAISE(LH_ERR_IO, "cannot %s '%s': %s%s", what, path, strerror(error),
@@ -74,7 +74,7 @@ lh_status lhi_write_all(int fd, const char *path, const void *bytes, size_t coun
     while (count > 0) {
         ssize_t n = write(fd, at, count);
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return files_error("write", path);
+        if (n < 0) return lhi_file_error("write", path);
         at += n;
         count -= (size_t)n;
     }
@@ -84,24 +84,24 @@ lh_status lhi_write_all(int fd, const char *path, const void *bytes, size_t coun
 lh_status lhi_file_append(const char *path, int *fd)
 {
     *fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0666);
-    return *fd >= 0 ? LH_OK : files_error("append to", path);
+    return *fd >= 0 ? LH_OK : lhi_file_error("append to", path);
 }
 
 lh_status lhi_file_new(const char *path, FILE **file)
 {
     *file = NULL;
-    if (unlink(path) != 0 && errno != ENOENT) return files_error("remove", path);
+    if (unlink(path) != 0 && errno != ENOENT) return lhi_file_error("remove", path);
     *file = fopen(path, "wxe");
-    return *file != NULL ? LH_OK : files_error("create", path);
+    return *file != NULL ? LH_OK : lhi_file_error("create", path);
 }
 
 lh_status lhi_file_sync(const char *path)
 {
     lh_status st = LH_OK;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return files_error("open", path);
+    if (fd < 0) return lhi_file_error("open", path);
     /* Some file systems cannot sync a folder and say EINVAL: there is nothing more to be done then. */
-    if (fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP) st = files_error("sync", path);
+    if (fsync(fd) != 0 && errno != EINVAL && errno != ENOTSUP) st = lhi_file_error("sync", path);
     (void)close(fd);
     return st;
 }
@@ -135,7 +135,7 @@ static lh_status files_reserve(const char *path, int64_t bytes, bool try_disk, b
                         path, (long long)bytes, (long long)limit.rlim_cur);
     if (!try_disk) return LH_OK;
     int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
-    if (fd < 0) return files_error("create", path);
+    if (fd < 0) return lhi_file_error("create", path);
 #ifdef __linux__
     *held = fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes) == 0;
     if (!*held && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG))
@@ -158,7 +158,7 @@ static lh_status files_fill(const char *path, int64_t first, int64_t count)
     static const char zeros[1 << 16];
     lh_status st = LH_OK;
     int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0) return files_error("open", path);
+    if (fd < 0) return lhi_file_error("open", path);
     while (count > 0) {
         size_t some = count < (int64_t)sizeof zeros ? (size_t)count : sizeof zeros;
         ssize_t n = pwrite(fd, zeros, some, (off_t)first);
@@ -184,7 +184,7 @@ lh_status lhi_file_hold(lh_comm *comm, const char *path, int64_t bytes)
     int64_t rank = comm != NULL ? lh_comm_rank(comm) : 0;
     if (lhi_lead(comm)) {
         st = files_reserve(path, bytes, true, &held);
-        if (st == LH_OK && stat(path, &info) != 0) st = files_error("look at", path);
+        if (st == LH_OK && stat(path, &info) != 0) st = lhi_file_error("look at", path);
         if (st == LH_OK) from = held ? bytes : info.st_size;
     }
     LH_TRY(lh_files_agree(comm, st));
@@ -230,8 +230,8 @@ static lh_status files_slurp(const char *path, char **bytes, int64_t *count)
     int64_t done = 0, capacity = 0;
     /* Not blocking: opening a pipe that nobody writes to would wait for ever. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return files_error("read", path);
-    if (fstat(fd, &info) != 0) LH_TRY(files_error("read", path));
+    if (fd < 0) return lhi_file_error("read", path);
+    if (fstat(fd, &info) != 0) LH_TRY(lhi_file_error("read", path));
     LH_CHECK(!S_ISDIR(info.st_mode), LH_ERR_IO, "'%s' is a folder; a file was expected", path);
     LH_CHECK(info.st_size <= small_limit, LH_ERR_IO,
              "'%s' has %lld bytes; at most %lld were expected here", path, (long long)info.st_size,
@@ -241,7 +241,7 @@ static lh_status files_slurp(const char *path, char **bytes, int64_t *count)
         LH_TRY(lh_grow(&text, &capacity, done + 4096 + 1, 1));
         ssize_t n = read(fd, text + done, (size_t)(capacity - done - 1));
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0) LH_TRY(files_error("read", path));
+        if (n < 0) LH_TRY(lhi_file_error("read", path));
         if (n == 0) break;
         done += n;
         LH_CHECK(done <= small_limit, LH_ERR_IO, "'%s' has more than the %lld bytes expected here",
@@ -305,12 +305,12 @@ static lh_status files_replace(const char *path, const char *bytes, size_t count
                         "replaced: remove it or choose another name",
                         path);
     int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
-    if (fd < 0) return files_error("create", beside);
+    if (fd < 0) return lhi_file_error("create", beside);
     LH_TRY(lhi_write_all(fd, beside, bytes, count));
-    if (fsync(fd) != 0) LH_TRY(files_error("sync", beside));
+    if (fsync(fd) != 0) LH_TRY(lhi_file_error("sync", beside));
 done:
     /* Network file systems report a full disk as late as here. */
-    if (close(fd) != 0 && st == LH_OK) st = files_error("close", beside);
+    if (close(fd) != 0 && st == LH_OK) st = lhi_file_error("close", beside);
     if (st == LH_OK) st = lhi_file_move(beside, path);
     if (st != LH_OK) (void)unlink(beside);
     return st;
@@ -350,16 +350,16 @@ static lh_status files_mkdir(const char *path)
         int why = mkdir(part, 0777) == 0 ? 0 : errno;
         if (why != 0 && why != EEXIST && stat(part, &info) != 0) {
             errno = why; /* not that the folder is missing, but why it could not be made */
-            return files_error("make the folder", part);
+            return lhi_file_error("make the folder", part);
         }
         if (why == 0) files_sync_name(part);
         if (kept == '\0') break;
         *end = kept;
     }
-    if (stat(path, &info) != 0) return files_error("make the folder", path);
+    if (stat(path, &info) != 0) return lhi_file_error("make the folder", path);
     if (!S_ISDIR(info.st_mode)) {
         errno = ENOTDIR;
-        return files_error("make the folder", path);
+        return lhi_file_error("make the folder", path);
     }
     return LH_OK;
 }
@@ -389,7 +389,7 @@ lh_status lh_file_rename(lh_comm *comm, const char *from, const char *to)
 lh_status lh_file_remove(lh_comm *comm, const char *path)
 {
     lh_status st = LH_OK;
-    if (lhi_lead(comm) && unlink(path) != 0 && errno != ENOENT) st = files_error("remove", path);
+    if (lhi_lead(comm) && unlink(path) != 0 && errno != ENOENT) st = lhi_file_error("remove", path);
     return lh_files_agree(comm, st);
 }
 
@@ -413,7 +413,7 @@ static lh_status files_aside(const char *folder, const char *stem, const char *e
     int n = snprintf(from, sizeof from, "%s/%s.%s", folder, stem, ext);
     if (n < 0 || n >= (int)sizeof from)
         return LH_RAISE(LH_ERR_USAGE, "the path '%.60s...' is too long", folder);
-    if (stat(from, &info) != 0) return errno == ENOENT ? LH_OK : files_error("look at", from);
+    if (stat(from, &info) != 0) return errno == ENOENT ? LH_OK : lhi_file_error("look at", from);
     lh_status st = lhi_file_aside_path(folder, stem, ext, to);
     return st == LH_OK ? lhi_file_move(from, to) : st;
 }
@@ -466,7 +466,7 @@ static lh_status files_list(const char *path, char **names, int64_t *bytes, int6
     const struct dirent *entry = NULL;
     *bytes = *count = 0;
     DIR *dir = opendir(path);
-    if (dir == NULL) return errno == ENOENT ? LH_OK : files_error("list the folder", path);
+    if (dir == NULL) return errno == ENOENT ? LH_OK : lhi_file_error("list the folder", path);
     while (errno = 0, (entry = readdir(dir)) != NULL) {
         size_t n = strlen(entry->d_name) + 1;
         if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
@@ -475,7 +475,7 @@ static lh_status files_list(const char *path, char **names, int64_t *bytes, int6
         *bytes += (int64_t)n;
         ++*count;
     }
-    if (errno != 0) LH_TRY(files_error("list the folder", path));
+    if (errno != 0) LH_TRY(lhi_file_error("list the folder", path));
     LH_TRY(files_sort(names, *bytes, *count));
 done:
     (void)closedir(dir);

@@ -82,6 +82,9 @@ LH_NODISCARD lh_status lhi_file_move(const char *from, const char *to);
  * message. */
 LH_NODISCARD lh_status lhi_write_all(int fd, const char *path, const void *bytes, size_t count);
 
+/* lhi_file_error - LH_ERR_IO for what errno says: "cannot WHAT 'PATH': ...", and what to do about it. Local. */
+lh_status lhi_file_error(const char *what, const char *path);
+
 /* lhi_path - "folder/name" into path. Local. Errors: LH_ERR_USAGE when it is too long. */
 LH_NODISCARD lh_status lhi_path(char path[LH_PATH_MAX], const char *folder, const char *name);
 

@@ -15,7 +15,7 @@
 set -eu -o pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 all=linformer-speed,longformer-growth,performer-speed,performer-features,scaling-lengths,scaling-ranks
-only=$all write='' into='' options=() out='' quick=
+only=$all write='' into='' options=() out='' quick='' anew=1
 # absolute NAME: a name that was given, before the folder is left where it was
 absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac }
 if [ -n "${LONGHAUL:-}" ]; then LONGHAUL=$(absolute "$LONGHAUL") && export LONGHAUL; fi
@@ -25,7 +25,7 @@ while [ $# -gt 0 ]; do
     --into) into=$(absolute "${2:?'--into wants a folder'}") && shift ;;
     --only) only=${2:?'--only wants names'} && shift ;;
     --quick) quick=1 && options+=(--quick) ;;
-    --resume | --redo) options+=("$1") ;;
+    --resume | --redo) options+=("$1") && anew='' ;;
     --out) out=$(absolute "${2:?'--out wants a folder'}") && shift ;;
     --program) options+=(--program "$(absolute "${2:?'--program wants a file'}")") && shift ;;
     --help) sed -n '2,15s/^# \{0,1\}//p' "$0" && exit ;;
@@ -48,6 +48,9 @@ done
 cd "$here/../.."
 : "${into:=experiments}" "${out:=runs/figures${quick:+-quick}}"
 options+=(--out "$out")
+for name in ${only//,/ }; do # so that --resume takes nothing from the time before
+    if [ -n "$anew" ] && [ -s "$out/$name.raw.jsonl" ]; then mv "$out/$name.raw.jsonl" "$out/$name.raw.jsonl.old"; fi
+done
 for name in ${only//,/ }; do
     script=experiments/papers/figures/$name.sh
     [ -f "$script" ] || script=experiments/scaling/$name.sh

@@ -1,6 +1,7 @@
 # Shared by the scripts of this folder and of experiments/scaling/, which source it: a table and a plot of what was measured. A script
 #
-#   - measures with figure_run, whose JSON lines go to OUT/NAME.raw.jsonl as the program prints them,
+#   - measures with figure_run, whose JSON lines go to OUT/NAME.raw.jsonl as the program prints them (those of the time before
+#     stay in OUT/NAME.raw.jsonl.old),
 #   - makes OUT/NAME.jsonl, one object a point with ours and the published number, and OUT/NAME.md, the table, from them,
 #   - draws OUT/NAME.svg by NAME.gp, where there is gnuplot,
 #   - prints the objects and the table.
@@ -51,7 +52,7 @@ processors=$(env -u OMP_NUM_THREADS nproc)
 export OMP_NUM_THREADS=${THREADS:-$processors}
 
 # figure_begin NAME: whose raw lines start anew, unless it is resumed.
-runs=0 done_runs=0 # that were asked for, and of them those that stand in the raw lines
+runs=0 done_runs=0 cut='' # runs that were asked for, and those that stand in the raw lines
 figure_begin() {
     name=$1
     raw=$out/$name.raw.jsonl
@@ -64,17 +65,31 @@ figure_begin() {
             echo "$0: $raw was measured with --quick, and has no figures worth keeping: give --quick, or measure without --redo" >&2
             exit 2
         }
-    elif [ -n "$resume" ] && [ -s "$raw" ] && [ "$(grep -c '^{"quick":' "$raw")" = "${quick:-0}" ]; then
-        done_runs=$(grep -c '^{"run":' "$raw" || :)
-        # what follows the last run that ended goes
-        awk -v runs="$done_runs" 'ended < runs || /^\{"quick":/ { print } /^\{"run":/ { ended++ }' "$raw" >"$raw.part"
-        mv "$raw.part" "$raw"
+    elif [ -n "$resume" ] && [ -s "$raw" ]; then
+        done_runs=$(grep -c '^{"run":.*"}$' "$raw" || :)
+        [ "$(grep -c '^{"quick":true}' "$raw" || :)" = "${quick:-0}" ] || {
+            echo "$0: $raw was measured with${quick:+out} --quick: leave out --resume, and all is measured" >&2
+            exit 2
+        }
         echo "$name: $done_runs runs stand in $raw" >&2
-    else
+    fi
+    if [ -z "$redo" ] && [ "$done_runs" = 0 ]; then
+        if [ -s "$raw" ]; then mv "$raw" "$raw.old"; fi
         : >"$raw"
         if [ -n "$quick" ]; then echo '{"quick":true}' >"$raw"; fi
     fi
     echo "$name: $processors processors, $OMP_NUM_THREADS threads a process" >&2
+}
+
+# What a run is known by: what ran, where.
+figure_machine="\"version\":\"$("$program" --version 2>/dev/null)\",\"processor\":\"$(sed -n 's/^model name[^:]*: *//p;T;q' /proc/cpuinfo 2>/dev/null)\""
+
+# figure_cut: what follows the last run that ended goes, once something is measured.
+figure_cut() {
+    [ "$done_runs" -gt 0 ] && [ "$runs" -eq "$done_runs" ] && [ -z "$cut" ] || return 0
+    cut=1
+    awk -v runs="$done_runs" 'ended < runs || /^\{"quick":/ { print } /^\{"run":.*"}$/ { ended++ }' "$raw" >"$raw.part"
+    mv "$raw.part" "$raw"
 }
 
 # figure_run RANKS ARGUMENTS...: the program, whose lines join the raw ones. 1 rank: without a launcher. What it says while it
@@ -83,11 +98,12 @@ figure_run() {
     local ranks=$1 started=() status=0 mark
     shift
     [ -z "$redo" ] || return 0
+    figure_cut
     runs=$((runs + 1))
-    mark="{\"run\":$runs,\"ranks\":$ranks,\"threads\":$OMP_NUM_THREADS,\"command\":\"longhaul $*\"}"
+    mark="{\"run\":$runs,\"ranks\":$ranks,\"threads\":$OMP_NUM_THREADS,$figure_machine,\"command\":\"longhaul $*\"}"
     if [ "$runs" -le "$done_runs" ]; then
         grep -qxF -e "$mark" "$raw" && return
-        echo "$0: $raw holds other runs than this (longhaul $* on $ranks ranks): leave out --resume" >&2
+        echo "$0: $raw holds no run such as $mark: leave out --resume, and all is measured" >&2
         exit 2
     fi
     if [ "$ranks" -gt 1 ]; then started=("${launch[@]}" -n "$ranks"); fi
@@ -101,7 +117,11 @@ figure_run() {
 }
 
 # figure_mark STUDY PART: the raw lines that follow belong to it.
-figure_mark() { [ -n "$redo" ] || [ "$runs" -lt "$done_runs" ] || printf '{"study":"%s","part":"%s"}\n' "$1" "$2" >>"$raw"; }
+figure_mark() {
+    [ -z "$redo" ] && [ "$runs" -ge "$done_runs" ] || return 0
+    figure_cut
+    printf '{"study":"%s","part":"%s"}\n' "$1" "$2" >>"$raw"
+}
 
 # What every script's awk may use. get: a member of the line, without the quotes of a text. as_planned: are bytes and memory there,
 # and the predicted ones? add, median: numbers by name.
