@@ -292,16 +292,21 @@ done:
     return st;
 }
 
-/* In a file a point stands once. */
-static lh_status scale_once(const lhi_scale_study *s)
+/* What is put into the experiment has room there; in a file a point stands once. */
+static lh_status scale_check_words(const lhi_scale_study *s)
 {
     lh_status st = LH_OK;
     const lh_option_words *a = &s->o->attention;
-    for (int i = 1; i < a->count; i++)
-        for (int k = 0; k < i; k++)
+    LH_CHECK(s->o->overrides.count + 2 <= LH_OPTION_MANY, LH_ERR_USAGE, "%s: too many --set",
+             s->kind->command);
+    for (int i = 0; i < a->count; i++) {
+        LH_CHECK(strlen(a->word[i]) < LHI_SCALE_WORD, LH_ERR_USAGE,
+                 "%s: --attention '%.40s...' is too long", s->kind->command, a->word[i]);
+        for (int k = 0; k < i && s->o->out != NULL; k++)
             LH_CHECK(strcmp(a->word[i], a->word[k]) != 0, LH_ERR_USAGE,
                      "%s: --attention '%s' is given twice, and with --out each is measured once",
                      s->kind->command, a->word[i]);
+    }
 done:
     return st;
 }
@@ -331,7 +336,7 @@ static lh_status scale_read(lhi_scale_study *s, lhi_scale_options *o, int argc, 
     if (o->lengths != NULL)
         LH_TRY(
             scale_read_list(s->kind->command, "--lengths", o->lengths, INT32_MAX - 1, &s->lengths));
-    if (o->out != NULL) LH_TRY(scale_once(s));
+    LH_TRY(scale_check_words(s));
 done:
     return st;
 }

@@ -7,9 +7,10 @@
 
 /* lh_scale_main - measure what the command line asks for (lh_scale_help): one JSON object per point on
  * standard output of rank 0, or in the file of --out, whose points are not measured again. Collective on
- * world (all processes of the job), of which each point takes the first ranks while the others sleep. Same arguments on all ranks. Errors: agreed. LH_ERR_USAGE for
- * arguments and the experiment file, LH_ERR_UNSUP for what a mechanism refuses, LH_ERR_MEMORY,
- * LH_ERR_IO when standard output or the file takes no more. */
+ * world (all processes of the job), of which each point takes the first ranks while the others sleep. Same
+ * arguments on all ranks. Errors: agreed. LH_ERR_USAGE for arguments, the experiment file and a file of
+ * another study, LH_ERR_UNSUP for what a mechanism refuses, LH_ERR_MEMORY, LH_ERR_IO when standard output or
+ * the file takes no more. */
 LH_NODISCARD lh_status lh_scale_main(lh_comm *world, int argc, char **argv);
 
 /* How a study is made: by running steps, or, in another program, by simulating them. */

@@ -4,7 +4,7 @@
 #include "experiments/scale.h"
 #include "experiments/scale_file.h"
 
-enum { LHI_SCALE_LIST = 64 };
+enum { LHI_SCALE_LIST = 64, LHI_SCALE_WORD = 512 }; /* numbers of a list; bytes of a mechanism */
 
 typedef struct lhi_scale_options {
     const char *file, *ranks, *lengths, *mode, *out;

@@ -159,20 +159,15 @@ static lh_status scale_digest(const lh_config *config, bool whole, char digest[S
 static lh_status scale_load(const lhi_scale_study *s, lh_comm *comm, const lhi_scale_point *p,
                             lh_config **config)
 {
-    lh_status st = LH_OK;
     lh_option_words set = s->o->overrides;
-    char length[SCALE_LENGTH], attention[SCALE_TEXT];
+    char length[SCALE_LENGTH], attention[LHI_SCALE_WORD + SCALE_LENGTH];
     const char *word = scale_attention(s, p->attention);
-    LH_CHECK(set.count + 2 <= LH_OPTION_MANY, LH_ERR_USAGE, "%s: too many --set", s->kind->command);
     (void)snprintf(length, sizeof length, "data.length=%" PRId64, p->n);
     set.word[set.count++] = length;
     if (word != NULL) {
-        int n = snprintf(attention, sizeof attention,
-                         word[0] == '{' || word[0] == '[' ? "model.attention=%s"
-                                                          : "model.attention={mechanism: %s}",
-                         word);
-        LH_CHECK(n > 0 && n < (int)sizeof attention, LH_ERR_USAGE,
-                 "%s: --attention '%.40s...' is too long", s->kind->command, word);
+        const bool map = word[0] == '{' || word[0] == '[';
+        (void)snprintf(attention, sizeof attention,
+                       map ? "model.attention=%s" : "model.attention={mechanism: %s}", word);
         set.word[set.count++] = attention;
     }
     const lh_config_source source = {.read = lh_read_small,
@@ -180,9 +175,7 @@ static lh_status scale_load(const lhi_scale_study *s, lh_comm *comm, const lhi_s
                                      .overrides = set.word,
                                      .n_overrides = set.count,
                                      .flags = LH_CONFIG_PLAN};
-    LH_TRY(lh_step_times_config(comm, &source, config));
-done:
-    return st;
+    return lh_step_times_config(comm, &source, config);
 }
 
 /* Does the point stand in the file? Collective on comm, the ranks of the point. */
