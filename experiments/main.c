@@ -1,25 +1,22 @@
 /* longhaul: the program. Exit codes: 0 success, 1 the run failed, 2 bad usage or configuration, 75
  * stopped on request with a checkpoint written. Standard output carries results, standard error
  * progress and messages. */
-#define _POSIX_C_SOURCE 200809L /* sigaction */
-#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
 
 #include "core/pulse.h"
 #include "experiments/bench.h"
 #include "experiments/convert.h"
 #include "experiments/inspect.h"
 #include "experiments/options.h"
+#include "experiments/output.h"
+#include "experiments/picture_svg.h"
 #include "experiments/plan_command.h"
 #include "experiments/plan_draw.h"
 #include "experiments/prepare.h"
+#include "experiments/process.h"
 #include "experiments/report.h"
 #include "experiments/run_status.h"
 #include "experiments/scale.h"
@@ -30,52 +27,7 @@
 #include "io/settings_fill.h"
 
 enum { EXIT_RUN_FAILED = 1, EXIT_BAD_USAGE = 2, EXIT_STOPPED = 75 };
-enum {
-    MAIN_MEMORY = 256 << 20, /* bytes that Open MPI maps on a node */
-    MAIN_LARGE = 128 << 10,  /* bytes of a block that returns to the system at once */
-    MAIN_STACK = 1 << 20     /* bytes; the largest frames of kernels have about 200 KiB */
-};
-
-/* The one mutable global: set by a signal, read between steps. */
-static volatile sig_atomic_t main_stop;
-
-static void main_on_signal(int signal)
-{
-    (void)signal;
-    main_stop = 1;
-}
-
-static void main_catch_signals(void)
-{
-    const int signals[] = {SIGUSR1, SIGTERM, SIGINT};
-    struct sigaction action = {.sa_handler = main_on_signal};
-    (void)sigemptyset(&action.sa_mask);
-    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++) {
-        /* asked a second time to terminate, the process does so at once */
-        action.sa_flags = signals[i] == SIGUSR1 ? SA_RESTART : SA_RESTART | (int)SA_RESETHAND;
-        (void)sigaction(signals[i], &action, NULL);
-    }
-}
-
-/* The stack grows when a page is first touched, and where memory is limited (ulimit -v) a step that
- * cannot have its page dies without a word. So what kernels need is touched now: later only
- * allocations can fail, and they say so. */
-static void main_touch_stack(void)
-{
-    volatile char room[MAIN_STACK];
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_STACK, &limit) != 0 || limit.rlim_cur < 4 * sizeof room) return;
-    for (size_t i = 0; i < sizeof room; i += 4096) room[sizeof room - 1 - i] = 0;
-}
-
-/* Large blocks go back to the system as soon as they are released. Left alone, glibc keeps more of them the
- * larger they were; what a checkpoint takes for a moment then breaks up a heap that only grows. */
-static void main_return_memory(void)
-{
-#ifdef __GLIBC__
-    (void)mallopt(M_MMAP_THRESHOLD, MAIN_LARGE);
-#endif
-}
+enum { MAIN_MEMORY = 256 << 20 }; /* bytes that Open MPI maps on a node */
 
 static void main_help(FILE *out)
 {
@@ -234,7 +186,7 @@ static lh_status main_train(lh_comm *world, int argc, char **argv)
                       "an experiment file: longhaul train FILE.yaml", argc, argv, &o));
     lh_config_source source = main_source(o.target, &o);
     LH_TRY(lh_sweep_load_all(world, &source, &sweep));
-    const lh_sweep_wish wish = {.point = o.point, .resume = o.resume, .stop = &main_stop};
+    const lh_sweep_wish wish = {.point = o.point, .resume = o.resume, .stop = lh_process_stop()};
     LH_TRY(lh_sweep_train(world, sweep, &wish));
 done:
     lh_sweep_destroy(&sweep);
@@ -297,17 +249,11 @@ done:
     return st;
 }
 
-static lh_status main_picture(const char *name)
-{
-    lh_status st = LH_OK;
-    size_t n = name != NULL ? strlen(name) : 0;
-    LH_CHECK(
-        name == NULL || (n > 4 && strcmp(name + n - 4, ".svg") == 0), LH_ERR_USAGE,
-        "longhaul plan: --draw makes an SVG picture: give a name that ends with .svg, not '%s'",
-        name);
-done:
-    return st;
-}
+static const lh_output main_picture = {.command = "longhaul plan",
+                                       .option = "--draw",
+                                       .what = "an SVG picture",
+                                       .ends = ".svg",
+                                       .begins = LH_PICTURE_BEGIN};
 
 /* One process plans for all ranks. */
 static lh_status main_plan(lh_comm *none, int argc, char **argv)
@@ -321,7 +267,7 @@ static lh_status main_plan(lh_comm *none, int argc, char **argv)
     LH_TRY(main_parse("longhaul plan", main_options_plan,
                       "an experiment file: longhaul plan FILE.yaml", argc, argv, &o));
     LH_TRY(main_points(&o));
-    LH_TRY(main_picture(o.draw));
+    if (o.draw != NULL) LH_TRY(lh_output_check(&main_picture, o.draw));
     lh_config_source source = main_source(o.target, &o);
     source.flags = LH_CONFIG_PLAN;
     if (o.points) return lh_plan_points(&source, o.json, stdout);
@@ -469,7 +415,7 @@ static int main_run(const struct main_command *command, int argc, char **argv)
         return main_exit_code(st);
     }
     /* before all else: a job may be asked to stop while it starts */
-    if (command != NULL && command->stops) main_catch_signals();
+    if (command != NULL && command->stops) lh_process_catch();
     st = lh_init(&argc, &argv);
     if (st == LH_OK) st = lh_comm_world(&world);
     if (st == LH_OK) lh_comm_traffic(world)->pulse = &pulse;
@@ -498,15 +444,16 @@ static int main_run_alone(const struct main_command *command, int argc, char **a
 
 int main(int argc, char **argv)
 {
+    lh_status st = lh_process_begin();
+    if (st != LH_OK) {
+        main_complain(st);
+        return main_exit_code(st);
+    }
     if (argc < 2) {
         main_help(stderr);
         return EXIT_BAD_USAGE;
     }
-    main_touch_stack();
-    /* a file-size limit becomes a write error with a message instead of a dead process */
-    (void)signal(SIGXFSZ, SIG_IGN);
     const struct main_command *command = main_find(argv[1]);
-    main_return_memory();
     /* Of several processes none may leave before MPI starts: the others might wait for it, and the launcher
      * end rank 0 before it has said what is wrong. */
     if (main_launched() > 1) return main_run(command, argc, argv);

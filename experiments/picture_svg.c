@@ -380,9 +380,8 @@ static void svg_begin(svg *s, int wide, int high)
     const svg_style *summary = svg_style_of(LH_KIND_SUMMARY);
     const svg_style *heads = svg_style_of(LH_KIND_HEADS);
     svg_add(s,
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" "
-            "viewBox=\"0 0 %d %d\">\n<defs>\n",
+            LH_PICTURE_BEGIN "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" "
+                             "viewBox=\"0 0 %d %d\">\n<defs>\n",
             wide, high, wide, high);
     svg_stripes(s, "bf", local->full, halo->full);
     svg_stripes(s, "bm", local->mixed, halo->mixed);

@@ -15,3 +15,6 @@ LH_NODISCARD lh_status lh_picture_svg(const lh_picture *p, const char *const *he
 
 /* lh_picture_layers - "0-5, 7" of ascending layers into buf; returns buf. Local. */
 const char *lh_picture_layers(const int *layer, int64_t n, char *buf, size_t bytes);
+
+/* What every picture begins with. */
+#define LH_PICTURE_BEGIN "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<!-- longhaul plan -->\n"

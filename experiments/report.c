@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "experiments/options.h"
+#include "experiments/output.h"
 #include "experiments/report_internal.h"
 #include "experiments/run_status.h"
 #include "experiments/units.h"
@@ -160,32 +161,11 @@ static const char report_begin[] = "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\
                                    "charset=\"utf-8\"/>\n<meta name=\"generator\" "
                                    "content=\"longhaul report\"/>\n";
 
-/* A page takes the place of an earlier page alone: whoever mistypes --out loses nothing. */
-static lh_status report_may_write(const char *path)
-{
-    lh_status st = LH_OK;
-    struct stat info;
-    char *text = NULL;
-    size_t count = 0, n = strlen(path);
-    const size_t begin = sizeof report_begin - 1;
-    LH_CHECK(n > 5 && strcmp(path + n - 5, ".html") == 0, LH_ERR_USAGE,
-             "longhaul report: --out makes an HTML page: give a name that ends with .html, not "
-             "'%s'",
-             path);
-    if (lstat(path, &info) != 0) goto done; /* a new one; what stands against it shows in writing */
-    LH_CHECK(S_ISREG(info.st_mode), LH_ERR_USAGE,
-             "longhaul report: --out: '%s' is no ordinary file: remove it or choose another name",
-             path);
-    st = lh_read_small(NULL, path, &text, &count);
-    LH_TRY(st == LH_ERR_IO ? lh_error_context(LH_ERR_USAGE, "longhaul report: --out") : st);
-    LH_CHECK(count == 0 || (count >= begin && memcmp(text, report_begin, begin) == 0), LH_ERR_USAGE,
-             "longhaul report: --out: '%s' is no page of longhaul report, and is not replaced: "
-             "remove it or choose another name",
-             path);
-done:
-    lh_free(&text);
-    return st;
-}
+static const lh_output report_output = {.command = "longhaul report",
+                                        .option = "--out",
+                                        .what = "an HTML page",
+                                        .ends = ".html",
+                                        .begins = report_begin};
 
 static void report_head(lh_html *h)
 {
@@ -438,7 +418,7 @@ lh_status lh_report_main(lh_comm *none, int argc, char **argv)
     LH_TRY(lh_options_read(&options, argc, argv));
     LH_CHECK(options.n_names > 0, LH_ERR_USAGE,
              "'longhaul report' wants run folders: longhaul report RUN_DIR... [--out page.html]");
-    LH_TRY(report_may_write(o.out));
+    LH_TRY(lh_output_check(&report_output, o.out));
     r.plotter.seconds = (double)o.patience;
     LH_TRY(lh_new((size_t)options.n_names * sizeof *r.scale_file, &r.scale_file));
     for (int i = 0; i < options.n_names; i++) LH_TRY(report_take(&r, o.name[i]));

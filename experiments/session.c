@@ -1,4 +1,5 @@
 #include "core/pulse.h"
+#include "experiments/process.h"
 #include "experiments/session_internal.h"
 
 #include <inttypes.h>
@@ -13,7 +14,10 @@ enum {
 int lh_session_threads(const lh_config *config, const lh_host *host)
 {
     const char *text = getenv("OMP_NUM_THREADS");
-    long wish = text != NULL ? strtol(text, NULL, 10) : 0;
+    char *end = NULL;
+    long wish = text != NULL ? strtol(text, &end, 10) : 0;
+    /* "4,2": of nested regions the outer one; what is no number counts as little as for OpenMP */
+    if (end != NULL && end[strspn(end, " ")] != '\0' && end[strspn(end, " ")] != ',') wish = 0;
     if (config->device.threads != LH_AUTO) return (int)config->device.threads;
     if (wish > 0) return wish < LH_MAX_THREADS ? (int)wish : LH_MAX_THREADS;
     int share = host->mask / (host->sharing > 0 ? host->sharing : 1);
@@ -48,6 +52,7 @@ static lh_status session_devices(lh_session *s, const char *isa)
         s->device = s->counting_device;
         goto done;
     }
+    LH_TRY(lh_process_threads(threads));
     if (s->config->device.simulated != NULL)
         LH_TRY(lh_device_create_simulate(isa, threads, s->config->device.simulated, &s->device));
     else if (s->config->device.kind == LH_DEVICE_POISON)

@@ -2,12 +2,12 @@
  * SimGrid's SMPI (parallel/smpi.h) and a device without data (lh_device_create_simulate). */
 #include <inttypes.h>
 #include <math.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/pulse.h"
 #include "experiments/options.h"
+#include "experiments/process.h"
 #include "experiments/scale.h"
 #include "experiments/simulate_rates.h"
 #include "io/digest.h"
@@ -362,13 +362,13 @@ done:
 int main(int argc, char **argv)
 {
     simulate_program program = {.o = {0}};
-    (void)signal(SIGXFSZ, SIG_IGN); /* a file-size limit becomes a write error with a message */
     bool asks = argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
     if (asks) {
         simulate_help(stdout);
         return fflush(stdout) == 0 ? EXIT_SUCCESS : SIMULATE_FAILED;
     }
-    lh_status st = simulate_main(argc, argv, &program);
+    lh_status st = lh_process_begin();
+    if (st == LH_OK) st = simulate_main(argc, argv, &program);
     lh_rates_free(&program.rates);
     if (st == LH_OK) return EXIT_SUCCESS;
     (void)fprintf(stderr, "%s: error: %s\n", simulate_command, lh_error_text());

@@ -158,6 +158,26 @@ else
     echo 'no control group may be made here'
 fi
 
+# A stack, or a number of threads, that cannot be had. (The sanitizer's own frames are larger.)
+if [ -z "${ASAN_OPTIONS:-}" ]; then
+    for kib in 64 1024; do
+        (ulimit -s $kib && exec "$LONGHAUL" plan tiny.yaml) >out 2>err
+        same "a stack of $kib KiB: exit code" $? 2
+        one_message "the stack is limited to $kib KiB, and 2048 are needed"
+    done
+    as_rank 'ulimit -v 3000000'
+    expect 1 2 train tiny.yaml --set run.name=threads --set device.threads=4096
+    one_message 'threads and not 4096 ('
+    as_rank ''
+fi
+
+# Standard descriptors that are closed: what would go there goes nowhere else, and results that nobody gets are an error.
+"$LONGHAUL" train tiny.yaml --set run.name=closed <&- 2>&- >out
+same "closed input and messages: exit code, results" "$? $(grep -c '"loss"' out)" '0 1'
+"$LONGHAUL" train tiny.yaml --set run.name=closed --resume <&- >&- 2>err
+same "closed output: exit code" $? 1
+says err 'standard output cannot be written'
+
 # tight: a job of which ranks leave before MPI has started. Open MPI's mpirun sometimes stays behind then (see kill.sh), so
 # that it has to be ended.
 tight() {

@@ -220,16 +220,20 @@ kept() {
 kept scale.jsonl 'give a name that ends with .html'
 kept runs/other/config.yaml 'give a name that ends with .html'
 cp text.txt mine.html
-kept mine.html 'is no page of longhaul report'
+kept mine.html 'was not made by longhaul report'
 ln -s text.txt link.html
 kept link.html 'is no ordinary file'
 mkfifo pipe.html pipe.svg
 expect 2 0 report runs/other --out pipe.html
-expect 1 0 plan tiny.yaml --draw pipe.svg
-says err 'is no ordinary file (a link'
+expect 2 0 plan tiny.yaml --draw pipe.svg
+says err "longhaul plan: --draw: 'pipe.svg' is no ordinary file"
 ln -s text.txt link.svg
-expect 1 0 plan tiny.yaml --draw link.svg
-says err 'is no ordinary file (a link'
+expect 2 0 plan tiny.yaml --draw link.svg
+says err "'link.svg' is no ordinary file"
+echo '<svg>mine</svg>' >mine.svg
+expect 2 0 plan tiny.yaml --draw mine.svg
+says err "'mine.svg' was not made by longhaul plan, and is not replaced"
+same "a picture of somebody else" "$(cat mine.svg)" '<svg>mine</svg>'
 same_file text.txt mine.html
 
 # --- gnuplot is missing, fails, hangs ---

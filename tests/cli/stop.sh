@@ -116,6 +116,34 @@ if thorough; then
     expect 0 0 inspect "$(checkpoint runs/run "$(newest)")"
 fi
 
+# without a launcher: a reader that goes (SIGPIPE) changes nothing, a terminal that goes (SIGHUP) and the limit on
+# processor time (SIGXCPU) stop the run in good order, unless it was started by nohup
+alone=(train tiny.yaml --set schedule.steps=1000000 --set checkpoint.every=1000000 --set train.eval_every=0)
+{
+    "$LONGHAUL" "${alone[@]}" --set run.name=piped 2>&1 &
+    echo $! >pid.piped
+    wait $!
+    echo $? >code.piped
+} | head -n 2 >/dev/null &
+for _ in $(seq 600); do [ -s pid.piped ] && [ "$(cat runs/piped/metrics.jsonl 2>/dev/null | wc -l)" -gt 20 ] && break || sleep 0.05; done
+kill -TERM "$(cat pid.piped)"
+for _ in $(seq 600); do [ -s code.piped ] && break || sleep 0.05; done
+same "a reader that goes: exit code" "$(cat code.piped)" 75
+for how in HUP XCPU $(thorough && echo nohup); do
+    $([ "$how" = nohup ] && echo nohup) "$LONGHAUL" "${alone[@]}" --set run.name="$how" >out 2>err &
+    job=$!
+    for _ in $(seq 600); do [ "$(cat "runs/$how/metrics.jsonl" 2>/dev/null | wc -l)" -gt 3 ] && break || sleep 0.05; done
+    kill -"${how/nohup/HUP}" "$job"
+    if [ "$how" = nohup ]; then
+        sleep 0.3
+        kill -TERM "$job"
+        says err 'step' # it went on
+    fi
+    wait "$job"
+    same "SIG$how: exit code" $? 75
+    same "SIG$how: checkpoints" "$(ls "runs/$how/checkpoints" | wc -l)" 1
+done
+
 start 5 --set checkpoint.every=2
 kill -KILL "${ranks[1]}"
 ended "SIGKILL"
