@@ -186,8 +186,8 @@ expect 2 1 bench step sweep.yaml
 says err "sweep.yaml:4:3: key 'sweep': these are 4 runs, and one is wanted here"
 expect 0 0 plan sweep.yaml --point 2
 
-# --- memory does not grow from point to point ---
+# --- memory does not grow from point to point (the address sanitizer keeps what is released for a while) ---
 expect 0 1 train sweep.yaml --set 'sweep={seeds: 24}' --set schedule.steps=1
 rss=($(cat runs/0008/metrics.jsonl runs/0024/metrics.jsonl | grep '"train"' | value rss_peak_bytes /dev/stdin))
-holds "memory of a process, points 8 and 24: ${rss[*]}" "${rss[1]} <= ${rss[0]} * 1.01"
+[ -n "${ASAN_OPTIONS:-}" ] || holds "memory of a process, points 8 and 24: ${rss[*]}" "${rss[1]} <= ${rss[0]} * 1.01"
 finish
