@@ -84,9 +84,11 @@ static lh_status convert_newest(const char *folder, char path[LH_PATH_MAX],
         LH_CHECK(found, LH_ERR_USAGE, "no checkpoint in '%s' is whole%s", folder,
                  i == 0 ? ": there is none (checkpoint.every and a run's end make some)" : "");
         st = lh_checkpoint_info_read(NULL, path, info);
+        if (st == LH_OK) st = lh_checkpoint_named(path, info);
         if (st == LH_ERR_FORMAT)
             (void)fprintf(stderr, "longhaul: passing over a damaged checkpoint: %s\n",
                           lh_error_text());
+        if (st != LH_OK) lh_checkpoint_info_free(info);
     }
 done:
     return st;

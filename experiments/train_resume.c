@@ -10,7 +10,7 @@
 typedef struct resume_check {
     const lh_session *session;
     const char *path;
-    lh_change_list *noted;
+    lh_change_list *noted; /* NULL: weights alone are read, by another experiment too */
 } resume_check;
 
 /* Files are told apart by their size. */
@@ -31,6 +31,8 @@ static lh_status resume_accept(void *user, const lh_checkpoint_info *info)
     resume_check *check = user;
     lh_config *was = NULL;
     lh_change_list broken = {0};
+    LH_TRY(lh_checkpoint_named(check->path, info));
+    if (check->noted == NULL) goto done;
     st = lh_config_parse(info->config, strlen(info->config), "the checkpoint's configuration", 0,
                          &was);
     LH_TRY(lh_error_context(st, "--resume: '%s' cannot be compared with this experiment",
@@ -74,8 +76,7 @@ lh_status lhi_resume_newest(lh_session *s, const char *folder, lh_checkpoint_wha
         LH_TRY(lh_checkpoint_newest(s->world, folder, i, path, sizeof path, &exists));
         LH_CHECK(exists || i == 0, LH_ERR_FORMAT, "no checkpoint in '%s' is whole", folder);
         if (!exists) continue;
-        st = lh_checkpoint_read_if(s->mesh, path, what, s->params,
-                                   what == LH_CHECKPOINT_ALL ? resume_accept : NULL, &check, info);
+        st = lh_checkpoint_read_if(s->mesh, path, what, s->params, resume_accept, &check, info);
         *found = st == LH_OK;
         LH_TRY(resume_pass_over(s->world, st));
     }

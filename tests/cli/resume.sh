@@ -92,7 +92,9 @@ truncate -s -100 "$(checkpoint runs/run 8)"
 cp text.txt "$(checkpoint runs/run 12)"
 { printf 'lonGhaul'; tail -c +9 "$(checkpoint runs/straight 8)"; } >"$(checkpoint runs/run 13)"
 mkdir "$(checkpoint runs/run 14)"
-bad=(8 11 12 13 14)
+cp "$(checkpoint runs/straight 4)" "$(checkpoint runs/run 16)" # a copy and a link under the name of a later step
+ln -s step-00000004.h5 "$(checkpoint runs/run 17)"
+bad=(8 11 12 13 14 16 17)
 if [ "$(id -u)" != 0 ]; then # whom permissions bind
     cp "$(checkpoint runs/straight 8)" "$(checkpoint runs/run 15)"
     chmod 000 "$(checkpoint runs/run 15)"

@@ -517,7 +517,7 @@ static void test_keep(void **state)
     close_fixture(&f);
 }
 
-/* The checkpoint of step 2 is no longer whole, or no longer a file. */
+/* The checkpoint of step 2 is no longer whole, no longer a file, or the one of step 1. */
 static void spoil(lh_comm *c, int way)
 {
     char path[LH_PATH_MAX], *bytes = NULL;
@@ -531,13 +531,17 @@ static void spoil(lh_comm *c, int way)
     if (way == 3) lh_assert_all_ok(c, lh_file_remove(c, path));
     if (way == 3) lh_assert_all_ok(c, lh_folder_make(c, path));
     lh_free(&bytes);
+    if (way != 4) return;
+    lh_assert_all_ok(c, lh_read_small(c, in(path, "step-00000001.h5"), &bytes, &count));
+    lh_assert_all_ok(c, lh_write_small(c, in(path, "step-00000002.h5"), bytes, count));
+    lh_free(&bytes);
 }
 
 /* What is not whole does not push out what is. */
 static void test_keep_whole(void **state)
 {
     lh_comm *c = *state;
-    for (int way = 0; way < 4; way++) {
+    for (int way = 0; way < 5; way++) {
         begin(c);
         fixture f = open_fixture(c, (options){0});
         fill(&f);
