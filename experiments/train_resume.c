@@ -4,14 +4,16 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "io/files.h"
+#include "experiments/newest.h"
 
-/* What a checkpoint is compared with before it is read. */
-typedef struct resume_check {
+/* What is read, and what a checkpoint is compared with before. */
+typedef struct resume_search {
     const lh_session *session;
+    lh_checkpoint_what what;
     const char *path;
     lh_change_list *noted; /* NULL: weights alone are read, by another experiment too */
-} resume_check;
+    lh_checkpoint_info *info;
+} resume_search;
 
 /* Files are told apart by their size. */
 static void resume_compare_data(const lh_session *s, const lh_checkpoint_info *info,
@@ -28,7 +30,7 @@ static void resume_compare_data(const lh_session *s, const lh_checkpoint_info *i
 static lh_status resume_accept(void *user, const lh_checkpoint_info *info)
 {
     lh_status st = LH_OK;
-    resume_check *check = user;
+    const resume_search *check = user;
     lh_config *was = NULL;
     lh_change_list broken = {0};
     LH_TRY(lh_checkpoint_named(check->path, info));
@@ -53,33 +55,17 @@ done:
     return st;
 }
 
-/* A checkpoint that is not whole, or that nobody may read, is passed over after saying so; other errors
- * stay. */
-static lh_status resume_pass_over(const lh_comm *world, lh_status st)
+static lh_status resume_read(void *user, const char *path)
 {
-    if (st != LH_ERR_FORMAT && st != LH_ERR_IO) return st;
-    if (lh_comm_rank(world) == 0)
-        (void)fprintf(stderr, "longhaul: passing over a%s checkpoint: %s\n",
-                      st == LH_ERR_FORMAT ? " damaged" : "n unreadable", lh_error_text());
-    return LH_OK;
+    resume_search *r = user;
+    r->path = path;
+    return lh_checkpoint_read_if(r->session->mesh, path, r->what, r->session->params, resume_accept,
+                                 r, r->info);
 }
 
 lh_status lhi_resume_newest(lh_session *s, const char *folder, lh_checkpoint_what what,
                             lh_change_list *noted, lh_checkpoint_info *info, bool *found)
 {
-    lh_status st = LH_OK;
-    char path[LH_PATH_MAX];
-    bool exists = true;
-    resume_check check = {s, path, noted};
-    *found = false;
-    for (int64_t i = 0; !*found && exists; i++) {
-        LH_TRY(lh_checkpoint_newest(s->world, folder, i, path, sizeof path, &exists));
-        LH_CHECK(exists || i == 0, LH_ERR_FORMAT, "no checkpoint in '%s' is whole", folder);
-        if (!exists) continue;
-        st = lh_checkpoint_read_if(s->mesh, path, what, s->params, resume_accept, &check, info);
-        *found = st == LH_OK;
-        LH_TRY(resume_pass_over(s->world, st));
-    }
-done:
-    return st;
+    resume_search r = {.session = s, .what = what, .noted = noted, .info = info};
+    return lh_newest_take(s->world, folder, resume_read, &r, found);
 }

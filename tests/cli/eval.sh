@@ -55,4 +55,29 @@ says err "did you mean 'width'?"
 train 1 none
 expect 2 2 eval runs/none
 says err 'no checkpoint'
+
+# --- beside a run that goes on: what is read may be removed before it is open, since a newer one is there ---
+train 1 live --set checkpoint.every=1 --set checkpoint.keep=9
+mv runs/live/checkpoints written
+mkdir runs/live/checkpoints
+cp written/step-00000001.h5 runs/live/checkpoints
+touch goes-on
+while [ -e goes-on ] && [ "$SECONDS" -lt 200 ]; do
+    for step in 2 3 4 5 1; do
+        ln "written/step-0000000$step.h5" runs/live/checkpoints
+        rm "runs/live/checkpoints/step-0000000$((step == 1 ? 5 : step - 1)).h5"
+    done
+done &
+if thorough; then tries=25; else tries=3; fi
+for _ in $(seq $tries); do
+    rm -f live.h5
+    expect 0 0 convert runs/live --kv-heads 1 --out live.h5
+    says_not err 'passing over'
+done
+for _ in $(seq 3); do
+    expect 0 0 eval runs/live
+    says_not err 'passing over'
+done
+rm goes-on
+wait
 finish
