@@ -39,7 +39,8 @@ static lh_status newest_round(newest_search *s, int64_t *count, bool *changed)
         LH_TRY(lh_checkpoint_newest(s->comm, s->folder, *count, path, sizeof path, &found));
         if (!found) break;
         if (*count == 0) memcpy(first, path, sizeof first);
-        st = s->read(s->user, path);
+        st = lh_checkpoint_left(s->comm, path);
+        if (st == LH_OK) st = s->read(s->user, path);
         s->taken = st == LH_OK;
         if (st != LH_ERR_FORMAT && st != LH_ERR_IO) goto done;
         bool damaged = st == LH_ERR_FORMAT;

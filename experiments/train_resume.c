@@ -63,9 +63,30 @@ static lh_status resume_read(void *user, const char *path)
                                  r, r->info);
 }
 
+/* What was passed over may be readable again some day. By then this run has done those steps in another
+ * way, and metrics and checkpoints of two histories would mix. */
+static lh_status resume_leave(const lh_session *s, const char *folder, int64_t step)
+{
+    lh_status st = LH_OK;
+    int64_t left = 0;
+    LH_TRY(lh_checkpoint_leave(s->world, folder, step, &left));
+    if (left > 0 && lh_comm_rank(s->world) == 0)
+        (void)fprintf(stderr,
+                      "longhaul: the run goes on after step %" PRId64 ": %" PRId64
+                      " later checkpoint%s passed over %s called .h5.bad from now on\n",
+                      step, left, left == 1 ? "" : "s", left == 1 ? "is" : "are");
+done:
+    return st;
+}
+
 lh_status lhi_resume_newest(lh_session *s, const char *folder, lh_checkpoint_what what,
                             lh_change_list *noted, lh_checkpoint_info *info, bool *found)
 {
+    lh_status st = LH_OK;
     resume_search r = {.session = s, .what = what, .noted = noted, .info = info};
-    return lh_newest_take(s->world, folder, resume_read, &r, found);
+    LH_TRY(lh_newest_take(s->world, folder, resume_read, &r, found));
+    if (*found && what == LH_CHECKPOINT_ALL && info->step < s->config->schedule.steps)
+        LH_TRY(resume_leave(s, folder, info->step));
+done:
+    return st;
 }

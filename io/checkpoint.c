@@ -322,6 +322,8 @@ lh_status lh_checkpoint_write(lh_mesh *mesh, const char *folder, const lh_checkp
     /* Behind the last agreement nobody uses the file any more. */
     if (st != LH_OK && lead) (void)unlink(beside);
     LH_TRY(st);
+    if (lead) st = lhi_checkpoint_written(folder, info->step);
+    LH_TRY(lh_agree(mesh->world, st));
     if (keep > 0) LH_TRY(lhi_checkpoint_prune(mesh->world, folder, info->step, keep));
 done:
     return lh_error_context(st, "the checkpoint of step %lld", (long long)info->step);

@@ -77,6 +77,17 @@ void lh_checkpoint_info_free(lh_checkpoint_info *info);
  * Errors: LH_ERR_FORMAT. */
 LH_NODISCARD lh_status lh_checkpoint_named(const char *path, const lh_checkpoint_info *info);
 
+/* lh_checkpoint_leave - a run goes on from `step`: what the folder has of later steps is of a history that
+ * it leaves, and gets the name step-NNNNNNNN.h5.bad; *left: how many. A file of the old name that comes
+ * back is known by the other one (lh_checkpoint_left), which goes when the run writes this step itself,
+ * or is past it. Folders stay. Collective on comm. Errors: agreed LH_ERR_IO, LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_checkpoint_leave(lh_comm *comm, const char *folder, int64_t step,
+                                           int64_t *left);
+
+/* lh_checkpoint_left - has the run left this checkpoint? Then it is not to be read. Collective on comm
+ * (NULL: one process). Errors: agreed LH_ERR_FORMAT: it has. */
+LH_NODISCARD lh_status lh_checkpoint_left(lh_comm *comm, const char *path);
+
 /* lh_checkpoint_newest - path [bytes] of the newest but `index` checkpoint of a folder (0: the
  * newest, by step); whether it is whole shows when it is read. *found false: there are not so many
  * (or no folder). Collective on comm (NULL: one process). Errors: agreed LH_ERR_IO, LH_ERR_MEMORY,

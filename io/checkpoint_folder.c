@@ -8,6 +8,8 @@
 
 enum { name_digits = 8 };
 
+static const char left_tail[] = ".h5.bad";
+
 /* The step that "step-NNNNNNNN" + tail names, or -1: also for names that we would not give, which
  * would stand for other files. */
 static int64_t name_step(const char *name, const char *tail)
@@ -66,15 +68,22 @@ done:
     return st;
 }
 
-lh_status lhi_checkpoint_sweep(const char *folder)
+/* Removes all files up to `step` that have this tail. Local. */
+static lh_status folder_clear(const char *folder, int64_t step, const char *tail)
 {
     lh_status st = LH_OK;
     int64_t *steps = NULL, count = 0;
-    LH_TRY(name_list(folder, ".h5.tmp", &steps, &count));
-    for (int64_t i = 0; i < count; i++) LH_TRY(name_remove(folder, steps[i], ".h5.tmp"));
+    LH_TRY(name_list(folder, tail, &steps, &count));
+    for (int64_t i = 0; i < count; i++)
+        if (steps[i] <= step) LH_TRY(name_remove(folder, steps[i], tail));
 done:
     lh_free(&steps);
     return st;
+}
+
+lh_status lhi_checkpoint_sweep(const char *folder)
+{
+    return folder_clear(folder, INT64_MAX, ".h5.tmp");
 }
 
 lh_status lh_checkpoint_named(const char *path, const lh_checkpoint_info *info)
@@ -88,6 +97,47 @@ lh_status lh_checkpoint_named(const char *path, const lh_checkpoint_info *info)
              path, (long long)info->step);
 done:
     return st;
+}
+
+lh_status lh_checkpoint_left(lh_comm *comm, const char *path)
+{
+    lh_status st = LH_OK;
+    char bad[LH_PATH_MAX + 8];
+    (void)snprintf(bad, sizeof bad, "%s.bad", path);
+    LH_CHECK(!lh_file_exists(comm, bad), LH_ERR_FORMAT,
+             "'%s' is of a history that the run has left, as '%s' shows: remove that to take it "
+             "all the same",
+             path, bad);
+done:
+    return st;
+}
+
+lh_status lh_checkpoint_leave(lh_comm *comm, const char *folder, int64_t step, int64_t *left)
+{
+    lh_status st = LH_OK;
+    char from[LH_PATH_MAX], to[LH_PATH_MAX];
+    int64_t *steps = NULL, count = 0;
+    struct stat info;
+    *left = 0;
+    if (!lhi_lead(comm)) goto done;
+    LH_TRY(name_list(folder, ".h5", &steps, &count));
+    for (int64_t i = 0; i < count && steps[i] > step; i++) {
+        LH_TRY(lhi_checkpoint_path(from, folder, steps[i], ".h5"));
+        LH_TRY(lhi_checkpoint_path(to, folder, steps[i], left_tail));
+        if (lstat(from, &info) != 0 || S_ISDIR(info.st_mode)) continue; /* somebody else's */
+        LH_TRY(lhi_file_move(from, to));
+        ++*left;
+    }
+done:
+    lh_free(&steps);
+    st = lh_files_agree(comm, st);
+    if (st == LH_OK && comm != NULL) lh_broadcast(comm, left, (int64_t)sizeof *left, LH_SEND_OTHER);
+    return st;
+}
+
+lh_status lhi_checkpoint_written(const char *folder, int64_t step)
+{
+    return name_remove(folder, step, left_tail);
 }
 
 lh_status lh_checkpoint_newest(lh_comm *comm, const char *folder, int64_t index, char *path,
@@ -140,7 +190,8 @@ done:
 static lh_status folder_sound(lh_comm *world, const char *path)
 {
     lh_checkpoint_info info = {0};
-    lh_status st = lh_checkpoint_info_read(world, path, &info);
+    lh_status st = lh_checkpoint_left(world, path);
+    if (st == LH_OK) st = lh_checkpoint_info_read(world, path, &info);
     if (st == LH_OK) st = lh_checkpoint_named(path, &info);
     lh_checkpoint_info_free(&info);
     return st;
@@ -160,8 +211,10 @@ lh_status lhi_checkpoint_prune(lh_comm *world, const char *folder, int64_t step,
         if (st == LH_ERR_FORMAT || st == LH_ERR_IO) st = LH_OK; /* it does not count */
         LH_TRY(st);
     }
-    for (; i < count && lh_comm_rank(world) == 0 && st == LH_OK; i++)
-        st = name_remove(folder, steps[i], ".h5");
+    if (i < count && lh_comm_rank(world) == 0) {
+        st = folder_clear(folder, steps[i], ".h5");
+        if (st == LH_OK) st = folder_clear(folder, steps[i], left_tail);
+    }
     st = lh_agree(world, st);
 done:
     lh_free(&steps);

@@ -26,8 +26,12 @@ LH_NODISCARD lh_status lhi_checkpoint_path(char path[LH_PATH_MAX], const char *f
  * LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lhi_checkpoint_sweep(const char *folder);
 
+/* lhi_checkpoint_written - this step is the run's own from now on: see lh_checkpoint_leave. Local.
+ * Errors: LH_ERR_IO. */
+LH_NODISCARD lh_status lhi_checkpoint_written(const char *folder, int64_t step);
+
 /* lhi_checkpoint_prune - removes what is older than the `keep` newest whole files up to `step`, of which
- * the one of `step` is one. Collective on world. Errors: agreed LH_ERR_IO, LH_ERR_MEMORY. */
+ * the one of `step` is one, also under the names of lh_checkpoint_leave. Collective on world. Errors: agreed LH_ERR_IO, LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lhi_checkpoint_prune(lh_comm *world, const char *folder, int64_t step,
                                             int64_t keep);
 
