@@ -1,6 +1,7 @@
 #include "experiments/train_resume.h"
 
 #include <inttypes.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -9,9 +10,9 @@
 /* What is read, and what a checkpoint is compared with before. */
 typedef struct resume_search {
     const lh_session *session;
-    lh_checkpoint_what what;
     const char *path;
-    lh_change_list *noted; /* NULL: weights alone are read, by another experiment too */
+    const lh_config_source *source; /* of an evaluation; NULL: a training goes on */
+    lh_change_list *noted;
     lh_checkpoint_info *info;
 } resume_search;
 
@@ -34,7 +35,6 @@ static lh_status resume_accept(void *user, const lh_checkpoint_info *info)
     lh_config *was = NULL;
     lh_change_list broken = {0};
     LH_TRY(lh_checkpoint_named(check->path, info));
-    if (check->noted == NULL) goto done;
     st = lh_config_parse(info->config, strlen(info->config), "the checkpoint's configuration", 0,
                          &was);
     LH_TRY(lh_error_context(st, "--resume: '%s' cannot be compared with this experiment",
@@ -55,12 +55,59 @@ done:
     return st;
 }
 
+/* The configuration in a checkpoint as a file of which everything is read. */
+static lh_status resume_text(void *user, const char *path, char **bytes, size_t *count)
+{
+    const lh_checkpoint_info *info = user;
+    (void)path;
+    *count = strlen(info->config);
+    lh_status st = lh_new(*count + 1, bytes);
+    if (st == LH_OK) memcpy(*bytes, info->config, *count);
+    return st;
+}
+
+/* An edited config.yaml gives other numbers than the run's, and nobody would know why. What --set gives
+ * is wanted: it is put over the checkpoint's configuration, too, before the two are compared. Rank 0
+ * alone compares, and an evaluation that cannot be compared goes on. */
+static void resume_note(const resume_search *check, const lh_checkpoint_info *info)
+{
+    lh_config *was = NULL;
+    lh_change_list list = {0};
+    lh_config_source source = *check->source;
+    source.read = resume_text;
+    source.user = (void *)(uintptr_t)info;
+    source.path = "the checkpoint's configuration";
+    if (lh_config_load(&source, &was) != LH_OK) {
+        (void)fprintf(stderr, "longhaul: note: %s cannot be compared with '%s': %s\n",
+                      check->source->path, check->path, lh_error_text());
+        return;
+    }
+    lh_config_other_model(was, check->session->config, &list);
+    if (list.count > 0)
+        (void)fprintf(stderr,
+                      "longhaul: note: %s is followed, but '%s' was trained with something else in "
+                      "%" PRId64 " key%s that --set does not give:%s\n",
+                      check->source->path, check->path, list.count, list.count == 1 ? "" : "s",
+                      list.text);
+    lh_config_destroy(&was);
+}
+
+static lh_status resume_accept_weights(void *user, const lh_checkpoint_info *info)
+{
+    const resume_search *check = user;
+    lh_status st = lh_checkpoint_named(check->path, info);
+    if (st == LH_OK && lh_comm_rank(check->session->world) == 0) resume_note(check, info);
+    return st;
+}
+
 static lh_status resume_read(void *user, const char *path)
 {
     resume_search *r = user;
     r->path = path;
-    return lh_checkpoint_read_if(r->session->mesh, path, r->what, r->session->params, resume_accept,
-                                 r, r->info);
+    bool evaluates = r->source != NULL;
+    return lh_checkpoint_read_if(
+        r->session->mesh, path, evaluates ? LH_CHECKPOINT_WEIGHTS : LH_CHECKPOINT_ALL,
+        r->session->params, evaluates ? resume_accept_weights : resume_accept, r, r->info);
 }
 
 /* What was passed over may be readable again some day. By then this run has done those steps in another
@@ -79,14 +126,21 @@ done:
     return st;
 }
 
-lh_status lhi_resume_newest(lh_session *s, const char *folder, lh_checkpoint_what what,
-                            lh_change_list *noted, lh_checkpoint_info *info, bool *found)
+lh_status lhi_resume_newest(lh_session *s, const char *folder, lh_change_list *noted,
+                            lh_checkpoint_info *info, bool *found)
 {
     lh_status st = LH_OK;
-    resume_search r = {.session = s, .what = what, .noted = noted, .info = info};
+    resume_search r = {.session = s, .noted = noted, .info = info};
     LH_TRY(lh_newest_take(s->world, folder, resume_read, &r, found));
-    if (*found && what == LH_CHECKPOINT_ALL && info->step < s->config->schedule.steps)
+    if (*found && info->step < s->config->schedule.steps)
         LH_TRY(resume_leave(s, folder, info->step));
 done:
     return st;
+}
+
+lh_status lhi_resume_weights(lh_session *s, const char *folder, const lh_config_source *source,
+                             lh_checkpoint_info *info, bool *found)
+{
+    resume_search r = {.session = s, .source = source, .info = info};
+    return lh_newest_take(s->world, folder, resume_read, &r, found);
 }
