@@ -149,17 +149,40 @@ static void change_layers(const change_pair *p, const lh_attn_ops *ops, const lh
     }
 }
 
-void lh_config_changes(const lh_config *was, const lh_config *is, lh_change_list *broken,
-                       lh_change_list *noted)
+/* All settings of all mechanisms. */
+static void change_attention(const lh_config *was, const lh_config *is, lh_change_list *list)
 {
     int64_t layers = was->model.layers < is->model.layers ? was->model.layers : is->model.layers;
     change_pair pair = {was->model.attention, is->model.attention, (int)layers};
+    change_layers(&pair, NULL, NULL, list);
+    for (int i = 0; i < lh_attn_count(); i++)
+        for (const lh_field *f = lh_attn_at(i)->settings; f->name != NULL; f++)
+            change_layers(&pair, lh_attn_at(i), f, list);
+}
+
+void lh_config_changes(const lh_config *was, const lh_config *is, lh_change_list *broken,
+                       lh_change_list *noted)
+{
     for (const lhi_config_section *s = lhi_config_sections(); s->name != NULL; s++)
         for (const lh_field *f = s->fields; f->name != NULL; f++)
             change_field(s->name, f, (const char *)was + s->offset, (const char *)is + s->offset,
                          broken, noted);
-    change_layers(&pair, NULL, NULL, broken);
-    for (int i = 0; i < lh_attn_count(); i++)
-        for (const lh_field *f = lh_attn_at(i)->settings; f->name != NULL; f++)
-            change_layers(&pair, lh_attn_at(i), f, broken);
+    change_attention(was, is, broken);
+}
+
+void lh_config_other_model(const lh_config *was, const lh_config *is, lh_change_list *list)
+{
+    char key[CHANGE_KEY], before[CHANGE_VALUE], now[CHANGE_VALUE];
+    for (const lhi_config_section *s = lhi_config_sections(); s->name != NULL; s++) {
+        bool whole = strcmp(s->name, "model") == 0 || strcmp(s->name, "data") == 0;
+        for (const lh_field *f = s->fields; f->name != NULL; f++) {
+            const void *a = (const char *)was + s->offset, *b = (const char *)is + s->offset;
+            (void)snprintf(key, sizeof key, "%s.%s", s->name, f->name);
+            if (!whole && strcmp(key, "run.seed") != 0) continue;
+            if (lh_field_equal(f, a, b) || lh_key_rule_of(key) == LH_KEY_NOTED) continue;
+            lh_change_add(list, key, lh_field_text(f, a, before, sizeof before),
+                          lh_field_text(f, b, now, sizeof now));
+        }
+    }
+    change_attention(was, is, list);
 }

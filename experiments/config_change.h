@@ -33,3 +33,8 @@ void lh_change_add(lh_change_list *list, const char *key, const char *was, const
  * one entry: model.attention.window, model.attention.2-5.window. Local, pure. */
 void lh_config_changes(const lh_config *was, const lh_config *is, lh_change_list *broken,
                        lh_change_list *noted);
+
+/* lh_config_other_model - what an evaluation depends on: keys of model and data that differ, paths too,
+ * but not those that say how a training goes on (data.batch), and run.seed (of tasks that are made, of
+ * masks), are added to `list`. Local, pure. */
+void lh_config_other_model(const lh_config *was, const lh_config *is, lh_change_list *list);

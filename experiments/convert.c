@@ -1,5 +1,6 @@
 #include "experiments/convert.h"
 
+#include "experiments/newest.h"
 #include "experiments/options.h"
 #include "experiments/task.h"
 #include "io/checkpoint.h"
@@ -9,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+
+enum { CONVERT_TRIES = 100 };
 
 typedef struct convert_options {
     const char *source, *out;
@@ -73,29 +76,39 @@ done:
 
 /* --- the checkpoint --- */
 
-/* The newest whole checkpoint of a folder of checkpoints. */
-static lh_status convert_newest(const char *folder, char path[LH_PATH_MAX],
-                                lh_checkpoint_info *info)
+/* The checkpoint that is meant: its path and its description. */
+typedef struct convert_from {
+    char path[LH_PATH_MAX];
+    lh_checkpoint_info info;
+} convert_from;
+
+static lh_status convert_read(void *user, const char *path)
 {
-    lh_status st = LH_ERR_FORMAT;
-    bool found = true;
-    for (int64_t i = 0; st == LH_ERR_FORMAT; i++) {
-        LH_TRY(lh_checkpoint_newest(NULL, folder, i, path, LH_PATH_MAX, &found));
-        LH_CHECK(found, LH_ERR_USAGE, "no checkpoint in '%s' is whole%s", folder,
-                 i == 0 ? ": there is none (checkpoint.every and a run's end make some)" : "");
-        st = lh_checkpoint_info_read(NULL, path, info);
-        if (st == LH_ERR_FORMAT)
-            (void)fprintf(stderr, "longhaul: passing over a damaged checkpoint: %s\n",
-                          lh_error_text());
-    }
+    convert_from *from = user;
+    (void)snprintf(from->path, sizeof from->path, "%s", path);
+    lh_checkpoint_info_free(&from->info);
+    lh_status st = lh_checkpoint_info_read(NULL, path, &from->info);
+    return st == LH_OK ? lh_checkpoint_named(path, &from->info) : st;
+}
+
+/* The newest whole checkpoint of a folder of checkpoints. */
+static lh_status convert_newest(const char *folder, convert_from *from)
+{
+    lh_status st = LH_OK;
+    bool found = false;
+    st = lh_newest_take(NULL, folder, convert_read, from, &found);
+    if (st == LH_ERR_FORMAT) st = LH_ERR_USAGE; /* the name of the folder is the mistake */
+    LH_TRY(st);
+    LH_CHECK(found, LH_ERR_USAGE,
+             "no checkpoint in '%s': there is none (checkpoint.every and a run's end make some)",
+             folder);
 done:
     return st;
 }
 
 /* Which file is meant, and its description. A file that is no checkpoint is a mistake of the command
  * line. */
-static lh_status convert_source(const char *source, char path[LH_PATH_MAX],
-                                lh_checkpoint_info *info)
+static lh_status convert_source(const char *source, convert_from *from)
 {
     lh_status st = LH_OK;
     char folder[LH_PATH_MAX];
@@ -104,15 +117,15 @@ static lh_status convert_source(const char *source, char path[LH_PATH_MAX],
              "there is no checkpoint or run folder '%s'", source);
     LH_TRY(lhi_path(folder, source, "checkpoints"));
     if (lh_file_exists(NULL, folder)) {
-        LH_TRY(convert_newest(folder, path, info));
+        LH_TRY(convert_newest(folder, from));
     } else {
-        LH_CHECK(snprintf(path, LH_PATH_MAX, "%s", source) < LH_PATH_MAX, LH_ERR_USAGE,
-                 "the name '%s' is too long", source);
+        LH_CHECK(strlen(source) < LH_PATH_MAX, LH_ERR_USAGE, "the name '%s' is too long", source);
         LH_CHECK(stat(source, &about) != 0 || !S_ISDIR(about.st_mode), LH_ERR_USAGE,
                  "'%s' is a folder without checkpoints: name the folder of a run "
                  "(run.output/run.name), or a checkpoint",
                  source);
-        st = lh_checkpoint_info_read(NULL, path, info);
+        (void)snprintf(from->path, sizeof from->path, "%s", source);
+        st = lh_checkpoint_info_read(NULL, source, &from->info);
         if (st == LH_ERR_IO || st == LH_ERR_FORMAT) st = LH_ERR_USAGE;
     }
 done:
@@ -250,14 +263,19 @@ lh_status lh_convert_main(lh_comm *none, int argc, char **argv)
 {
     lh_status st = LH_OK;
     convert_options o = {0};
-    lh_checkpoint_info info = {0};
-    char path[LH_PATH_MAX];
+    convert_from from = {.path = ""};
+    bool again = true;
     (void)none;
     LH_TRY(convert_parse(argc, argv, &o));
-    LH_TRY(convert_source(o.source, path, &info));
-    LH_TRY(convert_run(path, &info, &o));
+    for (int i = 0; again && i < CONVERT_TRIES; i++) {
+        LH_TRY(convert_source(o.source, &from));
+        st = convert_run(from.path, &from.info, &o);
+        /* a run that goes on may have removed it meanwhile */
+        again = st != LH_OK && !lh_file_exists(NULL, from.path);
+        lh_checkpoint_info_free(&from.info);
+    }
 done:
-    lh_checkpoint_info_free(&info);
+    lh_checkpoint_info_free(&from.info);
     return st;
 }
 

@@ -18,8 +18,8 @@ void lh_inspect_help(FILE *out)
         "longhaul inspect FILE.h5 [--json]\n\n"
         "Lists what a checkpoint or a token file holds, and reads all of it: its digest, a\n"
         "checkpoint's checksums, a token file's numbers and examples. Exit code 0: the file\n"
-        "is whole; 1: it is damaged, or another kind of file; 2: bad usage, or there is\n"
-        "no such file. Runs alone.\n\n"
+        "is whole; 1: it is damaged, another kind of file, or a checkpoint under the name of\n"
+        "another step; 2: bad usage, or there is no such file. Runs alone.\n\n"
         "--json: the same as one object on one line. Of a checkpoint: file, kind, tensors (each\n"
         "with name, type, shape, sound), step, tokens, samples, parameters, optimizer, precision,\n"
         "seed, program, ranks, data, sequence, layout, data_bytes, configuration (the resolved\n"
@@ -122,6 +122,7 @@ static lh_status inspect_checkpoint(const char *path, lh_json *json)
     LH_CHECK(sums.damaged == 0, LH_ERR_FORMAT,
              "'%s': %" PRId64 " of %" PRId64 " tensors are damaged", path, sums.damaged,
              sums.tensors);
+    LH_TRY(lh_checkpoint_named(path, &info));
     if (json == NULL)
         (void)printf("whole: the digest and all %" PRId64 " checksums are right\n", sums.tensors);
 done:

@@ -109,7 +109,8 @@ static void main_help_eval(FILE *out)
                   "longhaul eval RUN_DIR [--set KEY=VALUE]...\n\n"
                   "Evaluates the newest good checkpoint of a run on its validation part, and on\n"
                   "data.test_path if that is given: one JSON object per part. train.eval_tokens=0\n"
-                  "means the whole part. --set changes any key of the saved configuration.\n");
+                  "means the whole part. --set changes any key of the saved configuration; where\n"
+                  "config.yaml itself has changed since, a note names keys of model and data.\n");
 }
 
 /* What train, eval and plan take. */
@@ -226,7 +227,7 @@ static lh_status main_eval(lh_comm *world, int argc, char **argv)
     lh_config_source source = main_source(path, &o);
     LH_TRY(lh_config_load_all(world, &source, &config));
     LH_TRY(lh_agree(world, lh_watchdog_start(world, config->train.stall_seconds, &watchdog)));
-    LH_TRY(lh_evaluate(world, config, o.target));
+    LH_TRY(lh_evaluate(world, config, &source, o.target));
 done:
     lh_watchdog_stop(&watchdog);
     lh_config_destroy(&config);

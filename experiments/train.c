@@ -267,9 +267,7 @@ static lh_status train_resume(train_run *r, bool resume, int64_t *from, lh_chang
     lh_checkpoint_info info = {0};
     bool found = false;
     *from = -1;
-    if (resume)
-        LH_TRY(
-            lhi_resume_newest(r->session, r->checkpoints, LH_CHECKPOINT_ALL, noted, &info, &found));
+    if (resume) LH_TRY(lhi_resume_newest(r->session, r->checkpoints, noted, &info, &found));
     if (found) {
         *from = r->step = info.step;
         r->samples = info.samples;
@@ -480,7 +478,8 @@ done:
     return st;
 }
 
-lh_status lh_evaluate(lh_comm *world, lh_config *config, const char *folder)
+lh_status lh_evaluate(lh_comm *world, lh_config *config, const lh_config_source *source,
+                      const char *folder)
 {
     static const char *const part[LH_SPLITS] = {"train", "valid", "test"};
     lh_status st = LH_OK;
@@ -498,7 +497,7 @@ lh_status lh_evaluate(lh_comm *world, lh_config *config, const char *folder)
         config->mesh.data = 1;
     }
     LH_TRY(lh_session_open(world, config, false, &s));
-    LH_TRY(lhi_resume_newest(s, checkpoints, LH_CHECKPOINT_WEIGHTS, NULL, &info, &found));
+    LH_TRY(lhi_resume_weights(s, checkpoints, source, &info, &found));
     LH_CHECK(found, LH_ERR_USAGE, "'%s' has no checkpoint: train it first", folder);
     for (int i = LH_SPLIT_VALID; i < LH_SPLITS; i++) {
         lh_eval_result e = {0};

@@ -31,6 +31,8 @@ LH_NODISCARD lh_status lh_train(lh_comm *world, lh_config *config, bool resume,
 void lh_train_print(const lh_comm *world, const lh_train_result *result);
 
 /* lh_evaluate - the newest good checkpoint of a run folder on the validation part (and the test
- * part, if there is one); one JSON object per part on standard output. Collective on world. Errors:
- * agreed. */
-LH_NODISCARD lh_status lh_evaluate(lh_comm *world, lh_config *config, const char *folder);
+ * part, if there is one); one JSON object per part on standard output. config was loaded from `source`: a note
+ * names keys of model and data with which the checkpoint was not trained, unless an override gives them.
+ * Collective on world. Errors: agreed. */
+LH_NODISCARD lh_status lh_evaluate(lh_comm *world, lh_config *config,
+                                   const lh_config_source *source, const char *folder);

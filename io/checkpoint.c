@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { checkpoint_version = 1 };
@@ -25,104 +24,6 @@ bool lh_checkpoint_is(const char *path)
 lh_status lhi_checkpoint_seal(lh_comm *comm, const char *path)
 {
     return lhi_seal_close(comm, path, &checkpoint_seal);
-}
-
-/* --- names in the folder
- * -------------------------------------------------------------------------------------------- */
-
-enum { name_digits = 8 };
-
-/* The step that "step-NNNNNNNN" + tail names, or -1: also for names that we would not give, which
- * would stand for other files. */
-static int64_t name_step(const char *name, const char *tail)
-{
-    if (strncmp(name, "step-", 5) != 0) return -1;
-    size_t digits = strspn(name + 5, "0123456789");
-    if (digits < name_digits || digits > 18 || strcmp(name + 5 + digits, tail) != 0) return -1;
-    if (digits > name_digits && name[5] == '0') return -1;
-    return strtoll(name + 5, NULL, 10);
-}
-
-static lh_status name_path(char path[LH_PATH_MAX], const char *folder, int64_t step,
-                           const char *tail)
-{
-    char name[64];
-    (void)snprintf(name, sizeof name, "step-%0*lld%s", (int)name_digits, (long long)step, tail);
-    return lhi_path(path, folder, name);
-}
-
-static int name_compare(const void *a, const void *b)
-{
-    const int64_t *x = a, *y = b;
-    return *x < *y ? 1 : *x > *y ? -1 : 0;
-}
-
-/* The steps of a folder, newest first. Local; the caller frees *steps. */
-static lh_status name_list(const char *folder, const char *tail, int64_t **steps, int64_t *count)
-{
-    lh_status st = LH_OK;
-    char *names = NULL;
-    int64_t all = 0;
-    *steps = NULL;
-    *count = 0;
-    LH_TRY(lh_folder_list(NULL, folder, &names, &all));
-    LH_TRY(lh_new((size_t)all * sizeof **steps, steps));
-    const char *name = names;
-    for (int64_t i = 0; i < all; i++, name += strlen(name) + 1) {
-        int64_t step = name_step(name, tail);
-        if (step >= 0) (*steps)[(*count)++] = step;
-    }
-    qsort(*steps, (size_t)*count, sizeof **steps, name_compare);
-done:
-    lh_free(&names);
-    return st;
-}
-
-/* Removes the file that this step names; a folder of that name is somebody else's. Local. */
-static lh_status name_remove(const char *folder, int64_t step, const char *tail)
-{
-    lh_status st = LH_OK;
-    char path[LH_PATH_MAX];
-    struct stat info;
-    LH_TRY(name_path(path, folder, step, tail));
-    if (lstat(path, &info) == 0 && !S_ISDIR(info.st_mode)) LH_TRY(lh_file_remove(NULL, path));
-done:
-    return st;
-}
-
-/* What killed runs have left. Local. */
-static lh_status name_sweep(const char *folder)
-{
-    lh_status st = LH_OK;
-    int64_t *steps = NULL, count = 0;
-    LH_TRY(name_list(folder, ".h5.tmp", &steps, &count));
-    for (int64_t i = 0; i < count; i++) LH_TRY(name_remove(folder, steps[i], ".h5.tmp"));
-done:
-    lh_free(&steps);
-    return st;
-}
-
-lh_status lh_checkpoint_newest(lh_comm *comm, const char *folder, int64_t index, char *path,
-                               size_t bytes, bool *found)
-{
-    lh_status st = LH_OK;
-    char full[LH_PATH_MAX] = "";
-    int64_t *steps = NULL, count = 0;
-    path[0] = '\0';
-    *found = false;
-    if (lhi_lead(comm)) {
-        LH_TRY(name_list(folder, ".h5", &steps, &count));
-        if (index >= 0 && index < count) LH_TRY(name_path(full, folder, steps[index], ".h5"));
-    }
-    LH_CHECK(bytes > strlen(full), LH_ERR_BUG, "'%s' does not fit into %zu bytes", full, bytes);
-done:
-    lh_free(&steps);
-    st = lh_files_agree(comm, st);
-    if (st != LH_OK) return st;
-    if (comm != NULL) lh_broadcast(comm, full, (int64_t)sizeof full, LH_SEND_OTHER);
-    (void)snprintf(path, bytes, "%s", full);
-    *found = full[0] != '\0';
-    return LH_OK;
 }
 
 /* --- the description
@@ -400,52 +301,6 @@ done:
     return st;
 }
 
-/* The steps of the folder up to `step`, newest first, on all ranks. Later ones are of a history that
- * the run has left; they do not count. Collective; agreed errors. The caller frees *steps. */
-static lh_status checkpoint_steps(lh_comm *world, const char *folder, int64_t step, int64_t **steps,
-                                  int64_t *count)
-{
-    lh_status st = LH_OK;
-    int64_t all = 0, n = 0;
-    bool lead = lh_comm_rank(world) == 0;
-    *count = 0;
-    if (lead) st = name_list(folder, ".h5", steps, &all);
-    LH_TRY(lh_agree(world, st));
-    for (int64_t i = 0; i < all; i++)
-        if ((*steps)[i] <= step) (*steps)[n++] = (*steps)[i];
-    lh_broadcast(world, &n, (int64_t)sizeof n, LH_SEND_OTHER);
-    if (!lead) st = lh_new((size_t)n * sizeof **steps, steps);
-    LH_TRY(lh_agree(world, st));
-    lh_broadcast(world, *steps, n * (int64_t)sizeof **steps, LH_SEND_OTHER);
-    *count = n;
-done:
-    return st;
-}
-
-/* Removes what is older than the `keep` newest whole files, of which the one of `step` is one.
- * Collective; agreed errors. */
-static lh_status checkpoint_prune(lh_comm *world, const char *folder, int64_t step, int64_t keep)
-{
-    lh_status st = LH_OK;
-    char path[LH_PATH_MAX];
-    int64_t *steps = NULL, count = 0, whole = 0, i = 0;
-    LH_TRY(checkpoint_steps(world, folder, step, &steps, &count));
-    if (steps == NULL || count <= keep) goto done;
-    for (; i < count && whole < keep; i++) {
-        LH_TRY(lh_agree(world, name_path(path, folder, steps[i], ".h5")));
-        if (steps[i] != step) st = lhi_seal_check(world, path, &checkpoint_seal);
-        whole += st == LH_OK;
-        if (st == LH_ERR_FORMAT || st == LH_ERR_IO) st = LH_OK; /* it does not count */
-        LH_TRY(st);
-    }
-    for (; i < count && lh_comm_rank(world) == 0 && st == LH_OK; i++)
-        st = name_remove(folder, steps[i], ".h5");
-    st = lh_agree(world, st);
-done:
-    lh_free(&steps);
-    return st;
-}
-
 lh_status lh_checkpoint_write(lh_mesh *mesh, const char *folder, const lh_checkpoint_info *info,
                               lh_params *params, int64_t keep)
 {
@@ -455,19 +310,21 @@ lh_status lh_checkpoint_write(lh_mesh *mesh, const char *folder, const lh_checkp
     lh_status st = lhi_checkpoint_placed(mesh, params);
     if (st == LH_OK && info->step < 0)
         st = LH_RAISE(LH_ERR_BUG, "a checkpoint of step %lld", (long long)info->step);
-    if (st == LH_OK) st = name_path(path, folder, info->step, ".h5");
-    if (st == LH_OK) st = name_path(beside, folder, info->step, ".h5.tmp");
+    if (st == LH_OK) st = lhi_checkpoint_path(path, folder, info->step, ".h5");
+    if (st == LH_OK) st = lhi_checkpoint_path(beside, folder, info->step, ".h5.tmp");
     LH_TRY(lh_agree(mesh->world, st));
     LH_TRY(info_same(mesh, info, params->trainable));
     LH_TRY(lh_folder_make(mesh->world, folder));
-    if (lead) st = name_sweep(folder);
+    if (lead) st = lhi_checkpoint_sweep(folder);
     LH_TRY(lh_agree(mesh->world, st));
     st = checkpoint_make(mesh, beside, info, params, sets);
     if (st == LH_OK) st = lh_file_rename(mesh->world, beside, path);
     /* Behind the last agreement nobody uses the file any more. */
     if (st != LH_OK && lead) (void)unlink(beside);
     LH_TRY(st);
-    if (keep > 0) LH_TRY(checkpoint_prune(mesh->world, folder, info->step, keep));
+    if (lead) st = lhi_checkpoint_written(folder, info->step);
+    LH_TRY(lh_agree(mesh->world, st));
+    if (keep > 0) LH_TRY(lhi_checkpoint_prune(mesh->world, folder, info->step, keep));
 done:
     return lh_error_context(st, "the checkpoint of step %lld", (long long)info->step);
 }

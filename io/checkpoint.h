@@ -35,8 +35,8 @@ typedef struct lh_checkpoint_info {
 typedef enum lh_checkpoint_what { LH_CHECKPOINT_WEIGHTS, LH_CHECKPOINT_ALL } lh_checkpoint_what;
 
 /* lh_checkpoint_write - write step info->step, verify it, name it, and remove what is older than the
- * `keep` newest whole ones of this step and before (keep < 1: remove none). A damaged file, and what is
- * no file, does not count; before anything is removed, the digests of the keep - 1 others are checked.
+ * `keep` newest whole ones of this step and before (keep < 1: remove none). A damaged file, one of
+ * another step than its name says, and what is no file, does not count; before anything is removed, the digests of the keep - 1 others are checked.
  * Moments are written if params are trainable. The folder is made if need be. Collective on the mesh;
  * info the same on all ranks. Memory: 8 MiB for staging. Errors: agreed LH_ERR_IO, LH_ERR_MEMORY, LH_ERR_FORMAT (what was read
  * back differs), LH_ERR_BUG (info differs between ranks, placements that cannot be written); then
@@ -71,6 +71,22 @@ LH_NODISCARD lh_status lh_checkpoint_info_read(lh_comm *comm, const char *path,
 
 /* lh_checkpoint_info_free - releases config. Local. */
 void lh_checkpoint_info_free(lh_checkpoint_info *info);
+
+/* lh_checkpoint_named - is a file that has the name of a checkpoint the one of that step? A copy under
+ * another step's name would be the newest for ever. Other names may hold any step. Local, pure.
+ * Errors: LH_ERR_FORMAT. */
+LH_NODISCARD lh_status lh_checkpoint_named(const char *path, const lh_checkpoint_info *info);
+
+/* lh_checkpoint_leave - a run goes on from `step`: what the folder has of later steps is of a history that
+ * it leaves, and gets the name step-NNNNNNNN.h5.bad; *left: how many. A file of the old name that comes
+ * back is known by the other one (lh_checkpoint_left), which goes when the run writes this step itself,
+ * or is past it. Folders stay. Collective on comm. Errors: agreed LH_ERR_IO, LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_checkpoint_leave(lh_comm *comm, const char *folder, int64_t step,
+                                           int64_t *left);
+
+/* lh_checkpoint_left - has the run left this checkpoint? Then it is not to be read. Collective on comm
+ * (NULL: one process). Errors: agreed LH_ERR_FORMAT: it has. */
+LH_NODISCARD lh_status lh_checkpoint_left(lh_comm *comm, const char *path);
 
 /* lh_checkpoint_newest - path [bytes] of the newest but `index` checkpoint of a folder (0: the
  * newest, by step); whether it is whole shows when it is read. *found false: there are not so many

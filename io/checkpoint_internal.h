@@ -1,5 +1,6 @@
 #pragma once
-/* Shared by checkpoint.c (the protocol), checkpoint_data.c (the tensors) and checkpoint_convert.c. */
+/* Shared by checkpoint.c (the protocol), checkpoint_folder.c (the names), checkpoint_data.c (the tensors)
+ * and checkpoint_convert.c. */
 #include "io/checkpoint.h"
 #include "io/files.h"
 #include "io/h5.h"
@@ -15,6 +16,24 @@ typedef enum lhi_checkpoint_pass {
     LHI_CHECKPOINT_VERIFY, /* file against its checksums */
     LHI_CHECKPOINT_LOAD    /* file to device, and against its checksums */
 } lhi_checkpoint_pass;
+
+/* lhi_checkpoint_path - folder/step-NNNNNNNN and `tail`, which is ".h5" or longer. Local. Errors:
+ * LH_ERR_USAGE when it is too long. */
+LH_NODISCARD lh_status lhi_checkpoint_path(char path[LH_PATH_MAX], const char *folder, int64_t step,
+                                           const char *tail);
+
+/* lhi_checkpoint_sweep - removes half checkpoints that killed runs have left. Local. Errors: LH_ERR_IO,
+ * LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lhi_checkpoint_sweep(const char *folder);
+
+/* lhi_checkpoint_written - this step is the run's own from now on: see lh_checkpoint_leave. Local.
+ * Errors: LH_ERR_IO. */
+LH_NODISCARD lh_status lhi_checkpoint_written(const char *folder, int64_t step);
+
+/* lhi_checkpoint_prune - removes what is older than the `keep` newest whole files up to `step`, of which
+ * the one of `step` is one, also under the names of lh_checkpoint_leave. Collective on world. Errors: agreed LH_ERR_IO, LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lhi_checkpoint_prune(lh_comm *world, const char *folder, int64_t step,
+                                            int64_t keep);
 
 /* lhi_checkpoint_group - the group of a set: parameters, optimizer/m, optimizer/v. Local. */
 const char *lhi_checkpoint_group(int set);

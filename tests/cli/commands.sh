@@ -153,6 +153,13 @@ says err "cannot create 'nowhere/new.h5.tmp'"
 missing new.h5 new.h5.tmp
 # the newest is damaged: the one before it is taken
 head -c 3000 "$(checkpoint runs/full 4)" >"$(checkpoint runs/full 5)"
+# a copy under another step's name is passed over, and is not what it says
+cp "$(checkpoint runs/full 4)" "$(checkpoint runs/full 7)"
+expect 1 0 inspect "$(checkpoint runs/full 7)"
+says err "step-00000007.h5' is of step 4"
+expect 0 0 convert runs/full --kv-heads=4 --out=copied.h5
+says err "step-00000007.h5' is of step 4"
+rm "$(checkpoint runs/full 7)"
 expect 0 0 convert runs/full --kv-heads=4 --out=same.h5
 says err 'passing over a damaged checkpoint'
 expect 0 0 convert "$(checkpoint runs/full 4)" --kv-heads 2 --out new.h5

@@ -44,6 +44,24 @@ says err "key 'data.path'"
 evaluated 2 eval moved/there --set data.path=other.txt
 near "loss with the data elsewhere" "$(value loss)" "$(value loss run.out)" 0
 
+# --- a saved configuration that was edited is followed, and that is said; what --set gives is wanted ---
+for asked in '' '--set model.attention.window=3 --set data.length=300 --set data.path=other.txt'; do
+    # shellcheck disable=SC2086
+    expect 0 1 eval moved/there --set data.path="$PWD/other.txt" $asked
+    says_not err 'note:'
+done
+cp -r moved/there edited
+sed -i 's/window: 24/window: 3/; s#path: .*/text.txt#path: other.txt#' edited/config.yaml
+expect 0 3 eval edited
+same "notes" "$(grep -c 'longhaul: note: .*config.yaml is followed, .* in 2 keys that --set' err)" 1
+says err 'model.attention.window was 24, is 3'
+says err "data.path was $PWD/text.txt, is $PWD/other.txt"
+expect 0 1 eval edited --set data.path="$PWD/other.txt"
+says err 'in 1 key that'
+expect 0 1 eval edited --set model.attention.window=24 --set data.path="$PWD/other.txt"
+says_not err 'note:'
+near "loss with the window of the run" "$(value loss)" "$(value loss run.out)" "$real_digits"
+
 # --- what cannot be evaluated ---
 mv other.txt text.txt
 expect 2 2 eval moved
@@ -55,4 +73,29 @@ says err "did you mean 'width'?"
 train 1 none
 expect 2 2 eval runs/none
 says err 'no checkpoint'
+
+# --- beside a run that goes on: what is read may be removed before it is open, since a newer one is there ---
+train 1 live --set checkpoint.every=1 --set checkpoint.keep=9
+mv runs/live/checkpoints written
+mkdir runs/live/checkpoints
+cp written/step-00000001.h5 runs/live/checkpoints
+touch goes-on
+while [ -e goes-on ] && [ "$SECONDS" -lt 200 ]; do
+    for step in 2 3 4 5 1; do
+        ln "written/step-0000000$step.h5" runs/live/checkpoints
+        rm "runs/live/checkpoints/step-0000000$((step == 1 ? 5 : step - 1)).h5"
+    done
+done &
+if thorough; then tries=25; else tries=3; fi
+for _ in $(seq $tries); do
+    rm -f live.h5
+    expect 0 0 convert runs/live --kv-heads 1 --out live.h5
+    says_not err 'passing over'
+done
+for _ in $(seq 3); do
+    expect 0 0 eval runs/live
+    says_not err 'passing over'
+done
+rm goes-on
+wait
 finish

@@ -92,7 +92,9 @@ truncate -s -100 "$(checkpoint runs/run 8)"
 cp text.txt "$(checkpoint runs/run 12)"
 { printf 'lonGhaul'; tail -c +9 "$(checkpoint runs/straight 8)"; } >"$(checkpoint runs/run 13)"
 mkdir "$(checkpoint runs/run 14)"
-bad=(8 11 12 13 14)
+cp "$(checkpoint runs/straight 4)" "$(checkpoint runs/run 16)" # a copy and a link under the name of a later step
+ln -s step-00000004.h5 "$(checkpoint runs/run 17)"
+bad=(8 11 12 13 14 16 17)
 if [ "$(id -u)" != 0 ]; then # whom permissions bind
     cp "$(checkpoint runs/straight 8)" "$(checkpoint runs/run 15)"
     chmod 000 "$(checkpoint runs/run 15)"
@@ -127,6 +129,26 @@ head -c 1000 "$(checkpoint runs/straight 10)" >"$(checkpoint runs/run 10).tmp"
 train 2 run --resume "${ten[@]}"
 same_file "$(checkpoint runs/run 10)" "$(checkpoint runs/straight 10)"
 missing "$(checkpoint runs/run 10).tmp"
+
+# --- a newer checkpoint that was passed over comes back: its history is not the run's any more ---
+as_if_stopped_after 10
+ten_again=("${ten[@]}" --set optimizer.lr=3.0e-3)
+echo stump >"$(checkpoint runs/run 10)"
+train 2 run --resume "${ten_again[@]}" --set schedule.steps=9
+says err 'goes on after step 8: 1 later checkpoint passed over is called .h5.bad'
+same_file "$(checkpoint runs/run 10).bad" <(echo stump)
+missing "$(checkpoint runs/run 10)"
+cp "$(checkpoint runs/straight 10)" "$(checkpoint runs/run 10)"
+expect 0 1 eval runs/run
+same "step of the evaluation" "$(value step)" 9
+train 2 run --resume "${ten_again[@]}"
+says err 'is of a history that the run has left'
+says err 'after step 9'
+same "each step once" "$(grep '"event":"train"' runs/run/metrics.jsonl | value step /dev/stdin | tr '\n' ' ')" \
+    '1 2 3 4 5 6 7 8 9 10 '
+missing "$(checkpoint runs/run 10).bad"
+expect 0 2 train tiny.yaml --set run.name=run --resume "${ten_again[@]}"
+says err 'after step 10'
 
 # --- what is refused changes nothing of a run that has ended ---
 as_if_stopped_after 10

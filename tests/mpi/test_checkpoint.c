@@ -517,7 +517,7 @@ static void test_keep(void **state)
     close_fixture(&f);
 }
 
-/* The checkpoint of step 2 is no longer whole, or no longer a file. */
+/* The checkpoint of step 2 is no longer whole, no longer a file, or the one of step 1. */
 static void spoil(lh_comm *c, int way)
 {
     char path[LH_PATH_MAX], *bytes = NULL;
@@ -531,13 +531,17 @@ static void spoil(lh_comm *c, int way)
     if (way == 3) lh_assert_all_ok(c, lh_file_remove(c, path));
     if (way == 3) lh_assert_all_ok(c, lh_folder_make(c, path));
     lh_free(&bytes);
+    if (way != 4) return;
+    lh_assert_all_ok(c, lh_read_small(c, in(path, "step-00000001.h5"), &bytes, &count));
+    lh_assert_all_ok(c, lh_write_small(c, in(path, "step-00000002.h5"), bytes, count));
+    lh_free(&bytes);
 }
 
 /* What is not whole does not push out what is. */
 static void test_keep_whole(void **state)
 {
     lh_comm *c = *state;
-    for (int way = 0; way < 4; way++) {
+    for (int way = 0; way < 5; way++) {
         begin(c);
         fixture f = open_fixture(c, (options){0});
         fill(&f);
@@ -553,6 +557,43 @@ static void test_keep_whole(void **state)
                              newest_is(c, 2, way == 3 ? "step-00000002.h5" : NULL));
         close_fixture(&f);
     }
+}
+
+/* A run goes on from an older checkpoint: what comes back under the names of newer ones is not its own. */
+static void test_leave(void **state)
+{
+    lh_comm *c = *state;
+    char path[LH_PATH_MAX], *bytes = NULL;
+    size_t count = 0;
+    int64_t left = 0;
+    begin(c);
+    fixture f = open_fixture(c, (options){0});
+    fill(&f);
+    lh_assert_all_ok(c, lh_checkpoint_leave(c, in(path, "none"), 0, &left));
+    lh_assert_all(c, left == 0);
+    for (int step = 1; step <= 6; step++) lh_assert_all_ok(c, write_step(&f, step, 0));
+    lh_assert_all_ok(c, lh_file_remove(c, in(path, "step-00000005.h5")));
+    lh_assert_all_ok(c, lh_folder_make(c, path));
+    lh_assert_all_ok(c, lh_read_small(c, in(path, "step-00000004.h5"), &bytes, &count));
+    lh_assert_all_ok(c, lh_checkpoint_leave(c, folder, 2, &left)); /* all but the folder */
+    lh_assert_all(c, left == 3 && newest_is(c, 0, "step-00000005.h5") &&
+                         newest_is(c, 1, "step-00000002.h5"));
+    lh_assert_all_ok(c, lh_write_small(c, in(path, "step-00000004.h5"), bytes, count));
+    lh_assert_all_code(c, lh_checkpoint_left(c, path), LH_ERR_FORMAT);
+    lh_assert_all_ok(c, lh_checkpoint_left(c, in(path, "step-00000002.h5")));
+    /* Its own step 3; then it is past 4, of which it has nothing: that does not count among the two. */
+    lh_assert_all_ok(c, write_step(&f, 3, 2));
+    lh_assert_all_ok(c, lh_checkpoint_left(c, in(path, "step-00000003.h5")));
+    lh_assert_all_ok(c, write_step(&f, 6, 2));
+    lh_assert_all(c, lh_file_exists(c, in(path, "step-00000003.h5")) &&
+                         lh_file_exists(c, in(path, "step-00000004.h5.bad")) &&
+                         !lh_file_exists(c, in(path, "step-00000006.h5.bad")));
+    for (int step = 7; step <= 8; step++) lh_assert_all_ok(c, write_step(&f, step, 2));
+    lh_assert_all(c, !lh_file_exists(c, in(path, "step-00000004.h5.bad")) &&
+                         !lh_file_exists(c, in(path, "step-00000004.h5")));
+    lh_assert_all_ok(c, lh_checkpoint_left(c, in(path, "step-00000004.h5")));
+    lh_free(&bytes);
+    close_fixture(&f);
 }
 
 /* --- damage
@@ -892,13 +933,21 @@ static void test_without_memory(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_other_splits),
-        cmocka_unit_test(test_other_ranks),    cmocka_unit_test(test_weights_alone),
-        cmocka_unit_test(test_other_model),    cmocka_unit_test(test_drawn),
-        cmocka_unit_test(test_copy),           cmocka_unit_test(test_keep),
-        cmocka_unit_test(test_keep_whole),     cmocka_unit_test(test_damaged),
-        cmocka_unit_test(test_checksum),       cmocka_unit_test(test_other_precision),
-        cmocka_unit_test(test_unwritable),     cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_other_splits),
+        cmocka_unit_test(test_other_ranks),
+        cmocka_unit_test(test_weights_alone),
+        cmocka_unit_test(test_other_model),
+        cmocka_unit_test(test_drawn),
+        cmocka_unit_test(test_copy),
+        cmocka_unit_test(test_keep),
+        cmocka_unit_test(test_keep_whole),
+        cmocka_unit_test(test_leave),
+        cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_checksum),
+        cmocka_unit_test(test_other_precision),
+        cmocka_unit_test(test_unwritable),
+        cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_without_memory),
     };
     return lh_test_mpi_main(argc, argv, "checkpoint", tests, sizeof tests / sizeof tests[0]);

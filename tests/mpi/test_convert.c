@@ -1,7 +1,9 @@
 /* longhaul convert: key/value heads become the means of groups, computed here once more from
  * integers; everything else stays bit by bit, in either precision; a model whose heads of a group are
- * equal computes the same with one of them; what is wrong leaves no file. */
+ * equal computes the same with one of them; what is wrong leaves no file. And which checkpoint of a
+ * folder is taken while a run writes there. */
 #include "experiments/convert.h"
+#include "experiments/newest.h"
 #include "experiments/session.h"
 #include "io/checkpoint_internal.h"
 #include "io/seal.h"
@@ -9,6 +11,7 @@
 #include "tests/tol.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { HEADS = 6, NUMBERS = 1100000 };
@@ -457,10 +460,77 @@ static void test_models(void **state)
     for (int model = 0; model < MODELS; model++) check_model(c, model, 2);
 }
 
+/* --- a folder in which a run goes on meanwhile --- */
+
+typedef struct live_folder {
+    lh_comm *comm;
+    int moves; /* so often the newest one is removed under the reader, and a newer one is there */
+    int64_t whole;    /* the only step whose file can be read */
+    lh_status error;  /* of the others */
+    int64_t seen[12]; /* the steps that were tried */
+    int64_t tried;
+} live_folder;
+
+static lh_status live_read(void *user, const char *path)
+{
+    live_folder *l = user;
+    char newer[LH_PATH_MAX], name[32];
+    lh_status st = LH_OK;
+    int64_t step = strtoll(strrchr(path, '-') + 1, NULL, 10);
+    if (l->tried < 12) l->seen[l->tried] = step;
+    l->tried++;
+    if (l->tried > 1 && l->moves > 0) {
+        l->moves--;
+        (void)snprintf(name, sizeof name, "step-%08lld.h5", (long long)(step + 10));
+        LH_TRY(lh_write_small(l->comm, in(newer, name), "x", 1));
+        LH_TRY(lh_file_remove(l->comm, path));
+    }
+    if (step != l->whole) st = LH_RAISE(l->error, "'%s' for the test", path);
+done:
+    return st;
+}
+
+/* Steps 1 and 2 are there, and no other. Returns whether one was taken. */
+static bool live_take(live_folder *l, lh_status want)
+{
+    char path[LH_PATH_MAX];
+    bool found = false;
+    begin(l->comm);
+    l->tried = 0;
+    lh_assert_all_ok(l->comm, lh_write_small(l->comm, in(path, "step-00000001.h5"), "x", 1));
+    lh_assert_all_ok(l->comm, lh_write_small(l->comm, in(path, "step-00000002.h5"), "x", 1));
+    lh_assert_all_code(l->comm, lh_newest_take(l->comm, folder, live_read, l, &found), want);
+    return found;
+}
+
+static void test_newest(void **state)
+{
+    lh_comm *c = *state;
+    live_folder l = {.comm = c, .whole = 1, .error = LH_ERR_IO};
+    bool found = true;
+    begin(c);
+    lh_assert_all_ok(c, lh_newest_take(c, folder, live_read, &l, &found));
+    lh_assert_all(c, !found && l.tried == 0);
+    lh_assert_all(c, live_take(&l, LH_OK) && l.tried == 2 && l.seen[0] == 2 && l.seen[1] == 1);
+    /* The older one goes when its turn comes, since a newer one is there. */
+    l = (live_folder){.comm = c, .whole = 11, .error = LH_ERR_IO, .moves = 1};
+    lh_assert_all(c, live_take(&l, LH_OK) && l.tried == 3 && l.seen[2] == 11);
+    /* The same again and again. */
+    l = (live_folder){.comm = c, .whole = 51, .error = LH_ERR_FORMAT, .moves = 5};
+    lh_assert_all(c, live_take(&l, LH_OK) && l.tried == 7 && l.seen[6] == 51);
+    l = (live_folder){.comm = c, .error = LH_ERR_FORMAT, .moves = 1000000};
+    lh_assert_all(c, !live_take(&l, LH_ERR_IO) && l.tried < 1000);
+    /* Nothing goes, and nothing can be read; another error ends the search. */
+    l = (live_folder){.comm = c, .error = LH_ERR_IO};
+    lh_assert_all(c, !live_take(&l, LH_ERR_FORMAT) && l.tried == 2);
+    l = (live_folder){.comm = c, .error = LH_ERR_USAGE};
+    lh_assert_all(c, !live_take(&l, LH_ERR_USAGE) && l.tried == 1);
+}
+
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_means),
-                                       cmocka_unit_test(test_failures),
-                                       cmocka_unit_test(test_models)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_means), cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_models), cmocka_unit_test(test_newest)};
     return lh_test_mpi_main(argc, argv, "convert", tests, sizeof tests / sizeof tests[0]);
 }

@@ -55,6 +55,33 @@ static outcome compare(const char *is)
     return compare_sets(NULL, 0, &is, 1);
 }
 
+/* What an evaluation depends on. */
+static void test_other_model(void **state)
+{
+    (void)state;
+    static const char *const is[] = {"run.seed=9",
+                                     "run.name=other",
+                                     "data.path=other.txt",
+                                     "data.batch=2",
+                                     "model.dropout=0.5",
+                                     "optimizer.betas=[0.5, 0.6]",
+                                     "model.attention.window=4"};
+    lh_change_list list = {0};
+    lh_config *a = load(NULL, 0), *b = load(is, 7);
+    lh_config_other_model(a, b, &list);
+    assert_true(list.count == 4);
+    assert_true(strstr(list.text, "run.seed was 1, is 9") != NULL);
+    assert_true(strstr(list.text, "data.path was /home/me/book.txt, is /home/me/other.txt") !=
+                NULL);
+    assert_true(strstr(list.text, "model.dropout was 0.0, is 0.5") != NULL);
+    assert_true(strstr(list.text, "model.attention.window was 8, is 4") != NULL);
+    list = (lh_change_list){0};
+    lh_config_other_model(a, a, &list);
+    assert_true(list.count == 0);
+    lh_config_destroy(&a);
+    lh_config_destroy(&b);
+}
+
 /* A key of the tables that is in no class was forgotten: decide what it means for a run that goes on, and
  * put it into the table of config_change.c. */
 static void test_every_key(void **state)
@@ -180,7 +207,7 @@ int main(void)
         cmocka_unit_test(test_every_key), cmocka_unit_test(test_same),
         cmocka_unit_test(test_rules),     cmocka_unit_test(test_all),
         cmocka_unit_test(test_given),     cmocka_unit_test(test_layers),
-        cmocka_unit_test(test_room),
+        cmocka_unit_test(test_room),      cmocka_unit_test(test_other_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
