@@ -40,6 +40,7 @@ static lh_status train_look_run(sweep_train *t, int64_t index, const lh_run_stat
 {
     lh_status st = LH_OK;
     lh_change_list broken = {0}, noted = {0};
+    const double step = lh_json_number(run->train, "step");
     bool over = strcmp(run->state, "finished") == 0;
     if (!over && run->checkpoint[0] == '\0') return LH_OK; /* it starts anew */
     LH_CHECK(
@@ -49,15 +50,14 @@ static lh_status train_look_run(sweep_train *t, int64_t index, const lh_run_stat
     train_known(run->config, config);
     lh_config_changes(run->config, config, &broken, &noted);
     /* what would only be other steps to come is too late for a run that has none */
-    if (over && lh_json_number(run->train, "step") >= (double)config->schedule.steps &&
-        broken.count == 0)
-        broken = noted;
+    if (over && step >= (double)config->schedule.steps && broken.count == 0) broken = noted;
     LH_CHECK(broken.count == 0, LH_ERR_USAGE,
              "--resume: the sweep contradicts '%s' in %" PRId64
              " key%s:%s\nchange %s back, or give another run.output",
              run->folder, broken.count, broken.count == 1 ? "" : "s", broken.text,
              broken.count == 1 ? "it" : "them");
-    t->finished[index] = over && noted.count == 0;
+    /* a log may be older than the steps beside it: the run itself finds out then */
+    t->finished[index] = over && noted.count == 0 && step >= (double)config->schedule.steps;
     /* all points of a launch go on together; of one alone nobody knows about the others */
     if (over && noted.count > 0 && t->wish->point > 0)
         (void)fprintf(

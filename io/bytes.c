@@ -44,17 +44,19 @@ done:
     return st;
 }
 
-/* Ranks on other nodes must see the same file: compare sizes (largest and, negated, smallest). */
+/* Ranks on other nodes must see the same file. */
 static lh_status bytes_same(lh_comm *comm, const lh_bytes *file)
 {
-    int64_t span[2] = {file->size, -file->size};
+    lh_status st = LH_OK;
+    int64_t size = file->size;
     if (comm == NULL) return LH_OK;
-    lh_max_i64(comm, span, 2, LH_SEND_OTHER);
-    if (span[0] == -span[1]) return LH_OK;
-    return LH_RAISE(LH_ERR_IO,
-                    "'%s' has %lld bytes on one rank and %lld on another; put it on a file system "
-                    "that all nodes share, or make the copies equal",
-                    file->path, (long long)-span[1], (long long)span[0]);
+    lh_broadcast(comm, &size, (int64_t)sizeof size, LH_SEND_OTHER);
+    if (size != file->size)
+        st = LH_RAISE(LH_ERR_IO,
+                      "'%s' has %lld bytes here and %lld on rank 0; put it on a file system that "
+                      "all nodes share, or make the copies equal",
+                      file->path, (long long)file->size, (long long)size);
+    return lh_agree(comm, st);
 }
 
 lh_status lh_bytes_open(lh_comm *comm, const char *path, lh_bytes **out)

@@ -1,9 +1,8 @@
 #include "io/digest.h"
 
-#include "io/bytes.h"
 #include "io/files.h"
 
-enum { digest_block = 1 << 20 };
+enum { digest_block = 1 << 20, digest_pieces = 64, digest_piece = 4096 };
 
 void lhi_digest_sum(lh_comm *comm, uint64_t *parts, int64_t count)
 {
@@ -58,4 +57,38 @@ done:
     st = lh_files_agree(comm, st);
     if (st == LH_OK) lhi_digest_sum(comm, digest, 1);
     return st;
+}
+
+/* Of pieces at fixed places; those of a file that is small enough cover it all. */
+static lh_status digest_sample(const lh_bytes *file, uint64_t *digest)
+{
+    lh_status st = LH_OK;
+    uint8_t piece[digest_piece];
+    const int64_t size = lh_bytes_size(file), all = (size + digest_piece - 1) / digest_piece;
+    const int64_t n = size < digest_piece ? size : digest_piece;
+    const int64_t count = all < digest_pieces ? all : digest_pieces;
+    const int64_t gaps = count > 1 ? count - 1 : 1,
+                  span = size - n; /* from the first to the last */
+    *digest = 0;
+    for (int64_t i = 0; i < count; i++) {
+        LH_TRY(lh_bytes_read(file, i * (span / gaps) + i * (span % gaps) / gaps, n, piece));
+        *digest += digest_bytes(piece, n, (uint64_t)(i * digest_piece));
+    }
+done:
+    return st;
+}
+
+lh_status lhi_digest_same(lh_comm *comm, const lh_bytes *file)
+{
+    uint64_t mine = 0, first = 0;
+    if (comm == NULL) return LH_OK;
+    lh_status st = digest_sample(file, &mine);
+    first = mine;
+    lh_broadcast(comm, &first, (int64_t)sizeof first, LH_SEND_OTHER);
+    if (st == LH_OK && mine != first)
+        st = LH_RAISE(LH_ERR_IO,
+                      "'%s' has the size that rank 0 sees, and other content; put it on a file "
+                      "system that all nodes share, or make the copies equal",
+                      lh_bytes_path(file));
+    return lh_agree(comm, st);
 }

@@ -3,7 +3,7 @@
  * neither the number of ranks nor the order matters, every place counts, and one changed word
  * always changes the sum (mix is a bijection of the word). Against accidents, not against
  * attackers. */
-#include "parallel/comm.h"
+#include "io/bytes.h"
 
 /* The finaliser of splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number
  * generators", OOPSLA 2014). */
@@ -28,3 +28,10 @@ uint64_t lhi_digest_bytes(const void *bytes, int64_t count);
  * (shorter than `from`), LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lhi_digest_file(lh_comm *comm, const char *path, int64_t from,
                                        int64_t *bytes, uint64_t *digest);
+
+/* lhi_digest_same - do all ranks see the content that rank 0 sees? Files of up to 256 KiB are compared whole, of
+ * larger ones 64 pieces of 4 KiB at even distances, the beginning and the end among them: enough for copies of
+ * another file or version, not for a byte that was changed in between. The digest that a sealed file begins
+ * with is in the first piece. Collective on comm (NULL: nothing); the file has the same size on all
+ * ranks. Errors: agreed LH_ERR_IO. */
+LH_NODISCARD lh_status lhi_digest_same(lh_comm *comm, const lh_bytes *file);

@@ -201,6 +201,8 @@ static lh_status tail_read(int fd, const char *path, off_t start, size_t count, 
         if (n == 0) break; /* it was cut since */
         done += (size_t)n;
     }
+    for (size_t i = 0; i < done; i++)
+        if (text[i] == '\0') text[i] = ' '; /* blocks that a crash of the machine has lost */
     text[done] = '\0';
     return LH_OK;
 }
@@ -251,6 +253,19 @@ done:
 /* --- log
  * ----------------------------------------------------------------------------------------------------------- */
 
+/* Where a crash has torn the last line, what follows must not go on in it. */
+static void log_end_line(const char *path, int log)
+{
+    struct stat info;
+    char last = '\n';
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return;
+    bool torn = fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0 &&
+                pread(fd, &last, 1, info.st_size - 1) == 1 && last != '\n';
+    (void)close(fd);
+    if (torn && write(log, "\n", 1) < 0) return; /* as a line that cannot be written */
+}
+
 lh_status lh_log_open(lh_comm *comm, const char *folder, lh_log **out)
 {
     lh_status st = LH_OK;
@@ -259,7 +274,10 @@ lh_status lh_log_open(lh_comm *comm, const char *folder, lh_log **out)
     LH_TRY(lh_new(sizeof *log, &log));
     log->fd = -1;
     LH_TRY(lhi_path(path, folder, "log.txt"));
-    if (lhi_lead(comm)) LH_TRY(lhi_file_append(path, &log->fd));
+    if (lhi_lead(comm)) {
+        LH_TRY(lhi_file_append(path, &log->fd));
+        log_end_line(path, log->fd);
+    }
 done:
     st = lh_files_agree(comm, st);
     if (st != LH_OK) lh_log_close(&log);

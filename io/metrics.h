@@ -98,14 +98,14 @@ void lh_metrics_close(lh_metrics **m);
 
 /* lh_run_tail - the last whole lines of a run's file `name` (metrics.jsonl, log.txt), of at most `most`
  * bytes, while the run may be writing on. *text: closed by a NUL, "" where there is no such file or no
- * line; the caller releases it with lh_free. *age_s: seconds since something was written, -1 without
+ * line, with blanks for zeros that a crash has left; the caller releases it with lh_free. *age_s: seconds since something was written, -1 without
  * a file. Local. Errors: LH_ERR_IO, LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_run_tail(const char *folder, const char *name, int64_t most, char **text,
                                    double *age_s);
 
 typedef struct lh_log lh_log;
 
-/* lh_log_open - folder/log.txt for appending. Collective on comm. The caller closes *out.
+/* lh_log_open - folder/log.txt for appending; a torn last line is ended. Collective on comm. The caller closes *out.
  * Errors: agreed LH_ERR_IO, LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_log_open(lh_comm *comm, const char *folder, lh_log **out);
 

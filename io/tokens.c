@@ -150,6 +150,7 @@ static lh_status tokens_new(lh_comm *comm, const char *path, lh_tokens **out)
 {
     lh_status st = lh_files_agree(comm, lh_new(sizeof **out, out));
     if (st == LH_OK) st = lh_bytes_open(comm, path, &(*out)->file);
+    if (st == LH_OK) st = lhi_digest_same(comm, (*out)->file);
     if (st != LH_OK) {
         lh_tokens_close(out);
         return st;

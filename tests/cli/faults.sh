@@ -45,6 +45,29 @@ if [ -n "${LH_ALL:-}" ]; then
 fi
 missing runs
 
+# --- ranks that see other data: as nodes do that have copies of their own. /proc/self/cwd leads each to its own folder ---
+tr a-z b-za <text.txt >other.txt
+expect 0 0 prepare text.txt --out text.h5
+expect 0 0 prepare other.txt --out other.h5
+mkdir elsewhere
+cp other.txt elsewhere/text.txt
+cp other.h5 elsewhere/text.h5
+for data in 'data.path text.txt' 'data.path text.h5 --set data.task=tokens' 'data.valid_path text.txt'; do
+    as_rank 'if [ $rank = 1 ]; then cd elsewhere; fi'
+    # shellcheck disable=SC2086
+    expect 2 3 train tiny.yaml --set ${data/ /=\/proc\/self\/cwd\/}
+    one_message "key '${data%% *}': rank 1: "
+    says err 'has the size that rank 0 sees, and other content'
+done
+head -c 5999 other.txt >elsewhere/text.txt
+expect 2 3 train tiny.yaml --set data.path=/proc/self/cwd/text.txt
+one_message "key 'data.path': rank 1: '/proc/self/cwd/text.txt' has 5999 bytes here and 6000 on rank 0"
+missing runs
+cp text.txt elsewhere/text.txt # an equal copy is fine
+expect 0 3 train tiny.yaml --set data.path=/proc/self/cwd/text.txt
+rm -r runs
+as_rank ''
+
 # --- a long run, to which something happens when it has its first checkpoint ---
 
 # begin ARGUMENTS...: each rank leaves the number of its process in pid.RANK

@@ -51,9 +51,25 @@ holds "time that is left ($(value left_s))" "$(value left_s) > 0"
 touch -d '1 hour ago' runs/going/metrics.jsonl
 expect 0 0 status runs/going --json
 same "state of a run that writes no more" "$(value state)" '"silent"'
-echo 'stopped on request after step 6: runs/going' >>runs/going/log.txt
-expect 0 0 status runs/going --json
-same "state of a run that was stopped" "$(value state)" '"stopped"'
+# ended STATE LINE: of a run whose log ends with this line (as printf has it)
+cp runs/going/log.txt log.before
+ended() {
+    # shellcheck disable=SC2059
+    { cat log.before && printf "$2\n"; } >runs/going/log.txt
+    expect 0 0 status runs/going --json
+    same "state of a run whose log ends with '$2'" "$(value state)" "\"$1\""
+}
+ended stopped '2026-11-27T19:32:07Z stopped on request after step 6: runs/going'
+ended stopped '2026-11-27T19:32:07Z train.time_limit: stopped after step 6: runs/going'
+ended finished '2026-11-27T19:32:07Z finished at step 7: runs/going'
+# a machine that crashed leaves zeros, and half a line
+ended failed '2026-11-27T19:32:07Z finished at step 7: runs/going\n\0\0\0\0002026-11-27T19:32:07Z failed: disk'
+ended failed '\0\0\0\0002026-11-27T19:32:07Z failed: disk'
+ended silent '2026-11-27T19:32:07Z finished at step 7: runs/going\n\0\0\0\0002026-11-27T19:32:07Z resuming'
+# the words are what a run says of itself, not what its folder is called
+ended silent "2026-11-27T19:32:07Z resuming '/data/failed: finished at step 7/0002' after step 4"
+ended stopped '2026-11-27T19:32:07Z stopped on request after step 6: finished at step 9'
+ended silent 'finished at step 7: runs/going'
 rm -r runs/going/metrics.jsonl runs/going/log.txt runs/going/checkpoints
 expect 0 0 status runs/going --json
 same "state of a run without a step" "$(value state)$(value step)$(value checkpoint)" '"new"nullnull'

@@ -69,9 +69,14 @@ same "files of a finished sweep" "$(stamps runs)" "$(cat before)"
 
 # more steps, in one point alone: it says so
 cp -r runs kept
-expect 0 1 train sweep.yaml --point 1 --resume --set schedule.steps=6
+printf 'torn \0\0\0' >>runs/0001/log.txt # as a machine that crashed leaves it
+expect 75 1 train sweep.yaml --point 1 --resume --set schedule.steps=9 --set train.time_limit=0.01
 says err 'point 1 was finished and goes on with other settings'
-says err 'schedule.steps was 5, is 6'
+says err 'schedule.steps was 5, is 9'
+same "the torn line" "$(tr '\0' ' ' <runs/0001/log.txt | grep -c '^torn *$')" 1
+expect 0 1 train sweep.yaml --point 1 --resume --set schedule.steps=9
+says_not err 'finished before'
+same "its end" "$(value step)" 9
 rm -r runs && mv kept runs
 
 # --- interrupted in point 2, after its checkpoint of step 4 ---
@@ -90,6 +95,14 @@ says err "runs/0002' after step 4"
 same "points begun" "$(grep -c 'parameters' err)" 3
 same "an interrupted sweep" "$(sums runs)" "$(sums straight)"
 same "its finished points" "$(stamps runs/0001 runs/sweep.json)" "$(cat before)"
+
+# a log that says finished, of a point whose steps say that it is not: it goes on
+rm "$(checkpoint runs/0003 5)"
+sed -i '/"step":5,/d' runs/0003/metrics.jsonl
+expect 0 2 train sweep.yaml --resume
+same_file out straight.out
+says err "runs/0003' after step 4"
+same "a point that was taken for finished" "$(sums runs)" "$(sums straight)"
 
 # --- more seeds are more points at the end ---
 stamps runs/000[1-4] >before

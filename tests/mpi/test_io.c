@@ -1,6 +1,7 @@
 /* Files, bytes, JSON, metrics and the log. Folders are made in the working directory, one for each
  * number of ranks. */
 #include "io/bytes.h"
+#include "io/digest.h"
 #include "io/files.h"
 #include "io/metrics.h"
 #include "tests/lh_test_mpi.h"
@@ -242,9 +243,48 @@ static void test_bytes_refuses(void **state)
     put(c, "less", "01234");
     bool last = lh_comm_rank(c) == lh_comm_size(c) - 1;
     lh_assert_all_code(c, lh_bytes_open(c, in(other, last ? "less" : "data"), &f), LH_ERR_IO);
-    lh_assert_all(c, says("5 bytes on one rank and 10 on another"));
+    lh_assert_all(c, says("5 bytes here and 10 on rank 0"));
     lh_assert_all_code(c, lh_bytes_open(c, in(other, last ? "gone" : "data"), &f), LH_ERR_IO);
     lh_assert_all(c, f == NULL);
+}
+
+/* A large file with one byte that differs. */
+static void put_large(lh_comm *c, const char *name, char *text, int64_t count, int64_t place)
+{
+    memset(text, 'a', (size_t)count);
+    if (place >= 0) text[place] = 'b';
+    put(c, name, text);
+}
+
+/* The last rank has a copy that differs in one byte; where it lies decides whether it is seen. */
+static void test_same_content(void **state)
+{
+    lh_comm *c = *state;
+    enum { SMALL = 200001, LARGE = 3000000 };
+    static const struct {
+        int64_t count, place;
+        bool seen;
+    } cases[] = {{SMALL, 0, true},      {SMALL, 100000, true},       {SMALL, SMALL - 1, true},
+                 {LARGE, 0, true},      {LARGE, LARGE - 1, true},    {LARGE, 4095, true},
+                 {LARGE, 47000, false}, {LARGE, LARGE - 4096, true}, {LARGE, -1, false},
+                 {1, 0, true},          {SMALL, -1, false}};
+    char other[LH_PATH_MAX], *text = NULL;
+    bool last = lh_comm_rank(c) == lh_comm_size(c) - 1;
+    begin(c);
+    lh_assert_all_ok(c, lh_new(LARGE + 1, &text));
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        lh_bytes *f = NULL;
+        memset(text, 0, LARGE + 1);
+        put_large(c, "data", text, cases[i].count, -1);
+        put_large(c, "copy", text, cases[i].count, cases[i].place);
+        lh_assert_all_ok(c, lh_bytes_open(c, in(other, last ? "copy" : "data"), &f));
+        lh_status st = lhi_digest_same(c, f);
+        bool refused = cases[i].seen && lh_comm_size(c) > 1;
+        lh_assert_all(c, st == (refused ? LH_ERR_IO : LH_OK));
+        if (refused) lh_assert_all(c, says("other content"));
+        lh_bytes_close(&f);
+    }
+    lh_free(&text);
 }
 
 static void test_json(void **state)
@@ -434,12 +474,12 @@ static void test_log(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_small_files),  cmocka_unit_test(test_small_file_without_memory),
-        cmocka_unit_test(test_folders),      cmocka_unit_test(test_links),
-        cmocka_unit_test(test_bytes),        cmocka_unit_test(test_bytes_refuses),
-        cmocka_unit_test(test_json),         cmocka_unit_test(test_metrics),
-        cmocka_unit_test(test_metrics_torn), cmocka_unit_test(test_metrics_moved),
-        cmocka_unit_test(test_log),
+        cmocka_unit_test(test_small_files),   cmocka_unit_test(test_small_file_without_memory),
+        cmocka_unit_test(test_folders),       cmocka_unit_test(test_links),
+        cmocka_unit_test(test_bytes),         cmocka_unit_test(test_bytes_refuses),
+        cmocka_unit_test(test_same_content),  cmocka_unit_test(test_json),
+        cmocka_unit_test(test_metrics),       cmocka_unit_test(test_metrics_torn),
+        cmocka_unit_test(test_metrics_moved), cmocka_unit_test(test_log),
     };
     return lh_test_mpi_main(argc, argv, "io", tests, sizeof tests / sizeof tests[0]);
 }
