@@ -81,10 +81,39 @@ lh_status lhi_write_all(int fd, const char *path, const void *bytes, size_t coun
     return LH_OK;
 }
 
+/* Open for writing, or make, what is no link. A pipe would keep us waiting for a reader, or give everything to
+ * it; a device, such as /dev/null for a log, was put there on purpose. */
+static lh_status files_open(const char *what, const char *path, int how, int *fd)
+{
+    struct stat info;
+    *fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | how, 0666);
+    if (*fd < 0 && errno != ENXIO) return lhi_file_error(what, path);
+    if (*fd >= 0 && fstat(*fd, &info) == 0 && !S_ISFIFO(info.st_mode)) return LH_OK;
+    if (*fd >= 0) (void)close(*fd);
+    *fd = -1;
+    return LH_RAISE(LH_ERR_IO, "cannot %s '%s': it is a pipe or a socket, not a file: remove it",
+                    what, path);
+}
+
 lh_status lhi_file_append(const char *path, int *fd)
 {
-    *fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0666);
-    return *fd >= 0 ? LH_OK : lhi_file_error("append to", path);
+    return files_open("append to", path, O_APPEND, fd);
+}
+
+lh_status lhi_file_read(const char *path, FILE **file)
+{
+    lh_status st = LH_OK;
+    struct stat info;
+    *file = NULL;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return lhi_file_error("read", path);
+    LH_CHECK(fstat(fd, &info) == 0 && S_ISREG(info.st_mode), LH_ERR_IO,
+             "cannot read '%s': it is no plain file", path);
+    *file = fdopen(fd, "r");
+    if (*file == NULL) LH_TRY(lhi_file_error("read", path));
+done:
+    if (*file == NULL) (void)close(fd);
+    return st;
 }
 
 lh_status lhi_file_new(const char *path, FILE **file)
@@ -134,8 +163,9 @@ static lh_status files_reserve(const char *path, int64_t bytes, bool try_disk, b
                         "'%s' needs about %lld bytes; the file size limit (ulimit -f) is %lld",
                         path, (long long)bytes, (long long)limit.rlim_cur);
     if (!try_disk) return LH_OK;
-    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
-    if (fd < 0) return lhi_file_error("create", path);
+    int fd = -1;
+    st = files_open("create", path, 0, &fd);
+    if (st != LH_OK) return st;
 #ifdef __linux__
     *held = fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes) == 0;
     if (!*held && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG))
@@ -304,8 +334,9 @@ static lh_status files_replace(const char *path, const char *bytes, size_t count
                         "'%s' is no ordinary file (a link, a device, a pipe, a folder), and is not "
                         "replaced: remove it or choose another name",
                         path);
-    int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
-    if (fd < 0) return lhi_file_error("create", beside);
+    int fd = -1;
+    st = files_open("create", beside, O_TRUNC, &fd);
+    if (st != LH_OK) return st;
     LH_TRY(lhi_write_all(fd, beside, bytes, count));
     if (fsync(fd) != 0) LH_TRY(lhi_file_error("sync", beside));
 done:

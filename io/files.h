@@ -70,9 +70,11 @@ LH_NODISCARD lh_status lhi_file_reserve(const char *path, int64_t bytes, bool tr
  * rank a part, so that it may be longer afterwards. Collective on comm. Errors: agreed LH_ERR_IO. */
 LH_NODISCARD lh_status lhi_file_hold(lh_comm *comm, const char *path, int64_t bytes);
 
-/* lhi_file_append - open at its end, or make, a file that is no link. lhi_file_new - an empty file in the
- * place of whatever has the name. Local. The caller closes them. Errors: LH_ERR_IO. */
+/* lhi_file_append - open at its end, or make, a file that is no link and no pipe. lhi_file_read - a plain file
+ * from its beginning. lhi_file_new - an empty file in the place of whatever has the name. Local. The caller
+ * closes them. Errors: LH_ERR_IO. */
 LH_NODISCARD lh_status lhi_file_append(const char *path, int *fd);
+LH_NODISCARD lh_status lhi_file_read(const char *path, FILE **file);
 LH_NODISCARD lh_status lhi_file_new(const char *path, FILE **file);
 
 /* lhi_file_move - lh_file_rename on this process alone. Local. Errors: LH_ERR_IO. */
