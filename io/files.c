@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 static const int64_t small_limit = 64 << 20;
+enum { pipe_seconds = 10 };
 
 bool lhi_lead(const lh_comm *comm)
 {
@@ -251,6 +253,22 @@ lh_status lhi_file_move(const char *from, const char *to)
     return lhi_file_sync(parent);
 }
 
+/* Until a pipe has something to read, or has ended: what another program writes comes when it comes. */
+static lh_status files_wait(const char *path, int fd)
+{
+    struct pollfd pipe = {.fd = fd, .events = POLLIN};
+    int ready = 0;
+    do {
+        ready = poll(&pipe, 1, pipe_seconds * 1000);
+    } while (ready < 0 && errno == EINTR);
+    if (ready < 0) return lhi_file_error("read", path);
+    if (ready > 0) return LH_OK;
+    return LH_RAISE(LH_ERR_IO,
+                    "'%s' is a pipe to which nobody has written for %d seconds; write its content "
+                    "into a file and name that",
+                    path, pipe_seconds);
+}
+
 /* The bytes of a small file on this process alone. */
 static lh_status files_slurp(const char *path, char **bytes, int64_t *count)
 {
@@ -269,6 +287,7 @@ static lh_status files_slurp(const char *path, char **bytes, int64_t *count)
     /* Read to the end, not to st_size: files under /proc say 0. */
     for (;;) {
         LH_TRY(lh_grow(&text, &capacity, done + 4096 + 1, 1));
+        if (S_ISFIFO(info.st_mode)) LH_TRY(files_wait(path, fd));
         ssize_t n = read(fd, text + done, (size_t)(capacity - done - 1));
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) LH_TRY(lhi_file_error("read", path));

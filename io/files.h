@@ -17,7 +17,8 @@ LH_NODISCARD lh_status lh_files_agree(lh_comm *comm, lh_status st);
 /* lh_read_small - a small file (at most 64 MiB) as bytes: rank 0 reads, all get them. Collective on
  * user, which is an lh_comm * (or NULL): the signature is the read callback of the YAML loader.
  * Ownership: the caller releases *bytes with lh_free; a NUL follows the last byte and is not
- * counted. Errors: agreed LH_ERR_IO (missing, a folder, not readable, too large), LH_ERR_MEMORY. */
+ * counted. A pipe is read to its end; nobody waits longer than 10 seconds for whoever writes it. Errors: agreed
+ * LH_ERR_IO (missing, a folder, not readable, too large, a pipe that stays empty), LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_read_small(void *user, const char *path, char **bytes, size_t *count);
 
 /* lh_write_small - replace a file by these bytes, all or nothing: written beside, synced, renamed. What is no
