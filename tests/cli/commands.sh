@@ -70,6 +70,10 @@ wrong 'expected --set section.key=value' train tiny.yaml --set length
 wrong_everywhere "key 'data.lenght': unknown key; did you mean 'length'?" train tiny.yaml --set data.lenght=3
 wrong "key 'data.length': expected an integer" train tiny.yaml --set data.length=many
 wrong "key 'data.length'" train tiny.yaml --set data.length=0
+for set in optimizer.eps=1e39 optimizer.eps=1e308 model.norm_eps=1e39 optimizer.lr=1e38 optimizer.clip=1e-300; do
+    wrong "key '${set%=*}': expected a number" train tiny.yaml --set $set
+    says err "got '${set#*=}', which single precision does not hold (0, and 1e-37 to 1e37)"
+done
 wrong "key 'data.batch': 3 is not a multiple" train tiny.yaml --set data.batch=3 --set train.accumulate=2
 
 # an experiment that another program writes, after a while and in two pieces
