@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 static const int64_t small_limit = 64 << 20;
+enum { pipe_seconds = 10 };
 
 bool lhi_lead(const lh_comm *comm)
 {
@@ -81,10 +83,39 @@ lh_status lhi_write_all(int fd, const char *path, const void *bytes, size_t coun
     return LH_OK;
 }
 
+/* Open for writing, or make, what is no link. A pipe would keep us waiting for a reader, or give everything to
+ * it; a device, such as /dev/null for a log, was put there on purpose. */
+static lh_status files_open(const char *what, const char *path, int how, int *fd)
+{
+    struct stat info;
+    *fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | how, 0666);
+    if (*fd < 0 && errno != ENXIO) return lhi_file_error(what, path);
+    if (*fd >= 0 && fstat(*fd, &info) == 0 && !S_ISFIFO(info.st_mode)) return LH_OK;
+    if (*fd >= 0) (void)close(*fd);
+    *fd = -1;
+    return LH_RAISE(LH_ERR_IO, "cannot %s '%s': it is a pipe or a socket, not a file: remove it",
+                    what, path);
+}
+
 lh_status lhi_file_append(const char *path, int *fd)
 {
-    *fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0666);
-    return *fd >= 0 ? LH_OK : lhi_file_error("append to", path);
+    return files_open("append to", path, O_APPEND, fd);
+}
+
+lh_status lhi_file_read(const char *path, FILE **file)
+{
+    lh_status st = LH_OK;
+    struct stat info;
+    *file = NULL;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return lhi_file_error("read", path);
+    LH_CHECK(fstat(fd, &info) == 0 && S_ISREG(info.st_mode), LH_ERR_IO,
+             "cannot read '%s': it is no plain file", path);
+    *file = fdopen(fd, "r");
+    if (*file == NULL) LH_TRY(lhi_file_error("read", path));
+done:
+    if (*file == NULL) (void)close(fd);
+    return st;
 }
 
 lh_status lhi_file_new(const char *path, FILE **file)
@@ -134,8 +165,9 @@ static lh_status files_reserve(const char *path, int64_t bytes, bool try_disk, b
                         "'%s' needs about %lld bytes; the file size limit (ulimit -f) is %lld",
                         path, (long long)bytes, (long long)limit.rlim_cur);
     if (!try_disk) return LH_OK;
-    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
-    if (fd < 0) return lhi_file_error("create", path);
+    int fd = -1;
+    st = files_open("create", path, 0, &fd);
+    if (st != LH_OK) return st;
 #ifdef __linux__
     *held = fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes) == 0;
     if (!*held && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG))
@@ -221,6 +253,22 @@ lh_status lhi_file_move(const char *from, const char *to)
     return lhi_file_sync(parent);
 }
 
+/* Until a pipe has something to read, or has ended: what another program writes comes when it comes. */
+static lh_status files_wait(const char *path, int fd)
+{
+    struct pollfd pipe = {.fd = fd, .events = POLLIN};
+    int ready = 0;
+    do {
+        ready = poll(&pipe, 1, pipe_seconds * 1000);
+    } while (ready < 0 && errno == EINTR);
+    if (ready < 0) return lhi_file_error("read", path);
+    if (ready > 0) return LH_OK;
+    return LH_RAISE(LH_ERR_IO,
+                    "'%s' is a pipe to which nobody has written for %d seconds; write its content "
+                    "into a file and name that",
+                    path, pipe_seconds);
+}
+
 /* The bytes of a small file on this process alone. */
 static lh_status files_slurp(const char *path, char **bytes, int64_t *count)
 {
@@ -239,6 +287,7 @@ static lh_status files_slurp(const char *path, char **bytes, int64_t *count)
     /* Read to the end, not to st_size: files under /proc say 0. */
     for (;;) {
         LH_TRY(lh_grow(&text, &capacity, done + 4096 + 1, 1));
+        if (S_ISFIFO(info.st_mode)) LH_TRY(files_wait(path, fd));
         ssize_t n = read(fd, text + done, (size_t)(capacity - done - 1));
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) LH_TRY(lhi_file_error("read", path));
@@ -304,8 +353,9 @@ static lh_status files_replace(const char *path, const char *bytes, size_t count
                         "'%s' is no ordinary file (a link, a device, a pipe, a folder), and is not "
                         "replaced: remove it or choose another name",
                         path);
-    int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
-    if (fd < 0) return lhi_file_error("create", beside);
+    int fd = -1;
+    st = files_open("create", beside, O_TRUNC, &fd);
+    if (st != LH_OK) return st;
     LH_TRY(lhi_write_all(fd, beside, bytes, count));
     if (fsync(fd) != 0) LH_TRY(lhi_file_error("sync", beside));
 done:

@@ -17,7 +17,8 @@ LH_NODISCARD lh_status lh_files_agree(lh_comm *comm, lh_status st);
 /* lh_read_small - a small file (at most 64 MiB) as bytes: rank 0 reads, all get them. Collective on
  * user, which is an lh_comm * (or NULL): the signature is the read callback of the YAML loader.
  * Ownership: the caller releases *bytes with lh_free; a NUL follows the last byte and is not
- * counted. Errors: agreed LH_ERR_IO (missing, a folder, not readable, too large), LH_ERR_MEMORY. */
+ * counted. A pipe is read to its end; nobody waits longer than 10 seconds for whoever writes it. Errors: agreed
+ * LH_ERR_IO (missing, a folder, not readable, too large, a pipe that stays empty), LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_read_small(void *user, const char *path, char **bytes, size_t *count);
 
 /* lh_write_small - replace a file by these bytes, all or nothing: written beside, synced, renamed. What is no
@@ -70,9 +71,11 @@ LH_NODISCARD lh_status lhi_file_reserve(const char *path, int64_t bytes, bool tr
  * rank a part, so that it may be longer afterwards. Collective on comm. Errors: agreed LH_ERR_IO. */
 LH_NODISCARD lh_status lhi_file_hold(lh_comm *comm, const char *path, int64_t bytes);
 
-/* lhi_file_append - open at its end, or make, a file that is no link. lhi_file_new - an empty file in the
- * place of whatever has the name. Local. The caller closes them. Errors: LH_ERR_IO. */
+/* lhi_file_append - open at its end, or make, a file that is no link and no pipe. lhi_file_read - a plain file
+ * from its beginning. lhi_file_new - an empty file in the place of whatever has the name. Local. The caller
+ * closes them. Errors: LH_ERR_IO. */
 LH_NODISCARD lh_status lhi_file_append(const char *path, int *fd);
+LH_NODISCARD lh_status lhi_file_read(const char *path, FILE **file);
 LH_NODISCARD lh_status lhi_file_new(const char *path, FILE **file);
 
 /* lhi_file_move - lh_file_rename on this process alone. Local. Errors: LH_ERR_IO. */

@@ -91,9 +91,8 @@ static lh_status metrics_trim(const char *folder, const char *path, int64_t resu
 {
     lh_status st = LH_OK;
     metrics_cut c = {0};
-    c.from = fopen(path, "re");
-    if (c.from == NULL && errno == ENOENT) return LH_OK;
-    LH_CHECK(c.from != NULL, LH_ERR_IO, "cannot read '%s': %s", path, strerror(errno));
+    if (access(path, F_OK) != 0 && errno == ENOENT) return LH_OK;
+    LH_TRY(lhi_file_read(path, &c.from));
     LH_TRY(lhi_path(c.keep_path, folder, "metrics.jsonl.tmp"));
     LH_TRY(lhi_path(c.cut_tmp, folder, "metrics-cut.jsonl.tmp"));
     LH_TRY(lhi_file_aside_path(folder, "metrics", "jsonl", c.cut_path));

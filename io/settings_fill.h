@@ -12,9 +12,10 @@
 #include <stdio.h>
 
 /* Limits for field tables: no upper limit; greater than 0; less than 1. Messages say it in these
- * words. */
+ * words. Real numbers are 0, or from 1e-37 to 1e37 without their sign, what every float holds; others are
+ * refused whatever the table says. */
 #define LH_NO_LIMIT DBL_MAX
-#define LH_ABOVE_ZERO DBL_MIN
+#define LH_ABOVE_ZERO 1e-37
 #define LH_BELOW_ONE (1.0 - DBL_EPSILON / 2)
 
 /* What lh_settings_fill reads. */

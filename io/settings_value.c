@@ -1,10 +1,12 @@
 #include "io/settings_internal.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { VALUE_EXPECTED = 320 };
+#define VALUE_LARGEST 1e37
 
 static void *value_at(const lhi_value *v, void *into)
 {
@@ -64,15 +66,28 @@ const char *lhi_settings_expected(const lh_field *field, char *buf, size_t bytes
     return buf;
 }
 
+/* Does single precision hold the number, in every build, so that a run may change to the other? What C promises
+ * of a float is the range. The text tells 0 from what has become 0 by being read. */
+static bool value_fits(const char *text, double x)
+{
+    if (x == 0.0) return strcspn(text, "123456789") >= strcspn(text, "eE");
+    return fabs(x) >= LH_ABOVE_ZERO && fabs(x) <= VALUE_LARGEST;
+}
+
 static lh_status value_wrong(const lhi_value *v, const lh_node *node)
 {
     char place[LH_PLACE_MAX], expected[VALUE_EXPECTED], shown[LH_SHOWN_MAX];
+    double x = 1.0; /* also of a number that is infinite as a double; of no number it stays */
+    bool real = v->field->type == LH_FIELD_REAL || v->field->type == LH_FIELD_REALS;
+    bool fits = !real || (!lh_node_number(node, &x) && isfinite(x)) || value_fits(node->text, x);
     bool nothing = lh_node_is_null(node);
     bool text = node->kind == LH_NODE_SCALAR && node->quoted && v->field->type != LH_FIELD_STRING &&
                 v->field->type != LH_FIELD_PATH;
-    return LH_RAISE(LH_ERR_USAGE, "%s: key '%s': expected %s, got %s%s", lh_node_place(node, place),
-                    v->key, lhi_settings_expected(v->field, expected, sizeof expected),
-                    text ? "the text " : "", nothing ? "no value" : lh_node_shown(node, shown));
+    return LH_RAISE(LH_ERR_USAGE, "%s: key '%s': expected %s, got %s%s%s",
+                    lh_node_place(node, place), v->key,
+                    lhi_settings_expected(v->field, expected, sizeof expected),
+                    text ? "the text " : "", nothing ? "no value" : lh_node_shown(node, shown),
+                    fits ? "" : ", which single precision does not hold (0, and 1e-37 to 1e37)");
 }
 
 static bool value_in_range(const lh_field *f, double x)
@@ -101,7 +116,7 @@ static bool value_int(const lh_field *f, const lh_node *node, int64_t *out)
 
 static bool value_real(const lh_field *f, const lh_node *node, double *out)
 {
-    return lh_node_number(node, out) && value_in_range(f, *out);
+    return lh_node_number(node, out) && value_fits(node->text, *out) && value_in_range(f, *out);
 }
 
 static bool value_bool(const lh_node *node, bool *out)

@@ -39,7 +39,7 @@ static void loose_int(lh_random *r, const lh_field *f, char *value)
 
 static void loose_real(lh_random *r, const lh_field *f, char *value)
 {
-    const double pool[] = {f->min, f->max, 0, 1, -1, 0.5, 1e-30, 1e-300, 1e30, 1e300, 0.999999, 2};
+    const double pool[] = {f->min, f->max, 0, 1, -1, 0.5, 1e-30, 1e-37, 1e30, 1e37, 0.999999, 2};
     (void)snprintf(value, LH_RANDOM_VALUE, "%.17g",
                    pool[lhi_random_below(r, sizeof pool / sizeof pool[0])]);
 }

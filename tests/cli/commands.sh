@@ -70,7 +70,17 @@ wrong 'expected --set section.key=value' train tiny.yaml --set length
 wrong_everywhere "key 'data.lenght': unknown key; did you mean 'length'?" train tiny.yaml --set data.lenght=3
 wrong "key 'data.length': expected an integer" train tiny.yaml --set data.length=many
 wrong "key 'data.length'" train tiny.yaml --set data.length=0
+for set in optimizer.eps=1e39 optimizer.eps=1e308 model.norm_eps=1e39 optimizer.lr=1e38 optimizer.clip=1e-300; do
+    wrong "key '${set%=*}': expected a number" train tiny.yaml --set $set
+    says err "got '${set#*=}', which single precision does not hold (0, and 1e-37 to 1e37)"
+done
 wrong "key 'data.batch': 3 is not a multiple" train tiny.yaml --set data.batch=3 --set train.accumulate=2
+
+# an experiment that another program writes, after a while and in two pieces
+expect 0 0 plan tiny.yaml
+cp out planned
+expect 0 0 plan <(sleep 0.2; head -c 100 tiny.yaml; sleep 0.2; tail -c +101 tiny.yaml)
+same_file out planned
 
 # commands that run alone do so, also under a launcher
 expect 2 3 plan tiny.yaml
@@ -176,4 +186,10 @@ says err "the file has 4 key/value heads, the model 2 (longhaul convert $PWD/sam
 says err 'layer.1.attention.value.weight'
 expect 2 1 train tiny.yaml $again --set run.name=misfit --set run.init=new.h5
 says err 'the file has 2 key/value heads, the model 4 (give the model those of the file'
+
+# a pipe that nobody writes to is not waited for without end
+if [ -n "${LH_ALL:-}" ]; then
+    mkfifo nobody
+    wrong "'nobody' is a pipe to which nobody has written for 10 seconds" plan nobody
+fi
 finish

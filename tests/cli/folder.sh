@@ -159,6 +159,18 @@ expect 1 1 train tiny.yaml --set run.name=linked
 says err 'a symbolic link lies there'
 same "what a link pointed to" "$(cat precious)" precious
 
+# nor does a pipe there wait for anybody
+limit=10
+for file in metrics.jsonl log.txt; do
+    rm -rf runs/linked
+    train 1 linked --set checkpoint.every=5
+    rm "runs/linked/$file" && mkfifo "runs/linked/$file"
+    expect 1 1 train tiny.yaml --set run.name=linked --resume --set schedule.steps=6
+    same "messages" "$(grep -c '^longhaul: error' err)" 1
+    says err "runs/linked/$file'"
+done
+limit=60
+
 # --- paths start at the working directory, base: at the naming file ---
 mkdir -p studies
 cat >studies/child.yaml <<'EOF'

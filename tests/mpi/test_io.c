@@ -6,6 +6,7 @@
 #include "io/metrics.h"
 #include "tests/lh_test_mpi.h"
 
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -182,6 +183,56 @@ static void test_links(void **state)
     lh_assert_all_code(c, lh_agree(c, st), LH_ERR_IO);
     lh_assert_all(c, holds(c, "precious", "kept"));
     lh_assert_all(c, !lh_file_exists(c, in(path, "nowhere")));
+}
+
+static void pipe_at(lh_comm *c, const char *name)
+{
+    char path[LH_PATH_MAX];
+    lh_assert_all_ok(c, lh_file_remove(c, in(path, name)));
+    if (lh_comm_rank(c) == 0 && mkfifo(path, 0600) != 0) (void)fprintf(stderr, "no pipe\n");
+    lh_barrier(c);
+}
+
+/* A pipe in the place of a run's file is an error at once: nobody waits for a reader or a writer, and what is
+ * written does not go to whoever reads. */
+static void test_pipes(void **state)
+{
+    lh_comm *c = *state;
+    bool lead = lh_comm_rank(c) == 0;
+    char path[LH_PATH_MAX];
+    lh_metrics *m = NULL;
+    lh_log *log = NULL;
+    lh_json j = {0};
+    int reader = -1;
+    begin(c);
+    put(c, "config.yaml", "kept");
+    pipe_at(c, "config.yaml.tmp");
+    lh_assert_all_code(c, lh_write_small(c, in(path, "config.yaml"), "x", 1), LH_ERR_IO);
+    lh_assert_all(c, says("it is a pipe or a socket, not a file: remove it"));
+    lh_assert_all(c, holds(c, "config.yaml", "kept"));
+    pipe_at(c, "log.txt");
+    lh_assert_all_code(c, lh_log_open(c, folder, &log), LH_ERR_IO);
+    lh_assert_all(c, says("a pipe or a socket"));
+    pipe_at(c, "metrics.jsonl");
+    lh_assert_all_code(c, lh_metrics_open(c, folder, 1, &m), LH_ERR_IO);
+    lh_assert_all(c, says("no plain file"));
+    pipe_at(c, "step.tmp");
+    lh_status st = lead ? lhi_file_reserve(in(path, "step.tmp"), 9, true) : LH_OK;
+    lh_assert_all_code(c, lh_agree(c, st), LH_ERR_IO);
+    /* during a run, without a reader and with one */
+    lh_json_begin(&j);
+    lh_json_int(&j, "step", 1);
+    for (int i = 0; i < 2; i++) {
+        lh_assert_all_ok(c, lh_file_remove(c, in(path, "metrics.jsonl")));
+        lh_assert_all_ok(c, lh_metrics_open(c, folder, -1, &m));
+        pipe_at(c, "metrics.jsonl");
+        if (lead && i == 1) reader = open(in(path, "metrics.jsonl"), O_RDONLY | O_NONBLOCK);
+        lh_assert_all_code(c, lh_agree(c, lh_metrics_write(m, &j)), LH_ERR_IO);
+        lh_assert_all(c, says("a pipe or a socket"));
+        lh_metrics_close(&m);
+    }
+    if (reader >= 0) (void)close(reader);
+    lh_json_free(&j);
 }
 
 static void test_bytes(void **state)
@@ -476,10 +527,11 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_small_files),   cmocka_unit_test(test_small_file_without_memory),
         cmocka_unit_test(test_folders),       cmocka_unit_test(test_links),
-        cmocka_unit_test(test_bytes),         cmocka_unit_test(test_bytes_refuses),
-        cmocka_unit_test(test_same_content),  cmocka_unit_test(test_json),
-        cmocka_unit_test(test_metrics),       cmocka_unit_test(test_metrics_torn),
-        cmocka_unit_test(test_metrics_moved), cmocka_unit_test(test_log),
+        cmocka_unit_test(test_pipes),         cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_bytes_refuses), cmocka_unit_test(test_same_content),
+        cmocka_unit_test(test_json),          cmocka_unit_test(test_metrics),
+        cmocka_unit_test(test_metrics_torn),  cmocka_unit_test(test_metrics_moved),
+        cmocka_unit_test(test_log),
     };
     return lh_test_mpi_main(argc, argv, "io", tests, sizeof tests / sizeof tests[0]);
 }

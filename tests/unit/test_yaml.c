@@ -239,17 +239,19 @@ static void test_fill(void **state)
     assert_true(s.pair.count == 2 && s.pair.item[0] == 0.25 && s.pair.item[1] == 1.0);
     lh_settings_free(sample_fields, &s);
     assert_null(s.name);
-    lh_assert_ok(fill(y,
-                      "{count: [1, 2, +3], many: 9223372036854775807, rate: 1e-8, flag: true, "
-                      "mode: steady, name: 12, "
-                      "file: ./a/b, spots: [5, 0], heads: [4, [1, 2], 6], pair: [-1.5]}",
-                      3, 1, &s));
+    lh_assert_ok(
+        fill(y,
+             "{count: [1, 2, +3], many: 9223372036854775807, rate: 1e-8, flag: true, "
+             "mode: steady, name: 12, "
+             "file: ./a/b, spots: [5, 0], heads: [4, [1, 2], 6], pair: [-1.5, -1e37, 1e-37, -0e9]}",
+             3, 1, &s));
     assert_true(s.count == 2 && s.many == INT64_MAX && s.rate == 1e-8 && s.flag && s.mode == 2);
     assert_string_equal(s.name, "12");
     assert_string_equal(s.file, "/work dir/a/b");
     assert_true(s.spots.count == 2 && s.spots.item[0] == 5);
     assert_true(s.heads.count == 2 && s.heads.item[1] == 2);
-    assert_true(s.pair.count == 1 && s.pair.item[0] == -1.5);
+    assert_true(s.pair.count == 4 && s.pair.item[0] == -1.5 && s.pair.item[1] == -1e37);
+    assert_true(s.pair.item[2] == 1e-37 && s.pair.item[3] == 0.0);
     lh_settings_free(sample_fields, &s);
     lh_assert_ok(fill(y, "{count: 1, heads: [1, 2], name: ~, file: \"/abs\"}", 0, 0, &s));
     assert_true(s.heads.count == 2);
@@ -285,7 +287,14 @@ static void test_fill_refused(void **state)
         {"{count: 1, rate: 1}", "expected a number greater than 0 and less than 1, got '1'"},
         {"{count: 1, rate: .nan}", "expected a number"},
         {"{count: 1, rate: 0x1}", "expected a number"},
-        {"{count: 1, rate: 1e999}", "expected a number"},
+        {"{count: 1, rate: 1e999}",
+         "less than 1, got '1e999', which single precision does not hold"},
+        {"{count: 1, rate: 1e-308}",
+         "less than 1, got '1e-308', which single precision does not hold (0, and 1e-37 to 1e37)"},
+        {"{count: 1, rate: 9.9e-38}", "which single precision does not hold"},
+        {"{count: 1, pair: [0, 2e-46]}", "got '2e-46', which single precision does not hold"},
+        {"{count: 1, pair: [0.0e5, 1e-400]}", "got '1e-400', which single precision does not hold"},
+        {"{count: 1, pair: [-1e38]}", "got '-1e38', which single precision does not hold"},
         {"{count: 1, rate: 1e}", "expected a number"},
         {"{count: 1, rate: [0.5]}", "got a list"},
         {"{count: 1, flag: yes}", "key 's.t.flag': expected true or false, got 'yes'"},
@@ -334,8 +343,7 @@ static void test_settings_round_trip(void **state)
         "",      "null",         "~",     "true",  "12",       "1.5",          "a: b", "# x",
         " pad ", "two\nlines",   "tab\t", "'\"\\", "\xc3\xa9", "{a}",          "- x",  "@",
         "No",    "\xe2\x80\xa8", "\x01",  "\x7f",  "a\r\nb",   "\xef\xbb\xbf", "*a",   "x "};
-    static const double numbers[] = {0.1,   1.0 / 3.0, 1e-8, 5e-324, 1.7976931348623157e308,
-                                     -1e22, 3,         0,    1e5};
+    static const double numbers[] = {0.1, 1.0 / 3.0, 1e-8, 1e-37, 1e37, -1e22, 3, 0, 1e5};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         lh_yaml *y = create();
         sample s, t;
