@@ -13,10 +13,13 @@
 #include "experiments/convert.h"
 #include "experiments/environment.h"
 #include "experiments/nonfinite.h"
+#include "experiments/run_status.h"
 #include "experiments/step_means.h"
 #include "experiments/train_resume.h"
 #include "io/files.h"
 #include "io/metrics.h"
+
+enum { TRAIN_TAIL = 1 << 20 }; /* bytes of metrics, in which the last evaluation is looked for */
 
 typedef struct train_run {
     lh_comm *world;
@@ -36,6 +39,7 @@ typedef struct train_run {
     lh_profile profile;  /* of the last step: what it does besides operations */
     double checkpoint_s; /* seconds spent on checkpoints since the last line of metrics */
     bool lead, terminal;
+    bool ended; /* before this launch, with its evaluation */
 } train_run;
 
 /* --- saying things --- */
@@ -176,8 +180,8 @@ static void train_eval_json(lh_json *j, int64_t step, const char *part, const lh
     lh_json_int(j, "tokens", e->tokens);
 }
 
-/* Evaluates the validation part, if there is one, and records it. */
-static lh_status train_eval(train_run *r, lh_eval_result *out)
+/* Evaluates the validation part, if there is one, and records it, unless the metrics have it: known. */
+static lh_status train_eval(train_run *r, bool known, lh_eval_result *out)
 {
     lh_status st = LH_OK;
     lh_eval_result e = {0};
@@ -189,6 +193,8 @@ static lh_status train_eval(train_run *r, lh_eval_result *out)
                                &e));
     out->stopped = e.stopped;
     if (e.stopped) goto done; /* half an evaluation is none */
+    *out = e;
+    if (known) goto done;
     train_eval_json(&r->json, r->step, NULL, &e);
     lh_json_real(&r->json, "eval_s", lh_wall() - begin);
     LH_TRY(lh_agree(r->world, lh_metrics_write(r->metrics, &r->json)));
@@ -202,7 +208,6 @@ static lh_status train_eval(train_run *r, lh_eval_result *out)
     else
         (void)snprintf(text, sizeof text, "step %" PRId64 ": validation loss not finite", r->step);
     train_say(r, text);
-    *out = e;
 done:
     return st;
 }
@@ -371,6 +376,13 @@ static bool train_due(int64_t every, int64_t step)
     return every > 0 && step % every == 0;
 }
 
+static bool train_eval_due(const train_run *r)
+{
+    const lh_config *c = r->config;
+    return c->train.eval_every > 0 &&
+           (r->step == c->schedule.steps || train_due(c->train.eval_every, r->step));
+}
+
 static void train_say_skipped(train_run *r, const lh_step_result *result)
 {
     char text[256], loss[LH_NONFINITE_TEXT], norm[LH_NONFINITE_TEXT];
@@ -422,6 +434,57 @@ void lh_train_print(const lh_comm *world, const lh_train_result *result)
     lh_json_free(&json);
 }
 
+/* Do the metrics tell of the evaluation of this step? It would be the last one. Collective; agreed errors. */
+static lh_status train_eval_known(const train_run *r, bool *known)
+{
+    lh_status st = LH_OK;
+    char *text = NULL;
+    double age = 0.0;
+    lh_json_item *line = NULL;
+    uint8_t found = 0;
+    if (r->lead) {
+        st = lh_run_tail(r->folder, "metrics.jsonl", TRAIN_TAIL, &text, &age);
+        if (st == LH_OK) st = lh_run_last_line(text, "eval", &line);
+        found = lh_json_number(line, "step") == (double)r->step;
+    }
+    LH_TRY(lh_agree(r->world, st));
+    lh_broadcast(r->world, &found, 1, LH_SEND_OTHER);
+    *known = found != 0;
+done:
+    lh_json_release(&line);
+    lh_free(&text);
+    return st;
+}
+
+/* What a launch begins with: the evaluation of the step that it goes on from, if the launch before was
+ * stopped in it; a run that has ended says again how. *stopped: and that is all. */
+static lh_status train_make_up(train_run *r, bool *stopped, lh_eval_result *e)
+{
+    lh_status st = LH_OK;
+    const bool over = r->step >= r->config->schedule.steps, timed = r->stop.timed;
+    bool known = true;
+    if (r->step > 0 && train_eval_due(r)) LH_TRY(train_eval_known(r, &known));
+    r->ended = over && known;
+    if (known && !over) goto done;
+    /* Time that is over before anything has begun cannot be kept. As every launch does a step, it does this
+     * evaluation, or all launches would give it up. */
+    int64_t late = timed && lh_stop_now(&r->stop, 0.0);
+    lh_max_i64(r->world, &late, 1, LH_SEND_OTHER);
+    r->stop.timed = timed && late == 0;
+    LH_TRY(train_eval(r, known, e));
+    r->stop.timed = timed;
+    int64_t asked = r->stop.asked != NULL && *r->stop.asked != 0;
+    lh_max_i64(r->world, &asked, 1, LH_SEND_OTHER);
+    *stopped = e->stopped && (over || asked != 0);
+    if (e->stopped && !*stopped) {
+        /* The next launch would have no more time for it, and never come to a step. */
+        train_say(r, "the evaluation takes longer than train.time_limit leaves: it is left out");
+        e->stopped = false;
+    }
+done:
+    return st;
+}
+
 static lh_status train_loop(train_run *r, bool *stopped, lh_eval_result *out)
 {
     lh_status st = LH_OK;
@@ -429,20 +492,13 @@ static lh_status train_loop(train_run *r, bool *stopped, lh_eval_result *out)
     lh_eval_result e = {0};
     lh_step_result result = {0};
     *stopped = false;
-    if (r->step >= c->schedule.steps) { /* a finished run: say again how it ended, record nothing */
-        if (lh_task_windows(r->session->task, LH_SPLIT_VALID) > 0)
-            LH_TRY(lh_session_evaluate(r->session, LH_SPLIT_VALID, c->train.eval_tokens, NULL, &e));
-        *out = e;
-        goto done;
-    }
+    LH_TRY(train_make_up(r, stopped, &e));
     while (r->step < c->schedule.steps && !*stopped) {
         LH_TRY(train_step(r, &result));
         bool last = r->step == c->schedule.steps;
         *stopped = result.stop && !last;
         /* whoever asks to stop may not wait long: the checkpoint is all that is done then */
-        if (!*stopped && c->train.eval_every > 0 &&
-            (last || train_due(c->train.eval_every, r->step)))
-            LH_TRY(train_eval(r, &e));
+        if (!*stopped && train_eval_due(r)) LH_TRY(train_eval(r, false, &e));
         *stopped = *stopped || e.stopped;
         if (train_due(c->checkpoint.every, r->step) || (last && c->checkpoint.every > 0) ||
             *stopped)
@@ -466,8 +522,10 @@ lh_status lh_train(lh_comm *world, lh_config *config, bool resume,
     out->step = r.step;
     memcpy(out->folder, r.folder, sizeof out->folder);
     (void)snprintf(text, sizeof text,
-                   out->stopped && r.stop.late ? "train.time_limit: stopped after step %" PRId64
-                                                 ": %s"
+                   out->stopped && r.ended ? "finished at step %" PRId64
+                                             " before; its evaluation was given up: %s"
+                   : out->stopped && r.stop.late ? "train.time_limit: stopped after step %" PRId64
+                                                   ": %s"
                    : out->stopped ? "stopped on request after step %" PRId64 ": %s"
                                   : "finished at step %" PRId64 ": %s",
                    r.step, r.folder);

@@ -79,6 +79,29 @@ same_file "$(checkpoint runs/run 10)" "$(checkpoint runs/straight 10)"
 missing runs/run/metrics-1.jsonl
 same_file runs/run/metrics.jsonl runs/straight/metrics.jsonl
 
+# --- stopped in every step, and so in every evaluation: the next launch makes it up ---
+rm -rf runs/run
+steps=(--set schedule.steps=3 --set train.eval_every=1)
+train 2 run "${steps[@]}" --set checkpoint.every=1
+cp out every.out
+mv runs/run runs/every
+launches=0
+code=75
+while [ "$code" = 75 ] && [ "$launches" -lt 6 ]; do
+    longhaul 2 train tiny.yaml --set run.name=run --resume "${steps[@]}" --set checkpoint.every=1 --set train.time_limit=0.01
+    launches=$((launches + 1))
+done
+same "exit code of the last launch" "$code" 0
+same "launches: one for each step, one for the last evaluation" "$launches" 4
+same_file out every.out
+same "metrics of a run that was stopped in every evaluation" "$(results runs/run)" "$(results runs/every)"
+for key in step eval_step eval_loss; do
+    expect 0 0 status runs/every --json
+    was=$(value $key)
+    expect 0 0 status runs/run --json
+    same "its status: $key" "$(value $key)" "$was"
+done
+
 # --- nothing to resume ---
 rm -rf runs/run
 train 2 run --resume "${ten[@]}"

@@ -146,6 +146,20 @@ rm -r runs
 expect 0 2 train sweep.yaml "${end[@]}"
 same_file "disturbed/step-$(printf %08d $((stopped + 2))).h5" "$(checkpoint runs/0001 $((stopped + 2)))"
 
+# --- stopped in the last step of each point: its evaluation is made up, and is the result ---
+rm -r runs
+short=(--set schedule.steps=1 --set 'sweep={grid: {optimizer.lr: [1.0e-2, 2.0e-2]}}')
+expect 0 1 train sweep.yaml "${short[@]}"
+cp out short.out
+mv runs short
+code=75
+for _ in 1 2 3 4 5; do
+    if [ "$code" = 75 ]; then longhaul 1 train sweep.yaml --resume "${short[@]}" --set train.time_limit=0.01; fi
+done
+same "exit code of the last launch" "$code" 0
+same_file out short.out
+for point in 1 2; do same "metrics of point $point" "$(results runs/000$point)" "$(results short/000$point)"; done
+
 # --- a point that fails: the others are done, all are named ---
 rm -r runs
 fails=(--set 'sweep={grid: {optimizer.lr: [1.0e-2, 1.0e+30, 2.0e-2]}}')
