@@ -16,6 +16,7 @@
 #include "experiments/run_status.h"
 #include "experiments/step_means.h"
 #include "experiments/train_resume.h"
+#include "io/claim.h"
 #include "io/files.h"
 #include "io/metrics.h"
 
@@ -25,6 +26,7 @@ typedef struct train_run {
     lh_comm *world;
     lh_config *config;
     lh_session *session;
+    lh_claim *claim; /* on the folder */
     lh_metrics *metrics;
     lh_log *log;
     lh_json json;
@@ -239,27 +241,50 @@ done:
     return st;
 }
 
+/* May this run go into its folder? *exists: there are checkpoints. */
+static lh_status train_look(const train_run *r, bool resume, bool *exists)
+{
+    lh_status st = LH_OK;
+    char path[LH_PATH_MAX];
+    st = lh_checkpoint_newest(r->world, r->checkpoints, 0, path, sizeof path, exists);
+    LH_TRY(lh_error_context(st, "key 'run.output'"));
+    LH_CHECK(
+        resume || !*exists, LH_ERR_USAGE,
+        "'%s' has checkpoints: give --resume to go on from the newest one, or another run.name "
+        "(--set run.name=...)",
+        r->folder);
+done:
+    return st;
+}
+
 /* Names of the output folder and of its checkpoints' folder; may this run go there? */
 static lh_status train_folder(train_run *r, bool resume)
 {
     lh_status st = LH_OK;
-    char path[LH_PATH_MAX];
     bool exists = false;
     st = lhi_path(r->folder, r->config->run.output, r->config->run.name);
     LH_TRY(lh_error_context(st, "key 'run.output'"));
     LH_TRY(lhi_path(r->checkpoints, r->folder, "checkpoints"));
-    st = lh_checkpoint_newest(r->world, r->checkpoints, 0, path, sizeof path, &exists);
-    LH_TRY(lh_error_context(st, "key 'run.output'"));
-    LH_CHECK(
-        resume || !exists, LH_ERR_USAGE,
-        "'%s' has checkpoints: give --resume to go on from the newest one, or another run.name "
-        "(--set run.name=...)",
-        r->folder);
+    LH_TRY(train_look(r, resume, &exists));
     LH_CHECK(r->config->run.init[0] == '\0' || lh_file_exists(r->world, r->config->run.init),
              LH_ERR_USAGE,
              "key 'run.init': there is no checkpoint '%s': name a file RUN_DIR/checkpoints/"
              "step-NNNNNNNN.h5 (relative paths start at the working directory)",
              r->config->run.init);
+done:
+    return st;
+}
+
+/* From here on the folder is this launch's; all ranks will write checkpoints there. */
+static lh_status train_hold(train_run *r, bool resume)
+{
+    lh_status st = LH_OK;
+    bool exists = false;
+    LH_TRY(lh_error_context(lh_folder_make(r->world, r->checkpoints), "key 'run.output'"));
+    LH_TRY(lh_error_context(lh_claim_take(r->world, r->folder, &r->claim), "key 'run.output'"));
+    LH_TRY(
+        train_look(r, resume, &exists)); /* a launch that has ended meanwhile may have made some */
+    LH_TRY(lh_error_context(lh_claim_shared(r->world, r->checkpoints), "key 'run.output'"));
 done:
     return st;
 }
@@ -334,9 +359,9 @@ static lh_status train_open(train_run *r, bool resume)
     r->terminal = r->lead && train_terminal();
     LH_TRY(train_folder(r, resume));
     LH_TRY(lh_session_open(r->world, r->config, true, &r->session));
-    LH_TRY(lh_error_context(lh_folder_make(r->world, r->checkpoints), "key 'run.output'"));
     lh_pulse_phase(r->session->pulse, "opening the run's files",
                    LH_PULSE_TOGETHER | LH_PULSE_PATIENT);
+    LH_TRY(train_hold(r, resume));
     st = lh_new((size_t)r->config->data.batch * sizeof *r->sample_ids, &r->sample_ids);
     if (st == LH_OK) st = lh_config_emit(r->config, &r->yaml);
     LH_TRY(lh_agree(r->world, st));
@@ -364,6 +389,7 @@ static void train_close(train_run *r)
     lh_session_close(&r->session);
     lh_metrics_close(&r->metrics);
     lh_log_close(&r->log);
+    lh_claim_drop(&r->claim);
     lh_json_free(&r->json);
     lh_free(&r->yaml);
     lh_free(&r->sample_ids);

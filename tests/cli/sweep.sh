@@ -122,15 +122,20 @@ rm -r runs
 long=(--set schedule.steps=1000000)
 # shellcheck disable=SC2016,SC2086
 timeout --kill-after=5 60 bash -c 'echo $$ >launcher; exec "$@"' - \
-    $LH_MPIEXEC 2 "$LONGHAUL" train sweep.yaml "${long[@]}" >out 2>err &
+    $LH_MPIEXEC 2 "$LONGHAUL" train sweep.yaml "${long[@]}" >first.out 2>first.err &
 job=$!
 for _ in $(seq 3000); do
     if [ "$(cat runs/0001/metrics.jsonl 2>/dev/null | wc -l)" -ge 3 ]; then break; fi
     sleep 0.01
 done
+expect 2 1 train sweep.yaml --resume --set schedule.steps=1 # a second time, while the first launch goes on
+says err "runs' is being trained by another launch"
 kill -USR1 "$(cat launcher)"
 wait "$job"
 same "exit code of a sweep that is stopped" $? 75
+mv first.out out
+mv first.err err
+missing runs/.lock runs/0001/.lock
 says err 'the sweep stopped in point 1'
 missing runs/0002
 same "standard output" "$(cat out)" ''
