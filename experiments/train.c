@@ -266,8 +266,8 @@ static lh_status train_folder(train_run *r, bool resume)
     LH_TRY(lh_error_context(st, "key 'run.output'"));
     LH_TRY(lhi_path(r->checkpoints, r->folder, "checkpoints"));
     LH_TRY(train_look(r, resume, &exists));
-    LH_CHECK(r->config->run.init[0] == '\0' || lh_file_exists(r->world, r->config->run.init),
-             LH_ERR_USAGE,
+    if (exists || r->config->run.init[0] == '\0') goto done; /* what run.init gave is in them */
+    LH_CHECK(lh_file_exists(r->world, r->config->run.init), LH_ERR_USAGE,
              "key 'run.init': there is no checkpoint '%s': name a file RUN_DIR/checkpoints/"
              "step-NNNNNNNN.h5 (relative paths start at the working directory)",
              r->config->run.init);
@@ -373,8 +373,10 @@ static lh_status train_open(train_run *r, bool resume)
     if (resume) train_say_resumed(r, from, &noted);
     LH_TRY(lh_metrics_open(r->world, r->folder, from, &r->metrics));
     LH_TRY(lhi_path(path, r->folder, "config.yaml"));
-    LH_TRY(lh_write_small(r->world, path, r->yaml, strlen(r->yaml)));
-    if (r->step < r->config->schedule.steps) /* else the last start that trained stays */
+    /* of the last start that trained */
+    if (r->step < r->config->schedule.steps || !lh_file_exists(r->world, path))
+        LH_TRY(lh_write_small(r->world, path, r->yaml, strlen(r->yaml)));
+    if (r->step < r->config->schedule.steps)
         LH_TRY(lh_environment_write(r->world, r->session, r->folder, r->step));
     lh_session_profile_step(r->session, &r->profile);
     r->started = lh_wall();
@@ -526,8 +528,9 @@ static lh_status train_loop(train_run *r, bool *stopped, lh_eval_result *out)
         /* whoever asks to stop may not wait long: the checkpoint is all that is done then */
         if (!*stopped && train_eval_due(r)) LH_TRY(train_eval(r, false, &e));
         *stopped = *stopped || e.stopped;
-        if (train_due(c->checkpoint.every, r->step) || (last && c->checkpoint.every > 0) ||
-            *stopped)
+        /* A run that goes on from a checkpoint ends with one, or --resume would always train again from there. */
+        if (train_due(c->checkpoint.every, r->step) || *stopped ||
+            (last && (c->checkpoint.every > 0 || r->started_at > 0)))
             LH_TRY(train_checkpoint(r));
     }
     if (!*stopped) *out = e;
