@@ -1,135 +1,21 @@
-#define _POSIX_C_SOURCE 200809L /* isatty, getrusage's struct */
+#define _POSIX_C_SOURCE 200809L /* getrusage's struct */
 #include "experiments/train.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include "core/pulse.h"
 #include "experiments/convert.h"
 #include "experiments/environment.h"
-#include "experiments/nonfinite.h"
 #include "experiments/run_status.h"
 #include "experiments/step_means.h"
+#include "experiments/train_internal.h"
 #include "experiments/train_resume.h"
-#include "io/claim.h"
-#include "io/files.h"
-#include "io/metrics.h"
 
 enum { TRAIN_TAIL = 1 << 20 }; /* bytes of metrics, in which the last evaluation is looked for */
-
-typedef struct train_run {
-    lh_comm *world;
-    lh_config *config;
-    lh_session *session;
-    lh_claim *claim; /* on the folder */
-    lh_metrics *metrics;
-    lh_log *log;
-    lh_json json;
-    lh_stop stop;
-    char *yaml; /* the resolved configuration */
-    char folder[LH_PATH_MAX], checkpoints[LH_PATH_MAX];
-    int64_t step, samples, tokens; /* done so far */
-    int64_t *sample_ids;           /* [data.batch]: of the last step */
-    double rate; /* tokens per second of the last logged steps, for the progress line */
-    double started;
-    int64_t started_at;  /* step */
-    lh_profile profile;  /* of the last step: what it does besides operations */
-    double checkpoint_s; /* seconds spent on checkpoints since the last line of metrics */
-    bool lead, terminal;
-    bool ended; /* before this launch, with its evaluation */
-} train_run;
-
-/* --- saying things --- */
-
-/* A line for people: standard error and the log. On a terminal it replaces the progress line. */
-static void train_say(train_run *r, const char *text)
-{
-    lh_log_line(r->log, "%s", text);
-    if (r->lead) (void)fprintf(stderr, "%s%s\n", r->terminal ? "\r\033[K" : "", text);
-}
-
-enum { TRAIN_UNIT = 48 };
-
-/* The loss in the unit of the task's labels, behind its name; "" where it has none. Returns buf. */
-static const char *train_unit(const lh_session *s, double loss, const char *bits,
-                              const char *perplexity, char buf[TRAIN_UNIT])
-{
-    lh_unit unit = lh_task_unit(s->task);
-    buf[0] = '\0';
-    if (unit == LH_UNIT_BYTE) (void)snprintf(buf, TRAIN_UNIT, "%s %.5f", bits, loss / log(2.0));
-    if (unit == LH_UNIT_TOKEN) (void)snprintf(buf, TRAIN_UNIT, "%s %.5g", perplexity, exp(loss));
-    return buf;
-}
-
-static void train_progress(const train_run *r, const lh_step_result *result, double lr)
-{
-    int64_t left = r->config->schedule.steps - r->step;
-    double per_step = (lh_wall() - r->started) / (double)(r->step - r->started_at);
-    char text[256], unit[TRAIN_UNIT];
-    if (!r->lead) return;
-    (void)snprintf(text, sizeof text,
-                   "step %" PRId64 "/%" PRId64 "  loss %.4f%s  norm %.2f  lr %.2e  "
-                   "%.0f tokens/s  %.0f s left",
-                   r->step, r->config->schedule.steps, result->loss,
-                   train_unit(r->session, result->loss, "  bits/byte", "  perplexity", unit),
-                   result->grad_norm, lr, r->rate, per_step * (double)left);
-    if (r->terminal)
-        (void)fprintf(stderr, "\r\033[K%s", text);
-    else
-        (void)fprintf(stderr, "%s\n", text);
-    (void)fflush(stderr);
-}
-
-static void train_say_start(train_run *r)
-{
-    const lh_session *s = r->session;
-    char text[512], windows[64];
-    if (lh_task_made(r->config))
-        (void)snprintf(windows, sizeof windows, "new sequences of");
-    else
-        (void)snprintf(windows, sizeof windows, "%" PRId64 " training windows of",
-                       lh_task_windows(s->task, LH_SPLIT_TRAIN));
-    (void)snprintf(text, sizeof text,
-                   "longhaul %s (%s): %" PRId64 " parameters, %d x %d ranks (data x sequence), %d "
-                   "thread%s each, %s kernels, %s %" PRId64,
-                   LH_VERSION, LH_REAL_NAME, lh_params_total(s->params),
-                   s->mesh->size[LH_AXIS_DATA], s->mesh->size[LH_AXIS_SEQ], s->device->threads,
-                   s->device->threads == 1 ? "" : "s", s->device->kernels->isa, windows,
-                   r->config->data.length);
-    train_say(r, text);
-    if (lh_host_short(&s->host, s->device->threads, text, sizeof text)) train_say(r, text);
-    if (s->host.ranks * s->device->threads < s->host.online) {
-        (void)snprintf(
-            text, sizeof text,
-            "note: %d rank%s with %d thread%s use%s %d of this node's %d processors: start "
-            "more ranks, or give mpirun --bind-to none and set device.threads",
-            s->host.ranks, s->host.ranks == 1 ? "" : "s", s->device->threads,
-            s->device->threads == 1 ? "" : "s", s->host.ranks == 1 ? "s" : "",
-            s->host.ranks * s->device->threads, s->host.online);
-        train_say(r, text);
-    }
-}
-
-/* Shards that are empty or uneven cost speed: say so, with what to do. */
-static void train_say_shards(train_run *r)
-{
-    const lh_layout *l = r->session->layout;
-    char text[512];
-    int idle = 0;
-    for (int i = 0; i < l->ranks; i++) idle += l->rows[i] == 0;
-    if ((double)l->max_rows * l->ranks <= 1.1 * (double)l->n) return;
-    (void)snprintf(
-        text, sizeof text,
-        "note: %d of %d ranks along the sequence have no tokens and the largest shard is "
-        "%.1f times the mean: lower mesh.chunk (%" PRId64 ") or set mesh.align: none",
-        idle, l->ranks, (double)l->max_rows * l->ranks / (double)l->n, l->chunk);
-    train_say(r, text);
-}
 
 /* --- metrics --- */
 
@@ -187,7 +73,7 @@ static lh_status train_eval(train_run *r, bool known, lh_eval_result *out)
 {
     lh_status st = LH_OK;
     lh_eval_result e = {0};
-    char text[256], unit[TRAIN_UNIT];
+    char text[256], unit[LHI_TRAIN_UNIT];
     double begin = lh_wall();
     *out = e;
     if (lh_task_windows(r->session->task, LH_SPLIT_VALID) == 0) goto done;
@@ -205,11 +91,11 @@ static lh_status train_eval(train_run *r, bool known, lh_eval_result *out)
                        "step %" PRId64 ": validation loss %.5f%s, accuracy %.4f over %" PRId64
                        " tokens",
                        r->step, e.loss,
-                       train_unit(r->session, e.loss, ", bits per byte", ", perplexity", unit),
+                       lhi_train_unit(r->session, e.loss, ", bits per byte", ", perplexity", unit),
                        e.accuracy, e.tokens);
     else
         (void)snprintf(text, sizeof text, "step %" PRId64 ": validation loss not finite", r->step);
-    train_say(r, text);
+    lhi_train_say(r, text);
 done:
     return st;
 }
@@ -318,27 +204,6 @@ done:
     return st;
 }
 
-static void train_say_resumed(train_run *r, int64_t from, const lh_change_list *noted)
-{
-    char text[LH_PATH_MAX + LH_CHANGE_TEXT];
-    (void)snprintf(text, sizeof text,
-                   from >= 0 ? "resuming '%s' after step %" PRId64
-                             : "nothing to resume in '%s': starting anew",
-                   r->folder, from);
-    train_say(r, text);
-    (void)snprintf(text, sizeof text, "from here on with other settings:%s", noted->text);
-    if (noted->count > 0) train_say(r, text);
-}
-
-/* One line that is written over, or a line each time? Launchers put a pipe between a rank and the
- * terminal, so whoever starts one on a terminal may say so: LONGHAUL_PROGRESS=live. */
-static bool train_terminal(void)
-{
-    const char *wish = getenv("LONGHAUL_PROGRESS");
-    if (wish != NULL) return strcmp(wish, "live") == 0;
-    return isatty(STDERR_FILENO);
-}
-
 /* The time limit counts from the start of the program, where main says when that was. */
 static void train_limit(train_run *r)
 {
@@ -356,7 +221,7 @@ static lh_status train_open(train_run *r, bool resume)
     int64_t from = -1;
     lh_change_list noted = {0};
     r->lead = lh_comm_rank(r->world) == 0;
-    r->terminal = r->lead && train_terminal();
+    r->terminal = r->lead && lhi_train_terminal();
     LH_TRY(train_folder(r, resume));
     LH_TRY(lh_session_open(r->world, r->config, true, &r->session));
     lh_pulse_phase(r->session->pulse, "opening the run's files",
@@ -368,9 +233,8 @@ static lh_status train_open(train_run *r, bool resume)
     LH_TRY(train_resume(r, resume, &from, &noted));
     /* only now: what is refused leaves the log of the run as it is, and so its state */
     LH_TRY(lh_log_open(r->world, r->folder, &r->log));
-    train_say_start(r);
-    train_say_shards(r);
-    if (resume) train_say_resumed(r, from, &noted);
+    lhi_train_say_start(r);
+    if (resume) lhi_train_say_resumed(r, from, &noted);
     LH_TRY(lh_metrics_open(r->world, r->folder, from, &r->metrics));
     LH_TRY(lhi_path(path, r->folder, "config.yaml"));
     /* of the last start that trained */
@@ -411,18 +275,6 @@ static bool train_eval_due(const train_run *r)
            (r->step == c->schedule.steps || train_due(c->train.eval_every, r->step));
 }
 
-static void train_say_skipped(train_run *r, const lh_step_result *result)
-{
-    char text[256], loss[LH_NONFINITE_TEXT], norm[LH_NONFINITE_TEXT];
-    (void)snprintf(text, sizeof text,
-                   "step %" PRId64 ": the loss is %s, the gradient norm %s: update left out "
-                   "(train.on_nonfinite: skip), %" PRId64 " in a row, %d stop the run",
-                   r->step, lh_nonfinite_number(result->loss, loss),
-                   lh_nonfinite_number(result->grad_norm, norm), r->session->skips,
-                   LH_NONFINITE_SKIPS);
-    train_say(r, text);
-}
-
 static lh_status train_step(train_run *r, lh_step_result *result)
 {
     lh_status st = LH_OK;
@@ -441,11 +293,11 @@ static lh_status train_step(train_run *r, lh_step_result *result)
     r->tokens += result->labels;
     bool last = r->step == r->config->schedule.steps || result->stop || result->skipped;
     lh_pulse_phase(r->session->pulse, "writing metrics", 0);
-    if (result->skipped) train_say_skipped(r, result);
+    if (result->skipped) lhi_train_say_skipped(r, result);
     if (train_due(r->config->train.log_every, r->step) || r->step == r->started_at + 1 || last) {
         r->rate = (double)result->labels / step_s;
         LH_TRY(lh_agree(r->world, train_metrics(r, result, lr, step_s, &before)));
-        if (!result->skipped) train_progress(r, result, lr);
+        if (!result->skipped) lhi_train_progress(r, result, lr);
     }
     lh_stop_longest(&r->stop.step_s, begin);
 done:
@@ -506,7 +358,8 @@ static lh_status train_make_up(train_run *r, bool *stopped, lh_eval_result *e)
     *stopped = e->stopped && (over || asked != 0);
     if (e->stopped && !*stopped) {
         /* The next launch would have no more time for it, and never come to a step. */
-        train_say(r, "the evaluation takes longer than train.time_limit leaves: it is left out");
+        lhi_train_say(r,
+                      "the evaluation takes longer than train.time_limit leaves: it is left out");
         e->stopped = false;
     }
 done:
@@ -558,7 +411,7 @@ lh_status lh_train(lh_comm *world, lh_config *config, bool resume,
                    : out->stopped ? "stopped on request after step %" PRId64 ": %s"
                                   : "finished at step %" PRId64 ": %s",
                    r.step, r.folder);
-    train_say(&r, text);
+    lhi_train_say(&r, text);
 done:
     if (st != LH_OK && r.terminal) (void)fputc('\n', stderr);
     if (st != LH_OK)
