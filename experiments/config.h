@@ -107,7 +107,7 @@ typedef struct lh_config_train {
 } lh_config_train;
 
 typedef struct lh_config_checkpoint {
-    int64_t every; /* 0: only on request */
+    int64_t every; /* 0: on request, and at the end of what goes on from one */
     int64_t keep;
 } lh_config_checkpoint;
 

@@ -232,7 +232,7 @@ static const lh_field fields_train[] = {
 
 static const lh_field fields_checkpoint[] = {
     {.name = "every", .type = LH_FIELD_INT, .offset = AT_CHECKPOINT(every), .fallback = "200",
-     .min = 0, .max = CONFIG_LONG, .help = "steps between checkpoints; 0: only on request"},
+     .min = 0, .max = CONFIG_LONG, .help = "steps between checkpoints; 0: on request, and at the end of what goes on from one"},
     {.name = "keep", .type = LH_FIELD_INT, .offset = AT_CHECKPOINT(keep), .fallback = "2", .min = 1,
      .max = CONFIG_MANY, .help = "how many of the newest are kept"},
     {.name = NULL}};

@@ -61,11 +61,11 @@ static lh_status status_line(const char *line, size_t length, const char *event,
     return LH_OK;
 }
 
-/* The last line of an event, from the end; NULL: there is none. */
-static lh_status status_last(const char *text, const char *event, lh_json_item **out)
+lh_status lh_run_last_line(const char *text, const char *event, lh_json_item **out)
 {
     lh_status st = LH_OK;
     char word[64];
+    *out = NULL;
     (void)snprintf(word, sizeof word, "{\"event\":\"%s\"", event);
     const size_t n = strlen(word);
     const char *end = text + strlen(text);
@@ -100,8 +100,8 @@ lh_status lh_run_state_read(const char *folder, lh_run_state *r)
     (void)snprintf(r->folder, sizeof r->folder, "%s", folder);
     LH_TRY(lh_run_tail(folder, "metrics.jsonl", STATUS_TAIL, &metrics, &r->age_s));
     LH_TRY(lh_run_tail(folder, "log.txt", STATUS_TAIL, &log, &age));
-    LH_TRY(status_last(metrics, "train", &r->train));
-    LH_TRY(status_last(metrics, "eval", &r->eval));
+    LH_TRY(lh_run_last_line(metrics, "train", &r->train));
+    LH_TRY(lh_run_last_line(metrics, "eval", &r->eval));
     r->state =
         lh_run_judge(log, lh_json_number(r->train, "step_s") * (double)r->log_every, r->age_s);
     LH_TRY(lhi_path(path, folder, "checkpoints"));

@@ -22,6 +22,10 @@ typedef struct lh_run_state {
 LH_NODISCARD lh_status lh_run_state_read(const char *folder, lh_run_state *out);
 void lh_run_state_free(lh_run_state *run);
 
+/* lh_run_last_line - of the whole lines of metrics (lh_run_tail) the last one of an event; NULL: there is none.
+ * The caller releases *out. Local. Errors: LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lh_run_last_line(const char *text, const char *event, lh_json_item **out);
+
 /* lh_run_inside - name: the first folder in a folder that is a run, "": none (of many names not all are looked at).
  * Collective on comm; NULL: local. Errors: as of lh_folder_list. */
 LH_NODISCARD lh_status lh_run_inside(lh_comm *comm, const char *folder, char name[LH_PATH_MAX]);

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "io/claim.h"
 #include "io/files.h"
 
 enum { FILE_SHOWN = 80 };
@@ -104,11 +105,9 @@ done:
 
 static lh_status file_lock(lh_scale_file *f)
 {
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     f->fd = open(f->path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
     if (f->fd < 0) return lhi_file_error("write", f->path);
-    if (fcntl(f->fd, F_SETLK, &lock) == 0 || (errno != EACCES && errno != EAGAIN))
-        return LH_OK; /* there are file systems without locks */
+    if (lhi_claim_lock(f->fd)) return LH_OK;
     return LH_RAISE(LH_ERR_USAGE,
                     "'%s' is being written by another study: wait until it ends, or "
                     "name another file",

@@ -10,6 +10,7 @@
 #include "experiments/sweep_status.h"
 #include "experiments/train.h"
 #include "experiments/watchdog.h"
+#include "io/claim.h"
 
 enum { TRAIN_NAMES = 512, TRAIN_HOST = 64 };
 
@@ -17,6 +18,7 @@ typedef struct sweep_train {
     lh_comm *world;
     const lh_sweep *sweep;
     const lh_sweep_wish *wish;
+    lh_claim *claim; /* on the sweep's folder, on rank 0 */
     bool lead;
     int64_t first, end; /* points from, and before */
     bool *finished;     /* [count], on rank 0: before this launch */
@@ -101,7 +103,6 @@ static lh_status train_write(const sweep_train *t, const char *path)
     LH_TRY(lh_new(count + 2, &text));
     memcpy(text, t->sweep->json, count);
     text[count] = '\n';
-    LH_TRY(lh_folder_make(NULL, t->sweep->output));
     LH_TRY(lh_write_small(NULL, beside, text, count + 1));
     LH_TRY(lh_file_rename(NULL, beside, path));
 done:
@@ -130,6 +131,14 @@ done:
     return st;
 }
 
+/* A launch of all points keeps others of that kind away. Those of one point, as in a job array, go side by side:
+ * each holds its run. */
+static lh_status train_claim(sweep_train *t)
+{
+    if (t->wish->point > 0 || t->claim != NULL) return LH_OK;
+    return lh_error_context(lh_claim_take(NULL, t->sweep->output, &t->claim), "key 'run.output'");
+}
+
 /* sweep.json is there and tells of the same points, or is written when all folders have been seen. */
 static lh_status train_prepare(sweep_train *t)
 {
@@ -138,11 +147,14 @@ static lh_status train_prepare(sweep_train *t)
     lh_sweep *old = NULL;
     LH_TRY(lh_new((size_t)t->sweep->count * sizeof *t->finished, &t->finished));
     LH_TRY(lhi_path(path, t->sweep->output, "sweep.json"));
+    if (lh_file_exists(NULL, t->sweep->output)) LH_TRY(train_claim(t));
     if (lh_file_exists(NULL, path)) {
         LH_TRY(lh_sweep_read(t->sweep->output, &old));
         LH_TRY(train_same(t, old, path));
     }
     for (int64_t i = t->first; i < t->end; i++) LH_TRY(train_look(t, i));
+    LH_TRY(lh_error_context(lh_folder_make(NULL, t->sweep->output), "key 'run.output'"));
+    LH_TRY(train_claim(t));
     if (old == NULL || old->count < t->sweep->count) LH_TRY(train_write(t, path));
 done:
     lh_sweep_destroy(&old);
@@ -293,6 +305,7 @@ lh_status lh_sweep_train(lh_comm *world, const lh_sweep *sweep, const lh_sweep_w
     }
     LH_TRY(train_end(&t, st));
 done:
+    lh_claim_drop(&t.claim);
     lh_free(&t.finished);
     return st;
 }

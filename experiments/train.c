@@ -1,129 +1,21 @@
-#define _POSIX_C_SOURCE 200809L /* isatty, getrusage's struct */
+#define _POSIX_C_SOURCE 200809L /* getrusage's struct */
 #include "experiments/train.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include "core/pulse.h"
 #include "experiments/convert.h"
 #include "experiments/environment.h"
-#include "experiments/nonfinite.h"
+#include "experiments/run_status.h"
 #include "experiments/step_means.h"
+#include "experiments/train_internal.h"
 #include "experiments/train_resume.h"
-#include "io/files.h"
-#include "io/metrics.h"
 
-typedef struct train_run {
-    lh_comm *world;
-    lh_config *config;
-    lh_session *session;
-    lh_metrics *metrics;
-    lh_log *log;
-    lh_json json;
-    lh_stop stop;
-    char *yaml; /* the resolved configuration */
-    char folder[LH_PATH_MAX], checkpoints[LH_PATH_MAX];
-    int64_t step, samples, tokens; /* done so far */
-    int64_t *sample_ids;           /* [data.batch]: of the last step */
-    double rate; /* tokens per second of the last logged steps, for the progress line */
-    double started;
-    int64_t started_at;  /* step */
-    lh_profile profile;  /* of the last step: what it does besides operations */
-    double checkpoint_s; /* seconds spent on checkpoints since the last line of metrics */
-    bool lead, terminal;
-} train_run;
-
-/* --- saying things --- */
-
-/* A line for people: standard error and the log. On a terminal it replaces the progress line. */
-static void train_say(train_run *r, const char *text)
-{
-    lh_log_line(r->log, "%s", text);
-    if (r->lead) (void)fprintf(stderr, "%s%s\n", r->terminal ? "\r\033[K" : "", text);
-}
-
-enum { TRAIN_UNIT = 48 };
-
-/* The loss in the unit of the task's labels, behind its name; "" where it has none. Returns buf. */
-static const char *train_unit(const lh_session *s, double loss, const char *bits,
-                              const char *perplexity, char buf[TRAIN_UNIT])
-{
-    lh_unit unit = lh_task_unit(s->task);
-    buf[0] = '\0';
-    if (unit == LH_UNIT_BYTE) (void)snprintf(buf, TRAIN_UNIT, "%s %.5f", bits, loss / log(2.0));
-    if (unit == LH_UNIT_TOKEN) (void)snprintf(buf, TRAIN_UNIT, "%s %.5g", perplexity, exp(loss));
-    return buf;
-}
-
-static void train_progress(const train_run *r, const lh_step_result *result, double lr)
-{
-    int64_t left = r->config->schedule.steps - r->step;
-    double per_step = (lh_wall() - r->started) / (double)(r->step - r->started_at);
-    char text[256], unit[TRAIN_UNIT];
-    if (!r->lead) return;
-    (void)snprintf(text, sizeof text,
-                   "step %" PRId64 "/%" PRId64 "  loss %.4f%s  norm %.2f  lr %.2e  "
-                   "%.0f tokens/s  %.0f s left",
-                   r->step, r->config->schedule.steps, result->loss,
-                   train_unit(r->session, result->loss, "  bits/byte", "  perplexity", unit),
-                   result->grad_norm, lr, r->rate, per_step * (double)left);
-    if (r->terminal)
-        (void)fprintf(stderr, "\r\033[K%s", text);
-    else
-        (void)fprintf(stderr, "%s\n", text);
-    (void)fflush(stderr);
-}
-
-static void train_say_start(train_run *r)
-{
-    const lh_session *s = r->session;
-    char text[512], windows[64];
-    if (lh_task_made(r->config))
-        (void)snprintf(windows, sizeof windows, "new sequences of");
-    else
-        (void)snprintf(windows, sizeof windows, "%" PRId64 " training windows of",
-                       lh_task_windows(s->task, LH_SPLIT_TRAIN));
-    (void)snprintf(text, sizeof text,
-                   "longhaul %s (%s): %" PRId64 " parameters, %d x %d ranks (data x sequence), %d "
-                   "thread%s each, %s kernels, %s %" PRId64,
-                   LH_VERSION, LH_REAL_NAME, lh_params_total(s->params),
-                   s->mesh->size[LH_AXIS_DATA], s->mesh->size[LH_AXIS_SEQ], s->device->threads,
-                   s->device->threads == 1 ? "" : "s", s->device->kernels->isa, windows,
-                   r->config->data.length);
-    train_say(r, text);
-    if (lh_host_short(&s->host, s->device->threads, text, sizeof text)) train_say(r, text);
-    if (s->host.ranks * s->device->threads < s->host.online) {
-        (void)snprintf(
-            text, sizeof text,
-            "note: %d rank%s with %d thread%s use%s %d of this node's %d processors: start "
-            "more ranks, or give mpirun --bind-to none and set device.threads",
-            s->host.ranks, s->host.ranks == 1 ? "" : "s", s->device->threads,
-            s->device->threads == 1 ? "" : "s", s->host.ranks == 1 ? "s" : "",
-            s->host.ranks * s->device->threads, s->host.online);
-        train_say(r, text);
-    }
-}
-
-/* Shards that are empty or uneven cost speed: say so, with what to do. */
-static void train_say_shards(train_run *r)
-{
-    const lh_layout *l = r->session->layout;
-    char text[512];
-    int idle = 0;
-    for (int i = 0; i < l->ranks; i++) idle += l->rows[i] == 0;
-    if ((double)l->max_rows * l->ranks <= 1.1 * (double)l->n) return;
-    (void)snprintf(
-        text, sizeof text,
-        "note: %d of %d ranks along the sequence have no tokens and the largest shard is "
-        "%.1f times the mean: lower mesh.chunk (%" PRId64 ") or set mesh.align: none",
-        idle, l->ranks, (double)l->max_rows * l->ranks / (double)l->n, l->chunk);
-    train_say(r, text);
-}
+enum { TRAIN_TAIL = 1 << 20 }; /* bytes of metrics, in which the last evaluation is looked for */
 
 /* --- metrics --- */
 
@@ -176,12 +68,12 @@ static void train_eval_json(lh_json *j, int64_t step, const char *part, const lh
     lh_json_int(j, "tokens", e->tokens);
 }
 
-/* Evaluates the validation part, if there is one, and records it. */
-static lh_status train_eval(train_run *r, lh_eval_result *out)
+/* Evaluates the validation part, if there is one, and records it, unless the metrics have it: known. */
+static lh_status train_eval(train_run *r, bool known, lh_eval_result *out)
 {
     lh_status st = LH_OK;
     lh_eval_result e = {0};
-    char text[256], unit[TRAIN_UNIT];
+    char text[256], unit[LHI_TRAIN_UNIT];
     double begin = lh_wall();
     *out = e;
     if (lh_task_windows(r->session->task, LH_SPLIT_VALID) == 0) goto done;
@@ -189,6 +81,8 @@ static lh_status train_eval(train_run *r, lh_eval_result *out)
                                &e));
     out->stopped = e.stopped;
     if (e.stopped) goto done; /* half an evaluation is none */
+    *out = e;
+    if (known) goto done;
     train_eval_json(&r->json, r->step, NULL, &e);
     lh_json_real(&r->json, "eval_s", lh_wall() - begin);
     LH_TRY(lh_agree(r->world, lh_metrics_write(r->metrics, &r->json)));
@@ -197,12 +91,11 @@ static lh_status train_eval(train_run *r, lh_eval_result *out)
                        "step %" PRId64 ": validation loss %.5f%s, accuracy %.4f over %" PRId64
                        " tokens",
                        r->step, e.loss,
-                       train_unit(r->session, e.loss, ", bits per byte", ", perplexity", unit),
+                       lhi_train_unit(r->session, e.loss, ", bits per byte", ", perplexity", unit),
                        e.accuracy, e.tokens);
     else
         (void)snprintf(text, sizeof text, "step %" PRId64 ": validation loss not finite", r->step);
-    train_say(r, text);
-    *out = e;
+    lhi_train_say(r, text);
 done:
     return st;
 }
@@ -234,27 +127,50 @@ done:
     return st;
 }
 
+/* May this run go into its folder? *exists: there are checkpoints. */
+static lh_status train_look(const train_run *r, bool resume, bool *exists)
+{
+    lh_status st = LH_OK;
+    char path[LH_PATH_MAX];
+    st = lh_checkpoint_newest(r->world, r->checkpoints, 0, path, sizeof path, exists);
+    LH_TRY(lh_error_context(st, "key 'run.output'"));
+    LH_CHECK(
+        resume || !*exists, LH_ERR_USAGE,
+        "'%s' has checkpoints: give --resume to go on from the newest one, or another run.name "
+        "(--set run.name=...)",
+        r->folder);
+done:
+    return st;
+}
+
 /* Names of the output folder and of its checkpoints' folder; may this run go there? */
 static lh_status train_folder(train_run *r, bool resume)
 {
     lh_status st = LH_OK;
-    char path[LH_PATH_MAX];
     bool exists = false;
     st = lhi_path(r->folder, r->config->run.output, r->config->run.name);
     LH_TRY(lh_error_context(st, "key 'run.output'"));
     LH_TRY(lhi_path(r->checkpoints, r->folder, "checkpoints"));
-    st = lh_checkpoint_newest(r->world, r->checkpoints, 0, path, sizeof path, &exists);
-    LH_TRY(lh_error_context(st, "key 'run.output'"));
-    LH_CHECK(
-        resume || !exists, LH_ERR_USAGE,
-        "'%s' has checkpoints: give --resume to go on from the newest one, or another run.name "
-        "(--set run.name=...)",
-        r->folder);
-    LH_CHECK(r->config->run.init[0] == '\0' || lh_file_exists(r->world, r->config->run.init),
-             LH_ERR_USAGE,
+    LH_TRY(train_look(r, resume, &exists));
+    if (exists || r->config->run.init[0] == '\0') goto done; /* what run.init gave is in them */
+    LH_CHECK(lh_file_exists(r->world, r->config->run.init), LH_ERR_USAGE,
              "key 'run.init': there is no checkpoint '%s': name a file RUN_DIR/checkpoints/"
              "step-NNNNNNNN.h5 (relative paths start at the working directory)",
              r->config->run.init);
+done:
+    return st;
+}
+
+/* From here on the folder is this launch's; all ranks will write checkpoints there. */
+static lh_status train_hold(train_run *r, bool resume)
+{
+    lh_status st = LH_OK;
+    bool exists = false;
+    LH_TRY(lh_error_context(lh_folder_make(r->world, r->checkpoints), "key 'run.output'"));
+    LH_TRY(lh_error_context(lh_claim_take(r->world, r->folder, &r->claim), "key 'run.output'"));
+    LH_TRY(
+        train_look(r, resume, &exists)); /* a launch that has ended meanwhile may have made some */
+    LH_TRY(lh_error_context(lh_claim_shared(r->world, r->checkpoints), "key 'run.output'"));
 done:
     return st;
 }
@@ -286,27 +202,6 @@ done:
     return st;
 }
 
-static void train_say_resumed(train_run *r, int64_t from, const lh_change_list *noted)
-{
-    char text[LH_PATH_MAX + LH_CHANGE_TEXT];
-    (void)snprintf(text, sizeof text,
-                   from >= 0 ? "resuming '%s' after step %" PRId64
-                             : "nothing to resume in '%s': starting anew",
-                   r->folder, from);
-    train_say(r, text);
-    (void)snprintf(text, sizeof text, "from here on with other settings:%s", noted->text);
-    if (noted->count > 0) train_say(r, text);
-}
-
-/* One line that is written over, or a line each time? Launchers put a pipe between a rank and the
- * terminal, so whoever starts one on a terminal may say so: LONGHAUL_PROGRESS=live. */
-static bool train_terminal(void)
-{
-    const char *wish = getenv("LONGHAUL_PROGRESS");
-    if (wish != NULL) return strcmp(wish, "live") == 0;
-    return isatty(STDERR_FILENO);
-}
-
 /* The time limit counts from the start of the program, where main says when that was. */
 static void train_limit(train_run *r)
 {
@@ -324,25 +219,26 @@ static lh_status train_open(train_run *r, bool resume)
     int64_t from = -1;
     lh_change_list noted = {0};
     r->lead = lh_comm_rank(r->world) == 0;
-    r->terminal = r->lead && train_terminal();
+    r->terminal = r->lead && lhi_train_terminal();
     LH_TRY(train_folder(r, resume));
     LH_TRY(lh_session_open(r->world, r->config, true, &r->session));
-    LH_TRY(lh_error_context(lh_folder_make(r->world, r->checkpoints), "key 'run.output'"));
     lh_pulse_phase(r->session->pulse, "opening the run's files",
                    LH_PULSE_TOGETHER | LH_PULSE_PATIENT);
+    LH_TRY(train_hold(r, resume));
     st = lh_new((size_t)r->config->data.batch * sizeof *r->sample_ids, &r->sample_ids);
     if (st == LH_OK) st = lh_config_emit(r->config, &r->yaml);
     LH_TRY(lh_agree(r->world, st));
     LH_TRY(train_resume(r, resume, &from, &noted));
     /* only now: what is refused leaves the log of the run as it is, and so its state */
     LH_TRY(lh_log_open(r->world, r->folder, &r->log));
-    train_say_start(r);
-    train_say_shards(r);
-    if (resume) train_say_resumed(r, from, &noted);
+    lhi_train_say_start(r);
+    if (resume) lhi_train_say_resumed(r, from, &noted);
     LH_TRY(lh_metrics_open(r->world, r->folder, from, &r->metrics));
     LH_TRY(lhi_path(path, r->folder, "config.yaml"));
-    LH_TRY(lh_write_small(r->world, path, r->yaml, strlen(r->yaml)));
-    if (r->step < r->config->schedule.steps) /* else the last start that trained stays */
+    /* of the last start that trained */
+    if (r->step < r->config->schedule.steps || !lh_file_exists(r->world, path))
+        LH_TRY(lh_write_small(r->world, path, r->yaml, strlen(r->yaml)));
+    if (r->step < r->config->schedule.steps)
         LH_TRY(lh_environment_write(r->world, r->session, r->folder, r->step));
     lh_session_profile_step(r->session, &r->profile);
     r->started = lh_wall();
@@ -357,6 +253,7 @@ static void train_close(train_run *r)
     lh_session_close(&r->session);
     lh_metrics_close(&r->metrics);
     lh_log_close(&r->log);
+    lh_claim_drop(&r->claim);
     lh_json_free(&r->json);
     lh_free(&r->yaml);
     lh_free(&r->sample_ids);
@@ -369,16 +266,11 @@ static bool train_due(int64_t every, int64_t step)
     return every > 0 && step % every == 0;
 }
 
-static void train_say_skipped(train_run *r, const lh_step_result *result)
+static bool train_eval_due(const train_run *r)
 {
-    char text[256], loss[LH_NONFINITE_TEXT], norm[LH_NONFINITE_TEXT];
-    (void)snprintf(text, sizeof text,
-                   "step %" PRId64 ": the loss is %s, the gradient norm %s: update left out "
-                   "(train.on_nonfinite: skip), %" PRId64 " in a row, %d stop the run",
-                   r->step, lh_nonfinite_number(result->loss, loss),
-                   lh_nonfinite_number(result->grad_norm, norm), r->session->skips,
-                   LH_NONFINITE_SKIPS);
-    train_say(r, text);
+    const lh_config *c = r->config;
+    return c->train.eval_every > 0 &&
+           (r->step == c->schedule.steps || train_due(c->train.eval_every, r->step));
 }
 
 static lh_status train_step(train_run *r, lh_step_result *result)
@@ -399,11 +291,11 @@ static lh_status train_step(train_run *r, lh_step_result *result)
     r->tokens += result->labels;
     bool last = r->step == r->config->schedule.steps || result->stop || result->skipped;
     lh_pulse_phase(r->session->pulse, "writing metrics", 0);
-    if (result->skipped) train_say_skipped(r, result);
+    if (result->skipped) lhi_train_say_skipped(r, result);
     if (train_due(r->config->train.log_every, r->step) || r->step == r->started_at + 1 || last) {
         r->rate = (double)result->labels / step_s;
         LH_TRY(lh_agree(r->world, train_metrics(r, result, lr, step_s, &before)));
-        if (!result->skipped) train_progress(r, result, lr);
+        if (!result->skipped) lhi_train_progress(r, result, lr);
     }
     lh_stop_longest(&r->stop.step_s, begin);
 done:
@@ -420,6 +312,58 @@ void lh_train_print(const lh_comm *world, const lh_train_result *result)
     lh_json_free(&json);
 }
 
+/* Do the metrics tell of the evaluation of this step? It would be the last one. Collective; agreed errors. */
+static lh_status train_eval_known(const train_run *r, bool *known)
+{
+    lh_status st = LH_OK;
+    char *text = NULL;
+    double age = 0.0;
+    lh_json_item *line = NULL;
+    uint8_t found = 0;
+    if (r->lead) {
+        st = lh_run_tail(r->folder, "metrics.jsonl", TRAIN_TAIL, &text, &age);
+        if (st == LH_OK) st = lh_run_last_line(text, "eval", &line);
+        found = lh_json_number(line, "step") == (double)r->step;
+    }
+    LH_TRY(lh_agree(r->world, st));
+    lh_broadcast(r->world, &found, 1, LH_SEND_OTHER);
+    *known = found != 0;
+done:
+    lh_json_release(&line);
+    lh_free(&text);
+    return st;
+}
+
+/* What a launch begins with: the evaluation of the step that it goes on from, if the launch before was
+ * stopped in it; a run that has ended says again how. *stopped: and that is all. */
+static lh_status train_make_up(train_run *r, bool *stopped, lh_eval_result *e)
+{
+    lh_status st = LH_OK;
+    const bool over = r->step >= r->config->schedule.steps, timed = r->stop.timed;
+    bool known = true;
+    if (r->step > 0 && train_eval_due(r)) LH_TRY(train_eval_known(r, &known));
+    r->ended = over && known;
+    if (known && !over) goto done;
+    /* Time that is over before anything has begun cannot be kept. As every launch does a step, it does this
+     * evaluation, or all launches would give it up. */
+    int64_t late = timed && lh_stop_now(&r->stop, 0.0);
+    lh_max_i64(r->world, &late, 1, LH_SEND_OTHER);
+    r->stop.timed = timed && late == 0;
+    LH_TRY(train_eval(r, known, e));
+    r->stop.timed = timed;
+    int64_t asked = r->stop.asked != NULL && *r->stop.asked != 0;
+    lh_max_i64(r->world, &asked, 1, LH_SEND_OTHER);
+    *stopped = e->stopped && (over || asked != 0);
+    if (e->stopped && !*stopped) {
+        /* The next launch would have no more time for it, and never come to a step. */
+        lhi_train_say(r,
+                      "the evaluation takes longer than train.time_limit leaves: it is left out");
+        e->stopped = false;
+    }
+done:
+    return st;
+}
+
 static lh_status train_loop(train_run *r, bool *stopped, lh_eval_result *out)
 {
     lh_status st = LH_OK;
@@ -427,23 +371,17 @@ static lh_status train_loop(train_run *r, bool *stopped, lh_eval_result *out)
     lh_eval_result e = {0};
     lh_step_result result = {0};
     *stopped = false;
-    if (r->step >= c->schedule.steps) { /* a finished run: say again how it ended, record nothing */
-        if (lh_task_windows(r->session->task, LH_SPLIT_VALID) > 0)
-            LH_TRY(lh_session_evaluate(r->session, LH_SPLIT_VALID, c->train.eval_tokens, NULL, &e));
-        *out = e;
-        goto done;
-    }
+    LH_TRY(train_make_up(r, stopped, &e));
     while (r->step < c->schedule.steps && !*stopped) {
         LH_TRY(train_step(r, &result));
         bool last = r->step == c->schedule.steps;
         *stopped = result.stop && !last;
         /* whoever asks to stop may not wait long: the checkpoint is all that is done then */
-        if (!*stopped && c->train.eval_every > 0 &&
-            (last || train_due(c->train.eval_every, r->step)))
-            LH_TRY(train_eval(r, &e));
+        if (!*stopped && train_eval_due(r)) LH_TRY(train_eval(r, false, &e));
         *stopped = *stopped || e.stopped;
-        if (train_due(c->checkpoint.every, r->step) || (last && c->checkpoint.every > 0) ||
-            *stopped)
+        /* A run that goes on from a checkpoint ends with one, or --resume would always train again from there. */
+        if (train_due(c->checkpoint.every, r->step) || *stopped ||
+            (last && (c->checkpoint.every > 0 || r->started_at > 0)))
             LH_TRY(train_checkpoint(r));
     }
     if (!*stopped) *out = e;
@@ -464,12 +402,14 @@ lh_status lh_train(lh_comm *world, lh_config *config, bool resume,
     out->step = r.step;
     memcpy(out->folder, r.folder, sizeof out->folder);
     (void)snprintf(text, sizeof text,
-                   out->stopped && r.stop.late ? "train.time_limit: stopped after step %" PRId64
-                                                 ": %s"
+                   out->stopped && r.ended ? "finished at step %" PRId64
+                                             " before; its evaluation was given up: %s"
+                   : out->stopped && r.stop.late ? "train.time_limit: stopped after step %" PRId64
+                                                   ": %s"
                    : out->stopped ? "stopped on request after step %" PRId64 ": %s"
                                   : "finished at step %" PRId64 ": %s",
                    r.step, r.folder);
-    train_say(&r, text);
+    lhi_train_say(&r, text);
 done:
     if (st != LH_OK && r.terminal) (void)fputc('\n', stderr);
     if (st != LH_OK)

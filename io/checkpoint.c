@@ -1,6 +1,7 @@
 #include "io/checkpoint.h"
 
 #include "io/checkpoint_internal.h"
+#include "io/claim.h"
 #include "io/digest.h"
 #include "io/seal.h"
 
@@ -271,7 +272,10 @@ static int64_t checkpoint_bytes(const lh_params *params, int sets, const lh_chec
  * end of the program. */
 static lh_status checkpoint_reserve(lh_mesh *mesh, const char *path, int64_t bytes)
 {
-    return lh_agree(mesh->world, lhi_file_reserve(path, bytes, lh_comm_rank(mesh->world) == 0));
+    lh_status st = lhi_file_reserve(path, bytes, lh_comm_rank(mesh->world) == 0);
+    st = lh_agree(mesh->world, st);
+    /* Of ranks that cannot open it, the library would wait for the others. */
+    return st == LH_OK ? lhi_claim_seen(mesh->world, path, NULL) : st;
 }
 
 static lh_status checkpoint_make(lh_mesh *mesh, const char *path, const lh_checkpoint_info *info,

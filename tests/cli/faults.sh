@@ -70,10 +70,12 @@ as_rank ''
 
 # --- a long run, to which something happens when it has its first checkpoint ---
 
-# begin ARGUMENTS...: each rank leaves the number of its process in pid.RANK
+# begin ARGUMENTS...: each rank leaves the number of its process in pid.RANK; $apart says which have a view of the disks of
+# their own
+apart=
 begin() {
     rm -rf runs pid.*
-    as_rank 'echo $$ >pid.$rank'
+    as_rank "$apart echo \$\$ >pid.\$rank"
     # shellcheck disable=SC2086
     timeout --kill-after=5 60 $LH_MPIEXEC 3 ./wrapped train tiny.yaml --set schedule.steps=1000000 \
         --set train.eval_every=0 --set checkpoint.every=50 --set checkpoint.keep=999 "$@" >out 2>err &
@@ -133,6 +135,20 @@ begin
 mv runs/tiny runs/away
 ends "the run's folder was removed or moved during the run"
 exists "$(checkpoint runs/away 50)"
+
+# --- a second launch in the folder of one that goes on, as when a job is queued again while the old one still runs ---
+begin
+as_rank ''
+expect 2 1 train tiny.yaml --resume --set schedule.steps=51
+one_message "runs/tiny' is being trained by another launch (process $(cat pid.0) on "
+kill -USR1 "$(cat pid.0)"
+wait "$job"
+same "exit code of the first launch" $? 75
+same "steps that are there twice" "$(value step runs/tiny/metrics.jsonl | sort | uniq -d)" ''
+missing runs/tiny/.lock
+echo 'process 1 on nowhere' >runs/tiny/.lock # of a run that was killed
+expect 0 2 train tiny.yaml --resume --set schedule.steps=51
+missing runs/tiny/.lock
 
 # what goes on: a folder of checkpoints that is removed is made again, data that is removed stays open, a log on a full
 # disk ends no run
@@ -316,6 +332,25 @@ finish
 END
 mkdir disk
 if unshare -m mount -t tmpfs none disk 2>/dev/null; then
+    # a folder that one rank does not see, or may not write in, from the start or later: what lies on a node's own disk
+    apart='if [ $rank = 1 ] && [ -z "${apart:-}" ]; then apart=1 exec unshare -m ./wrapped "$@"; fi;'
+    for view in 'none -t tmpfs' '--bind runs' '--bind -r runs'; do
+        rm -rf runs
+        mkdir runs
+        as_rank "$apart if [ \$rank = 1 ]; then mount $view runs; fi"
+        case $view in
+        --bind\ runs) expect 0 2 train tiny.yaml --set checkpoint.every=2 ;; # another way to the same folder
+        *)
+            expect 1 2 train tiny.yaml --set checkpoint.every=2
+            one_message "key 'run.output': rank 1: cannot write to"
+            missing runs/tiny/metrics.jsonl runs/tiny/checkpoints/*
+            ;;
+        esac
+    done
+    begin
+    between_checkpoints nsenter -m -t "$(cat pid.1)" mount -t tmpfs none "$PWD/runs/tiny/checkpoints"
+    ends 'rank 1: cannot write to'
+    as_rank ''
     LONGHAUL=./wrapped unshare -m bash disk.sh || fail "disk.sh, see above"
 else
     echo "left out: a full and a read-only disk, since nothing can be mounted here"

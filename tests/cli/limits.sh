@@ -22,7 +22,10 @@ limited() {
         echo $? $((($(date +%s%N) - begin) / 1000000)) >"$2.end"
     ) &
 }
+long=(--set data.valid_path=long.txt --set schedule.steps=1)
+train 1 ended "${long[@]}" --set checkpoint.every=1 --set train.eval_every=0
 limited 2 time
+limited 1 ended --resume "${long[@]}" # has its last evaluation before it
 limited 1 evaluates --set data.valid_path=long.txt --set train.eval_every=2 # an evaluation that takes long
 
 # --- numbers that are not finite ---
@@ -51,7 +54,7 @@ same "samples, without one left out" "$(wc -l <runs/skip/metrics.jsonl)" 20
 
 # --- the time limit ---
 wait
-for name in time evaluates; do
+for name in time evaluates ended; do
     read -r code took <"$name.end"
     same "$name: exit code" "$code" 75
     holds "$name ends in time ($took ms)" "$took < 1000 * $seconds + $late"
@@ -60,6 +63,7 @@ for name in time evaluates; do
     exists "$(checkpoint "runs/$name" "$stopped")"
     [ $name = time ] && holds "steps before the time is up" "$stopped > 1"
     [ $name = evaluates ] && same "the step whose evaluation was left" "$stopped" 2
+    [ $name = ended ] && same "the last step" "$stopped" 1
 done
 expect 0 2 train tiny.yaml --set run.name=evaluates --resume --set data.valid_path=long.txt --set train.eval_tokens=1000 --set schedule.steps=3 --set train.time_limit=00:45:00
 says err "after step 2"

@@ -79,6 +79,53 @@ same_file "$(checkpoint runs/run 10)" "$(checkpoint runs/straight 10)"
 missing runs/run/metrics-1.jsonl
 same_file runs/run/metrics.jsonl runs/straight/metrics.jsonl
 
+# with fewer steps than it has done: nothing is trained, and its configuration stays
+train 2 run --resume "${ten[@]}" --set schedule.steps=3
+same_file out straight.out
+same_file runs/run/config.yaml runs/straight/config.yaml
+same_file runs/run/metrics.jsonl runs/straight/metrics.jsonl
+expect 0 0 status runs/run
+says out 'step        10 of 10 (100.0 %)'
+
+# one without checkpoints that was stopped ends with one: it is not trained again; a run.init that is gone is in it
+cp "$(checkpoint runs/straight 10)" init.h5
+rm -rf runs/run
+init=(--set run.name=run --resume --set run.init=init.h5 --set model.dropout=0.1 --set data.batch=2)
+expect 75 2 train tiny.yaml "${init[@]}" --set train.time_limit=0.01
+rm init.h5
+expect 0 2 train tiny.yaml "${init[@]}"
+exists "$(checkpoint runs/run 5)"
+cp out end.out
+expect 0 2 train tiny.yaml "${init[@]}"
+says err 'after step 5'
+same_file out end.out
+rm -rf runs/run
+expect 2 2 train tiny.yaml "${init[@]}"
+says err "key 'run.init': there is no checkpoint"
+
+# --- stopped in every step, and so in every evaluation: the next launch makes it up ---
+rm -rf runs/run
+steps=(--set schedule.steps=3 --set train.eval_every=1)
+train 2 run "${steps[@]}" --set checkpoint.every=1
+cp out every.out
+mv runs/run runs/every
+launches=0
+code=75
+while [ "$code" = 75 ] && [ "$launches" -lt 6 ]; do
+    longhaul 2 train tiny.yaml --set run.name=run --resume "${steps[@]}" --set checkpoint.every=1 --set train.time_limit=0.01
+    launches=$((launches + 1))
+done
+same "exit code of the last launch" "$code" 0
+same "launches: one for each step, one for the last evaluation" "$launches" 4
+same_file out every.out
+same "metrics of a run that was stopped in every evaluation" "$(results runs/run)" "$(results runs/every)"
+for key in step eval_step eval_loss; do
+    expect 0 0 status runs/every --json
+    was=$(value $key)
+    expect 0 0 status runs/run --json
+    same "its status: $key" "$(value $key)" "$was"
+done
+
 # --- nothing to resume ---
 rm -rf runs/run
 train 2 run --resume "${ten[@]}"

@@ -86,7 +86,7 @@ stopped_well "SIGUSR1 to the launcher"
 if thorough; then
     # in the middle of an evaluation that would take long
     step=$stopped
-    start 1 --set train.eval_every=1 --set train.eval_tokens=0
+    start 1 --set train.eval_every=$((step + 1)) --set train.eval_tokens=0 # that of the step to come
     kill -TERM "${ranks[0]}" # one rank alone is asked
     stopped_well "SIGTERM to a rank that evaluates"
     same "SIGTERM to a rank that evaluates: step" "$stopped" $((step + 1))
@@ -155,6 +155,18 @@ end=(--set schedule.steps=$((stopped + 3)) --set checkpoint.every=1000000 --set 
 train 2 run --resume "${end[@]}"
 says err "after step $stopped"
 says err "schedule.steps was 1000000, is $((stopped + 3))"
+if thorough; then
+    # a run that has ended says again how: asked to stop, it leaves its long evaluation, and has ended all the same
+    results runs/run >before
+    start 0 "${end[@]}" --set train.eval_tokens=0
+    kill -USR1 "$launcher"
+    ended "SIGUSR1 to a run that has ended"
+    same "SIGUSR1 to a run that has ended: exit code" "$code" 75
+    says err "finished at step $((stopped + 3)) before"
+    same "its metrics" "$(results runs/run)" "$(cat before)"
+    expect 0 0 status runs/run --json
+    same "its state" "$(value state)" '"finished"'
+fi
 mv runs/run runs/disturbed
 train 2 run "${end[@]}"
 same_file "$(checkpoint runs/disturbed $((stopped + 3)))" "$(checkpoint runs/run $((stopped + 3)))"

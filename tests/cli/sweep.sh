@@ -135,15 +135,20 @@ rm -r runs
 long=(--set schedule.steps=1000000)
 # shellcheck disable=SC2016,SC2086
 timeout --kill-after=5 60 bash -c 'echo $$ >launcher; exec "$@"' - \
-    $LH_MPIEXEC 2 "$LONGHAUL" train sweep.yaml "${long[@]}" >out 2>err &
+    $LH_MPIEXEC 2 "$LONGHAUL" train sweep.yaml "${long[@]}" >first.out 2>first.err &
 job=$!
 for _ in $(seq 3000); do
     if [ "$(cat runs/0001/metrics.jsonl 2>/dev/null | wc -l)" -ge 3 ]; then break; fi
     sleep 0.01
 done
+expect 2 1 train sweep.yaml --resume --set schedule.steps=1 # a second time, while the first launch goes on
+says err "runs' is being trained by another launch"
 kill -USR1 "$(cat launcher)"
 wait "$job"
 same "exit code of a sweep that is stopped" $? 75
+mv first.out out
+mv first.err err
+missing runs/.lock runs/0001/.lock
 says err 'the sweep stopped in point 1'
 missing runs/0002
 same "standard output" "$(cat out)" ''
@@ -158,6 +163,20 @@ mv runs/0001/checkpoints disturbed
 rm -r runs
 expect 0 2 train sweep.yaml "${end[@]}"
 same_file "disturbed/step-$(printf %08d $((stopped + 2))).h5" "$(checkpoint runs/0001 $((stopped + 2)))"
+
+# --- stopped in the last step of each point: its evaluation is made up, and is the result ---
+rm -r runs
+short=(--set schedule.steps=1 --set 'sweep={grid: {optimizer.lr: [1.0e-2, 2.0e-2]}}')
+expect 0 1 train sweep.yaml "${short[@]}"
+cp out short.out
+mv runs short
+code=75
+for _ in 1 2 3 4 5; do
+    if [ "$code" = 75 ]; then longhaul 1 train sweep.yaml --resume "${short[@]}" --set train.time_limit=0.01; fi
+done
+same "exit code of the last launch" "$code" 0
+same_file out short.out
+for point in 1 2; do same "metrics of point $point" "$(results runs/000$point)" "$(results short/000$point)"; done
 
 # --- a point that fails: the others are done, all are named ---
 rm -r runs
