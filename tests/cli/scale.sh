@@ -189,7 +189,7 @@ same "a file size limit: what stood there" "$(head -n 21 limited.jsonl | cmp - w
 longhaul 1 scale study.yaml --ranks 1 --lengths 96,192,384 --mode strong --repeats 2 --warmup 0 --out own.jsonl
 same "fits" "$(grep -c '"fit"' own.jsonl)" 2
 expect 0 0 report own.jsonl --out page.html
-exponent=$(sed -n 's/.*"exponent":\(-*[0-9.]\{4\}\).*/\1/p' own.jsonl | tail -n 1)
+exponent=$(printf '%.2f' "$(value exponent own.jsonl | tail -n 1)")
 same "the report's fits" "$(grep -o 'n<sup>[-0-9.]*' page.html | sort -u | wc -l) $(grep -c "$exponent" page.html | awk '{ print ($1 > 0) }')" "1 1"
 
 # A report reads it.

@@ -17,7 +17,7 @@ EOF
 
 # As many steps as take a point some 10 s, so that the first ones can be asked to stop.
 started=$(date +%s%N)
-train 1 probe --set data.length=1024 --set schedule.steps=300
+limit=300 train 1 probe --set data.length=1024 --set schedule.steps=300
 steps=$((300 * 10000 / (($(date +%s%N) - started) / 1000000)))
 
 limit=400 expect 0 1 train sweep.yaml --set schedule.steps=$steps

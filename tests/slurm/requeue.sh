@@ -11,7 +11,7 @@ long=(--set data.length=1024 --set model.width=64 --set checkpoint.every=100000)
 
 # As many steps as this machine does in 45 s: a job is asked to stop after 15 to 35.
 started=$(date +%s%N)
-train 2 probe "${long[@]}" --set schedule.steps=300
+limit=300 train 2 probe "${long[@]}" --set schedule.steps=300
 steps=$((300 * 45000 / (($(date +%s%N) - started) / 1000000)))
 long+=(--set schedule.steps=$steps)
 
