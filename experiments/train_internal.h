@@ -32,8 +32,8 @@ typedef struct train_run {
  * line. Local, as all here; rank 0 speaks. */
 void lhi_train_say(train_run *r, const char *text);
 
-/* lhi_train_say_start - what runs, and where it wastes the machine. lhi_train_say_resumed - from which step (-1: none),
- * and what differs from there on. lhi_train_say_skipped - that a step's update was left out. */
+/* lhi_train_say_start - what runs, and where it wastes the machine. lhi_train_say_resumed - from which step
+ * (-1: none), and what differs from there on. lhi_train_say_skipped - that a step's update was left out. */
 void lhi_train_say_start(train_run *r);
 void lhi_train_say_resumed(train_run *r, int64_t from, const lh_change_list *noted);
 void lhi_train_say_skipped(train_run *r, const lh_step_result *result);

@@ -97,9 +97,9 @@ LH_NODISCARD lh_status lh_metrics_look(lh_metrics *m);
 void lh_metrics_close(lh_metrics **m);
 
 /* lh_run_tail - the last whole lines of a run's file `name` (metrics.jsonl, log.txt), of at most `most`
- * bytes, while the run may be writing on. *text: closed by a NUL, "" where there is no such file or no
- * line, with blanks for zeros that a crash has left; the caller releases it with lh_free. *age_s: seconds since something was written, -1 without
- * a file. Local. Errors: LH_ERR_IO, LH_ERR_MEMORY. */
+ * bytes, while the run may be writing on. *text: closed by a NUL, "" where there is no such file or no line,
+ * with blanks for zeros that a crash has left; the caller releases it with lh_free. *age_s: seconds since
+ * something was written, -1 without a file. Local. Errors: LH_ERR_IO, LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_run_tail(const char *folder, const char *name, int64_t most, char **text,
                                    double *age_s);
 

@@ -44,10 +44,10 @@ const char *lh_tokens_kind_name(int kind);
 /* lh_tokens_digest - of a vocabulary's names, as lh_tokens_info holds it. Local. */
 uint64_t lh_tokens_digest(const char *names);
 
-/* lh_tokens_open_bytes, lh_tokens_open_fasta, lh_tokens_open - a file whose bytes are the tokens; a
- * FASTA file, as text or as a token file; a token file, whose digest is checked, every rank reading
- * its share. Collective on comm (NULL: one process). The caller closes *out. Errors: agreed
- * LH_ERR_IO (missing, a folder, not readable; not the file that rank 0 sees), LH_ERR_FORMAT (another kind of file, torn, damaged;
+/* lh_tokens_open_bytes, lh_tokens_open_fasta, lh_tokens_open - a file whose bytes are the tokens; a FASTA
+ * file, as text or as a token file; a token file, whose digest is checked, every rank reading its share.
+ * Collective on comm (NULL: one process). The caller closes *out. Errors: agreed LH_ERR_IO (missing, a
+ * folder, not readable; not the file that rank 0 sees), LH_ERR_FORMAT (another kind of file, torn, damaged;
  * what to do), LH_ERR_MEMORY. */
 LH_NODISCARD lh_status lh_tokens_open_bytes(lh_comm *comm, const char *path, lh_tokens **out);
 LH_NODISCARD lh_status lh_tokens_open_fasta(lh_comm *comm, const char *path, lh_tokens **out);
