@@ -62,11 +62,11 @@ same "more: taken" "$(grep -c "stands in" err)" 2
 
 # Killed at random moments, it goes on until it is whole; no line is lost or comes twice.
 kills=0 code=1
-while [ "$code" != 0 ] && [ "$kills" -lt 100 ]; do
+while [ "$code" != 0 ] && [ "$kills" -lt 8 ]; do
     had=$(cat killed.jsonl 2>/dev/null | wc -l)
     head -n "$had" killed.jsonl >had.jsonl 2>/dev/null
     # shellcheck disable=SC2086 # the launcher is several words
-    { timeout -s KILL "0.$((RANDOM % 40 + 30))" $LH_MPIEXEC 2 "$LONGHAUL" scale study.yaml --ranks 1,2 --lengths 384,768 --attention full \
+    { timeout -s KILL "0.$((RANDOM % 60 + 30))" $LH_MPIEXEC 2 "$LONGHAUL" scale study.yaml --ranks 1,2 --lengths 384,768 --attention full \
         --attention '{mechanism: sliding_window, window: 20}' --repeats 40 --warmup 0 --out killed.jsonl >out 2>err; } 2>/dev/null
     code=$?
     while grep -qs 'killed[.]jsonl' /proc/[0-9]*/cmdline; do sleep 0.05; done # ranks outlive their launcher for a moment
