@@ -173,6 +173,11 @@ static lh_status data_convert(lh_h5_kind kind, const void *from, lh_real *to, in
 {
     const float *narrow = from;
     const double *wide = from;
+    if (kind ==
+        LH_H5_REAL) { /* the very bits: through another type and back a NaN becomes another one */
+        memcpy(to, from, (size_t)count * sizeof *to);
+        return LH_OK;
+    }
     for (int64_t i = 0; i < count; i++) {
         to[i] = (lh_real)(kind == LH_H5_F32 ? (double)narrow[i] : wide[i]);
         if (kind == LH_H5_F64 && isfinite(wide[i]) && !isfinite((double)to[i]))
