@@ -10,8 +10,6 @@
 #include "experiments/scale_internal.h"
 #include "io/files.h"
 
-enum { SCALE_TEXT = 256 };
-
 #define SCALE_WORD(text, member, what)                                                             \
     {                                                                                              \
         .name = text, .kind = LH_OPTION_WORD, .offset = offsetof(lhi_scale_options, member),       \

@@ -12,6 +12,13 @@
 
 enum { FILE_SHOWN = 80 };
 
+lh_status lhi_scale_item(lh_json *j, lh_json_item **item)
+{
+    const char *text = NULL;
+    lh_status st = lh_json_text(j, &text);
+    return st == LH_OK ? lh_json_read(text, strlen(text), item) : st;
+}
+
 /* Takes the line from *item. */
 static lh_status file_keep(lh_scale_file *f, lh_json_item **item)
 {
@@ -118,11 +125,10 @@ lh_status lh_scale_file_open(const char *path, lh_json *head, lh_scale_file *f)
 {
     lh_status st = LH_OK;
     lh_json_item *item = NULL;
-    const char *line = NULL;
     char *text = NULL;
     *f = (lh_scale_file){.path = path, .fd = -1};
-    LH_TRY(lh_json_text(head, &line));
-    LH_TRY(lh_json_read(line, strlen(line), &item));
+    LH_TRY(lhi_scale_item(head, &item));
+    const char *line = head->text;
     LH_TRY(file_lock(f));
     LH_TRY(file_read(f, &text));
     if (text != NULL) LH_TRY(file_parse(f, text));
@@ -173,14 +179,12 @@ lh_status lh_scale_file_add(lh_scale_file *f, lh_json *j, bool *added)
 {
     lh_status st = LH_OK;
     lh_json_item *item = NULL;
-    const char *line = NULL;
-    LH_TRY(lh_json_text(j, &line));
-    LH_TRY(lh_json_read(line, strlen(line), &item));
+    LH_TRY(lhi_scale_item(j, &item));
     *added = lh_scale_file_find(f, item) == NULL;
     if (!*added) goto done;
     if (f->head != NULL) LH_TRY(file_write(f, f->head));
     lh_free(&f->head);
-    LH_TRY(file_write(f, line));
+    LH_TRY(file_write(f, j->text));
     if (fsync(f->fd) != 0) LH_TRY(lhi_file_error("sync", f->path));
     LH_TRY(file_keep(f, &item));
 done:

@@ -15,6 +15,10 @@ typedef struct lh_scale_file {
     int fd;
 } lh_scale_file;
 
+/* lhi_scale_item - what j holds, as it is read; ends j. The caller releases *item. Errors: LH_ERR_FORMAT (deeper than
+ * LH_JSON_DEPTH), LH_ERR_MEMORY. */
+LH_NODISCARD lh_status lhi_scale_item(lh_json *j, lh_json_item **item);
+
 /* lh_scale_file_open - the file at `path`, whose first line must have every member of `head`, with the same
  * value; one that is missing is made, empty. What stands behind the last whole line does not count. Ends
  * head. The caller closes *f, also after an error. Errors: LH_ERR_USAGE (no ordinary file, no study, one

@@ -36,14 +36,6 @@ static void scale_name(const lhi_scale_study *s, const lhi_scale_point *p, lh_js
         lh_json_real(j, "attention", (double)NAN); /* null */
 }
 
-/* The object that is in s->json, which ends it. */
-static lh_status scale_item(lhi_scale_study *s, lh_json_item **item)
-{
-    const char *text = NULL;
-    lh_status st = lh_json_text(&s->json, &text);
-    return st == LH_OK ? lh_json_read(text, strlen(text), item) : st;
-}
-
 /* A point's object. Rank 0. */
 static lh_status scale_object(lhi_scale_study *s, lhi_scale_point *p, const lh_config *config,
                               const lh_step_times *t, const char *digest)
@@ -78,7 +70,7 @@ static lh_status scale_object(lhi_scale_study *s, lhi_scale_point *p, const lh_c
     lh_json_string(j, "configuration", digest);
     lh_json_reals(j, "seconds", t->seconds, repeats);
     if (s->kind->say != NULL) s->kind->say(s->kind->user, t, j);
-    lh_status st = scale_item(s, &p->own);
+    lh_status st = lhi_scale_item(&s->json, &p->own);
     p->object = p->own;
     return st;
 }
@@ -113,7 +105,7 @@ static lh_status scale_take(lhi_scale_study *s, lhi_scale_point *p, const char *
     lh_status st = LH_OK;
     lh_json_item *wanted = NULL;
     scale_name(s, p, &s->json);
-    LH_TRY(scale_item(s, &wanted));
+    LH_TRY(lhi_scale_item(&s->json, &wanted));
     const lh_json_item *found = lh_scale_file_find(&s->file, wanted);
     if (found == NULL) goto done;
     LH_TRY(scale_sound(s, p, found));
