@@ -61,7 +61,7 @@ while [ $# -gt 0 ]; do
 done
 
 if [ "$all" = 1 ]; then export LH_ALL=1; fi # scripts run all their scenes in every build
-jobs=${LH_JOBS:-$(nproc 2>/dev/null || echo 2)}
+jobs=${LH_JOBS:-$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2)} # nproc counts threads where that is set
 passed=0 failed=0
 failures=() skips=()
 
