@@ -21,11 +21,10 @@ start() {
         --set run.name=run --set schedule.steps=1000000 "${long[@]}" --resume "$@" >out 2>err &
     job=$!
     for _ in $(seq 3000); do
-        ranks=(pid.*)
+        ranks=($(cat pid.* 2>/dev/null)) # a file may be there and not yet say who
         if [ "${#ranks[@]}" = 2 ] && started "$((before + lines))"; then break; fi
         sleep 0.01
     done
-    ranks=($(cat pid.*))
     launcher=$(cat launcher)
 }
 
@@ -36,7 +35,7 @@ started() {
         [ "$(cat runs/run/metrics.jsonl 2>/dev/null | wc -l)" -ge "$1" ]
         return
     fi
-    for pid in $(cat pid.*); do
+    for pid in "${ranks[@]}"; do
         mask=$(sed -nE 's/^SigCgt:[[:space:]]*//p' "/proc/$pid/status" 2>/dev/null)
         [ -n "$mask" ] && [ $((16#$mask & 0x4200)) = $((0x4200)) ] || return
     done
