@@ -78,7 +78,7 @@ running stopped
 if [ -n "$hook" ]; then
     start compute 1 sincos
     start data 2 pread
-    start sync 0 fsync --set checkpoint.every=8
+    start sync 0 fsync --set checkpoint.every=8 --set checkpoint.keep=1000 # step 4 stays, however long the others take
     running compute
     running data
     running sync
