@@ -8,12 +8,12 @@ write_experiment tiny.yaml text.txt
 head -c 3000000 /dev/zero | tr '\0' a >long.txt # an evaluation of it takes seconds
 long=(--set data.valid_path=long.txt)
 
-# start LINES ARGUMENTS...: the run without end goes on in the background, until its metrics have so many lines more;
+# start LINES ARGUMENTS...: the run without end goes on in the background, until it has `started`, with so many lines more;
 # numbers of processes in $launcher and ${ranks[@]}
 start() {
-    local before lines=$1
+    local lines=$1
     shift
-    before=$(cat runs/run/metrics.jsonl 2>/dev/null | wc -l)
+    if [ "$lines" -gt 0 ]; then lines=$((lines + $(cat runs/run/metrics.jsonl 2>/dev/null | wc -l))); fi
     rm -f pid.* launcher
     # shellcheck disable=SC2086,SC2016
     timeout --kill-after=5 60 bash -c 'echo $$ >launcher; exec "$@"' - \
@@ -22,7 +22,7 @@ start() {
     job=$!
     for _ in $(seq 3000); do
         ranks=($(cat pid.* 2>/dev/null)) # a file may be there and not yet say who
-        if [ "${#ranks[@]}" = 2 ] && started "$((before + lines))"; then break; fi
+        if [ "${#ranks[@]}" = 2 ] && started "$lines"; then break; fi
         sleep 0.01
     done
     launcher=$(cat launcher)
