@@ -224,6 +224,7 @@ int MPI_Allreduce(const void *x, void *sum, int count, MPI_Datatype type, MPI_Op
     }
     int code = MPI_Iallreduce(x, sum, count, type, op, comm, &request);
     if (code == MPI_SUCCESS) code = MPI_Waitall(1, &request, MPI_STATUSES_IGNORE);
+    /* NOLINTNEXTLINE(clang-analyzer-optin.mpi.MPI-Checker): what could not begin leaves no request */
     return code;
 }
 

@@ -481,7 +481,7 @@ static lh_status live_read(void *user, const char *path)
     l->tried++;
     if (l->tried > 1 && l->moves > 0) {
         l->moves--;
-        (void)snprintf(name, sizeof name, "step-%08lld.h5", (long long)(step + 10));
+        (void)snprintf(name, sizeof name, "step-%08lld.h5", (long long)step + 10);
         LH_TRY(lh_write_small(l->comm, in(newer, name), "x", 1));
         LH_TRY(lh_file_remove(l->comm, path));
     }
