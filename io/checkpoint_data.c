@@ -173,8 +173,8 @@ static lh_status data_convert(lh_h5_kind kind, const void *from, lh_real *to, in
 {
     const float *narrow = from;
     const double *wide = from;
-    if (kind ==
-        LH_H5_REAL) { /* the very bits: through another type and back a NaN becomes another one */
+    /* the very bits: through another type and back a NaN becomes another one */
+    if (kind == LH_H5_REAL) {
         memcpy(to, from, (size_t)count * sizeof *to);
         return LH_OK;
     }
